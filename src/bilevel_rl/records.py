@@ -1,0 +1,317 @@
+"""A run folder: configuration, metrics, provenance, checkpoint; written whole or not at all, read back anywhere.
+
+    run.json        what was asked: kind, name, problem, configuration, seed, command, provenance
+    status.json     how far it got: running, finished, stopped or failed, and why
+    metrics.npz     what was measured: arrays [runs, records] by metric key (finite problems)
+    metrics.jsonl   the same, one line a step (language models)
+    checkpoint.npz  the state to go on from (finite problems); language models keep a checkpoint folder
+
+A run folder is enough to reproduce its run. Every file is replaced atomically: a reader, or the next start after a
+kill, finds the old bytes or the new ones, never a mixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from bilevel_rl.errors import RunNotFound, StorageFailed, message
+
+FORMAT = 1
+PACKAGES = (
+    "bilevel-rl", "numpy", "scipy", "jax", "jaxlib", "equinox", "torch", "transformers", "peft", "accelerate",
+)  # fmt: skip
+
+
+# -- files, replaced whole -------------------------------------------------------------------------------------
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file atomically and durably.
+
+    Raises:
+        StorageFailed: the disk is full or the folder can't be written; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageFailed(
+            message(
+                str(path),
+                f"{type(error).__name__} ({error.strerror or error})",
+                "the folder must be writable, with free space",
+                "Free space or choose another --out; the last good state is still there, continue with "
+                "`bilevel-rl resume`",
+            )
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given; NaN is refused."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n").encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an uncompressed `.npz` atomically (plain numeric arrays, so that nothing ever needs unpickling)."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        RunNotFound: missing or half-written.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an `.npz`; pickled content is refused.
+
+    Raises:
+        RunNotFound: missing or half-written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RunNotFound:
+    return RunNotFound(
+        message(
+            str(path),
+            "no file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({error})",
+            "a run folder holds run.json, status.json and its metrics",
+            "Check the path, or start the run again with `bilevel-rl run`",
+        )
+    )
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+# -- a run --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trace with its configuration and provenance.
+
+    Attributes:
+        kind: `"finite"` or `"llm"`.
+        name: label of the method, e.g. `"coupled_penalty"`.
+        problem: label of the problem, e.g. `"goal_placement"`.
+        config: everything needed to start the run again, as plain JSON values.
+        trace: metric key -> array [runs, records]; `samples` is always among them.
+        status: `{"state": "running" | "finished" | "stopped" | "failed", "message": str}`.
+        provenance: versions, hardware, command, time.
+        seed: the one integer from which all randomness follows.
+    """
+
+    kind: str
+    name: str
+    problem: str
+    config: dict[str, Any]
+    trace: dict[str, np.ndarray]
+    status: dict[str, Any]
+    provenance: dict[str, Any]
+    seed: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Number of independent runs (seeds) in the trace."""
+        return int(self.trace["samples"].shape[0])
+
+    def header(self) -> dict[str, Any]:
+        """What `run.json` holds."""
+        return {
+            "format": FORMAT, "kind": self.kind, "name": self.name, "problem": self.problem, "seed": self.seed,
+            "config": self.config, "provenance": self.provenance,
+        }  # fmt: skip
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the run folder; metrics first and `run.json` last, so a folder with `run.json` is complete."""
+        folder = make_folder(folder)
+        write_arrays(folder / "metrics.npz", self.trace)
+        write_json(folder / "status.json", self.status)
+        write_json(folder / "run.json", self.header())
+        return folder
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Run:
+        """Read a run folder, finished or not.
+
+        Raises:
+            RunNotFound: the folder is missing, half-written, or of another format version.
+        """
+        folder = Path(folder)
+        header = read_json(folder / "run.json")
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            got = header.get("format") if isinstance(header, dict) else type(header).__name__
+            raise RunNotFound(
+                message(
+                    str(folder / "run.json"), f"run format {got!r}", f"this version reads format {FORMAT}",
+                    "Read it with the version that wrote it (provenance names it), or run it again",
+                )
+            )  # fmt: skip
+        missing = {"kind", "name", "problem", "config", "provenance"} - header.keys()
+        if missing:
+            raise _unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
+        lines = folder / "metrics.jsonl"
+        trace = read_lines(lines) if lines.exists() else read_arrays(folder / "metrics.npz")
+        return cls(
+            kind=header["kind"], name=header["name"], problem=header["problem"], config=header["config"],
+            trace=trace, status=read_json(folder / "status.json"), provenance=header["provenance"],
+            seed=header.get("seed", 0),
+        )  # fmt: skip
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create a folder (and its parents), or say why it can't be.
+
+    Raises:
+        StorageFailed: read-only or full.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            message(str(folder), f"{type(error).__name__} ({error.strerror})", "the run folder must be writable",
+                    "Choose another --out")
+        ) from error  # fmt: skip
+    return folder
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append one JSON line and push it to the disk.
+
+    Raises:
+        StorageFailed: disk full or read-only.
+    """
+    line = (json.dumps(values, default=_plain) + "\n").encode()
+    try:
+        with open(path, "ab") as file:
+            file.write(line)
+            file.flush()
+    except OSError as error:
+        raise StorageFailed(
+            message(str(path), f"{type(error).__name__} ({error.strerror})", "metrics must be writable",
+                    "Free space, then continue with `bilevel-rl resume`")
+        ) from error  # fmt: skip
+
+
+def read_lines(path: Path) -> dict[str, np.ndarray]:
+    """Read a `metrics.jsonl` as arrays [1, records]; a torn last line (a kill) is dropped."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, (int, float))})
+    return {key: np.array([[row.get(key, np.nan) for row in rows]], dtype=float) for key in keys}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; a second process gets an error instead of a mixture.
+
+    Raises:
+        StorageFailed: another process writes this run.
+    """
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise StorageFailed(
+            message(str(folder), "a folder that another process is writing", "one process writes a run folder",
+                    "Wait for it to end, or choose another --out")
+        ) from error  # fmt: skip
+    except OSError as error:
+        raise StorageFailed(
+            message(str(folder), f"{type(error).__name__} ({error.strerror})", "the run folder must be writable",
+                    "Choose another --out")
+        ) from error  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Run folders at or below `folder`, sorted.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    found = sorted(path.parent for path in Path(folder).rglob("run.json"))
+    if not found:
+        raise RunNotFound(
+            message(str(folder), "no run folder at or below it", "a run folder holds run.json",
+                    "Make one with `bilevel-rl run PROBLEM --out FOLDER`")
+        )  # fmt: skip
+    return found
+
+
+def provenance(command: str | None = None) -> dict[str, Any]:
+    """Versions, hardware, command and time of this process."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command if command is not None else " ".join(["bilevel-rl", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "versions": versions,
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor name, cores and memory of this machine, as a results file names them."""
+    name, memory = platform.processor() or platform.machine(), None
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+        kilobytes = Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]
+        memory = round(int(kilobytes) / 2**20, 1)
+    return {"cpu": name, "cores": os.cpu_count(), "memory_gib": memory, "system": platform.system()}

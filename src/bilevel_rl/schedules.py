@@ -1,0 +1,143 @@
+"""The five step-size, penalty and temperature sequences, and the order the theory asks of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+from bilevel_rl.errors import InvalidConfig, message
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerDecay:
+    r"""A sequence $v_k = v_0 / (k+1)^p$.
+
+    Args:
+        initial: $v_0 > 0$, in the unit of the quantity.
+        power: $p \ge 0$; 0 keeps the sequence constant.
+        floor: the sequence never falls below this value (0: the paper's pure power).
+
+    Example:
+        >>> PowerDecay(0.1, 0.5)(3)
+        0.05
+    """
+
+    initial: Any = 1.0
+    power: Any = 0.0
+    floor: Any = 0.0
+
+    def __call__(self, k: Any) -> Any:
+        """Value at iteration `k` (a number or an array of any array library)."""
+        value = self.initial / (k + 1) ** self.power
+        # max(a, b) without naming an array library: exact when floor is 0
+        return value + (self.floor - value) * (value < self.floor)
+
+    def check(self, where: str) -> None:
+        """Raise unless the sequence is positive, finite and does not increase."""
+        for name, allowed, good in (
+            ("initial", "it must be a finite number above 0", lambda v: math.isfinite(v) and v > 0),
+            ("power", "it must be a finite number of at least 0 (a schedule may not increase)", _non_negative),
+            ("floor", "it must be a finite number of at least 0", _non_negative),
+        ):
+            value = getattr(self, name)
+            if not good(float(value)):
+                raise InvalidConfig(message(f"{where}.{name}", value, allowed, f"Set {where}.{name} accordingly"))
+
+
+def _non_negative(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+class Sequences(NamedTuple):
+    """The five sequences at one iteration, by the paper's letters."""
+
+    zeta: Any
+    alpha: Any
+    beta: Any
+    w: Any
+    tau: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeScales:
+    r"""The five sequences $\zeta_k$ (x), $\alpha_k$ (actors), $\beta_k$ (critics), $w_k$ (penalty), $\tau_k$ (entropy).
+
+    Each is $v_0/(k+1)^p$. A smaller $w$ is a stronger penalty ($L = f - J/w$); $\tau$ is in units of reward.
+
+    Example:
+        >>> TimeScales.attenuating(zeta=0.1, alpha=0.5, beta=0.5, w=1.0, tau=0.05).at(0).w
+        1.0
+
+    References:
+        arXiv 2601.16399, the exponents 9/10, 1/2, 1/2, 3/20, 1/20.
+    """
+
+    zeta: PowerDecay = PowerDecay(0.1, 9 / 10)
+    alpha: PowerDecay = PowerDecay(1.0, 1 / 2)
+    beta: PowerDecay = PowerDecay(0.5, 1 / 2)
+    w: PowerDecay = PowerDecay(1.0, 3 / 20)
+    tau: PowerDecay = PowerDecay(0.05, 1 / 20)
+
+    @classmethod
+    def attenuating(
+        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = 0.05
+    ) -> TimeScales:
+        """The paper's exponents for the unregularised problem: entropy fades away; O(eps^-10) samples."""
+        return cls(
+            PowerDecay(zeta, 9 / 10), PowerDecay(alpha, 1 / 2), PowerDecay(beta, 1 / 2),
+            PowerDecay(w, 3 / 20), PowerDecay(tau, 1 / 20),
+        )  # fmt: skip
+
+    @classmethod
+    def constant_entropy(
+        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = 0.05
+    ) -> TimeScales:
+        """Exponents 2/3, 2/3, 2/3, 1/6, 0 (derived) for the regularised problem; O(eps^-3) samples."""
+        return cls(
+            PowerDecay(zeta, 2 / 3), PowerDecay(alpha, 2 / 3), PowerDecay(beta, 2 / 3),
+            PowerDecay(w, 1 / 6), PowerDecay(tau, 0.0),
+        )  # fmt: skip
+
+    def at(self, k: Any) -> Sequences:
+        """The five values at iteration `k`."""
+        return Sequences(self.zeta(k), self.alpha(k), self.beta(k), self.w(k), self.tau(k))
+
+    def check(self, where: str = "TimeScales") -> None:
+        """Raise `InvalidConfig` unless every sequence is positive and non-increasing."""
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).check(f"{where}.{field.name}")
+
+    def broken_constraints(self, discount: float | None = None, smoothness: float | None = None) -> list[str]:
+        r"""Sentences, one for each of the paper's conditions that these sequences break.
+
+        The order asked is $\zeta_k \ll \alpha_k \le \beta_k \ll w_k \ll \tau_k$. For powers of $k$ that means: the
+        exponents fall in that order, and where two are equal the constants must separate them. `smoothness` is
+        $L_V$, the Lipschitz constant of the value's gradient: the paper also asks $\alpha_0/\tau_0 \le 1/L_V$.
+
+        The order between beta, w and tau is one of exponents: their constants carry different units.
+        """
+        z, a, b, w, t = (getattr(self, n) for n in ("zeta", "alpha", "beta", "w", "tau"))
+        broken = []
+        if z.power < a.power or (z.power == a.power and z.initial >= a.initial):
+            broken.append(f"zeta must fall faster than alpha (or start lower at the same power): {_pair(z, a)}")
+        if a.power < b.power or (a.power == b.power and a.initial > b.initial):
+            broken.append(f"alpha must stay at or below beta: {_pair(a, b)}")
+        if b.power <= w.power:
+            broken.append(f"beta must fall faster than w: {_pair(b, w)}")
+        if w.power < t.power or (w.power == t.power and w.power > 0):
+            broken.append(f"w must fall faster than tau: {_pair(w, t)}")
+        if discount is not None and a.power == b.power and a.initial > (1 - discount) * b.initial:
+            broken.append(
+                f"alpha/beta must be of the order of 1 - gamma = {1 - discount:.3g} when their powers agree: "
+                f"got {a.initial / b.initial:.3g}"
+            )
+        if smoothness is not None and a.initial / t.initial > 1 / smoothness:
+            broken.append(
+                f"alpha_0/tau_0 must be at most 1/L_V = {1 / smoothness:.3g}: got {a.initial / t.initial:.3g}"
+            )
+        return broken
+
+
+def _pair(one: PowerDecay, two: PowerDecay) -> str:
+    return f"got {one.initial:g}/(k+1)^{one.power:.3g} against {two.initial:g}/(k+1)^{two.power:.3g}"

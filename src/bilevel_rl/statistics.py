@@ -1,0 +1,99 @@
+"""Summaries over independent runs: interquartile mean, bootstrap intervals, profiles, probability of improvement."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+
+class Interval(NamedTuple):
+    """A point estimate with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
+    """Mean of the middle half (25 % trimmed on each side).
+
+    Example:
+        >>> float(interquartile_mean([0.0, 1.0, 2.0, 100.0]))
+        1.5
+
+    References:
+        Agarwal et al., "Deep RL at the edge of the statistical precipice", NeurIPS 2021.
+    """
+    return scipy.stats.trim_mean(np.asarray(values, float), 0.25, axis=axis)
+
+
+def bootstrap(values: ArrayLike, statistic=interquartile_mean, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """`statistic` of independent runs with its percentile-bootstrap interval (2,000 resamples).
+
+    Args:
+        values: [runs] one number a run.
+        statistic: maps (array, axis) to the summary.
+    """
+    values = np.asarray(values, float)
+    point = float(statistic(values, axis=0))
+    if values.size < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
+        return Interval(point, point, point)
+    interval = scipy.stats.bootstrap(
+        (values,), statistic, n_resamples=2000, confidence_level=confidence, method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return Interval(point, float(interval.low), float(interval.high))
+
+
+def bootstrap_curve(values: ArrayLike, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
+    """Interquartile mean and interval at every record.
+
+    Args:
+        values: [runs, records].
+
+    Returns:
+        [3, records]: value, low, high.
+    """
+    values = np.asarray(values, float)
+    return np.array([bootstrap(column, confidence=confidence, seed=seed) for column in values.T]).T
+
+
+def success_rate(hits: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Fraction of runs that reached a target, with its exact (Clopper-Pearson) interval."""
+    hits = np.asarray(hits, bool)
+    result = scipy.stats.binomtest(int(hits.sum()), int(hits.size)).proportion_ci(confidence, method="exact")
+    return Interval(float(hits.mean()), float(result.low), float(result.high))
+
+
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
+    """Fraction of runs whose score is at most each threshold (scores are losses: lower is better).
+
+    Args:
+        scores: [runs].
+        thresholds: [T].
+
+    Returns:
+        [T].
+    """
+    return (np.asarray(scores, float)[:, None] <= np.asarray(thresholds, float)[None, :]).mean(axis=0)
+
+
+def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """Probability that a run of ours has a lower loss than a run of theirs (ties count one half)."""
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    statistic = scipy.stats.mannwhitneyu(theirs, ours).statistic
+    return float(statistic / (ours.size * theirs.size))
+
+
+def log_log_slope(x: ArrayLike, y: ArrayLike) -> Interval:
+    """Slope of log y against log x with its 95 % confidence interval (ordinary least squares)."""
+    x, y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
+    fit = scipy.stats.linregress(x, y)
+    half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
+    return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half))

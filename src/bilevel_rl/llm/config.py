@@ -1,0 +1,396 @@
+"""The one configuration of a language-model run: every key, its meaning, its default, its check."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
+from bilevel_rl.schedules import PowerDecay, TimeScales
+
+METHODS = ("bilevel", "partial_sgd", "fixed_reward", "nested", "finite_difference")
+ESTIMATORS = ("shared", "paired")
+RATIOS = ("sequence", "token")
+REGULARIZERS = ("kl", "entropy")
+KL_ESTIMATORS = ("exact", "k1", "k3")
+CREDITS = ("leave_one_out", "group_norm", "gae")
+LEVELS = ("token", "sequence")
+BACKENDS = ("full", "lora")
+DTYPES = ("float32", "bfloat16", "float64")
+OPTIMIZERS = ("adam", "sgd")
+REWARDS = ("classifier", "linear")
+OBJECTIVES = ("preference", "stored_preference", "gold")
+
+# Keys of other trainers that would break an estimator here, with the reason that the error gives.
+REFUSED = {
+    "top_p": "training gradients are those of the true sampling law, and top-p changes it",
+    "top_k": "training gradients are those of the true sampling law, and top-k changes it",
+    "trust_remote_code": "code from a model's repository is never run",
+    "dropout": "dropout is 0 in every role: a rollout and its gradient must come from the same law",
+}
+
+
+def _key(default: Any, meaning: str, choices: Iterable[Any] | None = None) -> Any:
+    metadata = {"meaning": meaning, "choices": None if choices is None else tuple(choices)}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run needs besides the objects handed to `BilevelTrainer`.
+
+    `Config.keys()` gives each key with its meaning; `docs/llm.md` prints that table. A run's batch has
+    `prompts_per_step * group` completions for each policy that is sampled.
+
+    Raises:
+        InvalidConfig: a value that is not allowed, on construction.
+
+    Example:
+        >>> Config(steps=10, w=0.1).schedules.at(0).w
+        0.1
+    """
+
+    # -- the run
+    method: str = _key("bilevel", "algorithm: the bi-level method or a baseline", METHODS)
+    seed: int = _key(0, "the one integer from which all randomness follows")
+    steps: int = _key(200, "iterations; each is one rollout batch and one step of every sequence")
+    out: str = _key("", "run folder; empty: nothing is written")
+    save_every: int = _key(50, "iterations between checkpoints; 0: at the end only")
+    samples_every: int = _key(50, "iterations between sample tables; 0: never")
+    samples: int = _key(8, "completions in a sample table")
+
+    # -- models
+    policy: str = _key("", "hub id or folder of the language model, when no model object is given")
+    reward: str = _key(
+        "classifier", "reward model: classifier, linear, or the hub id or folder of a classifier"
+    )
+    backend: str = _key(
+        "full", "roles as separate weights (full) or adapters on one frozen base (lora)", BACKENDS
+    )
+    lora_rank: int = _key(8, "rank of each adapter")
+    lora_scale: float = _key(2.0, "LoRA's alpha / rank")
+    lora_targets: list[str] = _key([], "module names that get adapters; empty: the architecture's default")
+    dtype: str = _key("float32", "precision of the forward passes; bfloat16 keeps 32-bit weights", DTYPES)
+    gradient_checkpointing: bool = _key(False, "recompute activations in the backward pass")
+    device: str = _key("auto", "cpu, cuda, or auto: the one accelerate chooses")
+
+    # -- data
+    prompts: str = _key("", "prompts: hub id, file or folder, when none are given in Python")
+    preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
+    judge: str = _key("", "judge: hub id or folder of a classifier, or queue:FOLDER for labels by hand")
+    max_prompt_tokens: int = _key(64, "longest prompt allowed; a longer one is an error")
+
+    # -- rollouts
+    prompts_per_step: int = _key(16, "prompts of an iteration, all processes together")
+    group: int = _key(4, "completions of each prompt")
+    max_new_tokens: int = _key(32, "longest completion")
+    temperature: float = _key(
+        1.0, "divides the logits of policy and reference alike: part of the policy's law"
+    )
+    stop_ids: list[int] = _key(
+        [], "token ids that end a completion; empty: the tokenizer's and the model's EOS"
+    )
+    micro_batch: int = _key(0, "rows of a forward pass; gradients accumulate; 0: all rows at once")
+
+    # -- lower level
+    regularizer: str = _key("kl", "tau weighs the KL to the reference, or the entropy bonus", REGULARIZERS)
+    kl_estimator: str = _key(
+        "exact", "over the vocabulary, or the one-sample estimators k1, k3", KL_ESTIMATORS
+    )
+    credit: str = _key("leave_one_out", "advantages; gae trains critics", CREDITS)
+    level: str = _key("token", "advantages by reward to go (token) or by whole completion (sequence)", LEVELS)
+    gae_lambda: float = _key(0.95, "lambda of the generalised advantage estimate")
+    epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate")
+    clip: float = _key(0.2, "half-width of the surrogate's trust interval on the ratio of new to old policy")
+
+    # -- upper level
+    objective: dict[str, float] = _key({"preference": 1.0}, "upper objectives by name and weight")
+    x_penalty: float = _key(0.0, "lambda of the term lambda |x|^2 of the upper objective")
+    pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)")
+    label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on")
+    replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only")
+    estimator: str = _key("shared", "rollouts of theta serve both policies, or one batch each", ESTIMATORS)
+    ratio: str = _key(
+        "sequence", "importance ratio: of whole completions, or a product's first order", RATIOS
+    )
+    ratio_clip: float = _key(3.0, "bound on |log ratio|")
+
+    # -- steps
+    optimizer: str = _key("adam", "rule that turns a gradient into a step", OPTIMIZERS)
+    clip_norm: float = _key(1.0, "bound on each policy's and critic's gradient norm; 0: none")
+    x_clip_norm: float = _key(0.0, "bound on the hyper-gradient's norm; 0: none")
+    hold_x: int = _key(0, "first iterations in which x does not move, so that the followers track")
+    inner_steps: int = _key(10, "policy steps for each x step (nested, finite_difference)")
+    reward_steps: int = _key(100, "iterations that fit x before the policy moves (fixed_reward)")
+    difference: float = _key(0.1, "half-width of the central difference in x (finite_difference)")
+    zeta: float = _key(1e-3, "zeta_0, step of x")
+    zeta_power: float = _key(0.0, "zeta_k = zeta_0 / (k+1)^power")
+    alpha: float = _key(1e-3, "alpha_0, step of the policies")
+    alpha_power: float = _key(0.0, "alpha_k = alpha_0 / (k+1)^power")
+    beta: float = _key(1e-3, "beta_0, step of the critics")
+    beta_power: float = _key(0.0, "beta_k = beta_0 / (k+1)^power")
+    w: float = _key(0.1, "w_0, penalty constant, reward / objective: smaller is a stronger penalty")
+    w_power: float = _key(0.0, "w_k = w_0 / (k+1)^power")
+    tau: float = _key(0.05, "tau_0, weight of KL or entropy, in units of reward")
+    tau_power: float = _key(0.0, "tau_k = tau_0 / (k+1)^power")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.objective, str):
+            object.__setattr__(self, "objective", {self.objective: 1.0})
+        self.check()
+
+    # -- what the keys say together
+
+    @property
+    def schedules(self) -> TimeScales:
+        """The five sequences."""
+        return TimeScales(
+            *(
+                PowerDecay(getattr(self, n), getattr(self, f"{n}_power"))
+                for n in ("zeta", "alpha", "beta", "w", "tau")
+            )
+        )
+
+    @property
+    def batch(self) -> int:
+        """Completions of one policy in an iteration, all processes together."""
+        return self.prompts_per_step * self.group
+
+    @property
+    def uses_penalised(self) -> bool:
+        """Whether the method has a second policy."""
+        return self.method in ("bilevel", "nested", "finite_difference")
+
+    @property
+    def uses_critics(self) -> bool:
+        """Whether critics are trained."""
+        return self.credit == "gae"
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def keys(cls) -> dict[str, str]:
+        """Every key with its meaning."""
+        return {f.name: f.metadata["meaning"] for f in dataclasses.fields(cls)}
+
+    # -- reading
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Config:
+        """Build from plain values.
+
+        Raises:
+            InvalidConfig: an unknown key (with the nearest known one), a wrong type, or a value not allowed.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        clean = {}
+        for name, value in values.items():
+            if name in REFUSED:
+                raise InvalidConfig(message(f"{where}.{name}", repr(value), REFUSED[name], f"Remove {name}"))
+            if name not in known:
+                raise InvalidConfig(
+                    message(
+                        where,
+                        f"the unknown key {name!r}",
+                        did_you_mean(name, known),
+                        "Correct or remove the key",
+                    )
+                )
+            clean[name] = _coerce(f"{where}.{name}", known[name], value)
+        return cls(**clean)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Config:
+        """Read a YAML file, then apply `key=value` overrides.
+
+        Raises:
+            InvalidConfig: no such file, not a mapping, an unknown key, or a value not allowed.
+        """
+        yaml = require("yaml", "llm")
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise InvalidConfig(
+                message(str(path), f"{type(error).__name__} ({error.strerror})", "a readable YAML file is needed",
+                        "Check the path")
+            ) from error  # fmt: skip
+        except yaml.YAMLError as error:
+            raise InvalidConfig(
+                message(str(path), f"text that is not YAML ({error})", "a mapping of keys to values is needed",
+                        "Correct the file")
+            ) from error  # fmt: skip
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            raise InvalidConfig(
+                message(
+                    str(path),
+                    type(values).__name__,
+                    "a mapping of keys to values is needed",
+                    "Write `key: value`",
+                )
+            )
+        return cls.from_dict({**values, **parse_overrides(overrides)}, where=str(path))
+
+    def override(self, *overrides: str) -> Config:
+        """A copy with `key=value` texts applied."""
+        return Config.from_dict({**self.asdict(), **parse_overrides(overrides)})
+
+    # -- checking
+
+    def check(self) -> None:
+        """Raise `InvalidConfig` unless every value and every combination is allowed."""
+        for f in dataclasses.fields(self):
+            choices = f.metadata["choices"]
+            if choices is not None and getattr(self, f.name) not in choices:
+                raise InvalidConfig(
+                    message(f"config.{f.name}", repr(getattr(self, f.name)),
+                            did_you_mean(str(getattr(self, f.name)), choices), "Choose one of these")
+                )  # fmt: skip
+        for names, low, text in (
+            ("steps prompts_per_step group max_new_tokens max_prompt_tokens epochs lora_rank inner_steps reward_steps",
+             1, "it must be a whole number of at least 1"),
+            ("save_every samples_every samples micro_batch label_budget replay_pairs hold_x pairs_per_step seed",
+             0, "it must be a whole number of at least 0"),
+        ):  # fmt: skip
+            for name in names.split():
+                value = getattr(self, name)
+                if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                    raise InvalidConfig(
+                        message(f"config.{name}", repr(value), text, f"Set {name} accordingly")
+                    )
+        for names, good, text in (
+            (
+                "temperature clip difference ratio_clip lora_scale",
+                lambda v: v > 0,
+                "it must be a finite number above 0",
+            ),
+            ("clip_norm x_clip_norm x_penalty", lambda v: v >= 0, "it must be a finite number of at least 0"),
+            ("gae_lambda", lambda v: 0 <= v <= 1, "it must lie in [0, 1]"),
+        ):
+            for name in names.split():
+                value = getattr(self, name)
+                if not math.isfinite(value) or not good(value):
+                    raise InvalidConfig(
+                        message(f"config.{name}", repr(value), text, f"Set {name} accordingly")
+                    )
+        self._check_together()
+        self.schedules.check("config")
+
+    def _check_together(self) -> None:
+        unknown = [name for name in self.objective if name not in OBJECTIVES]
+        if unknown:
+            raise InvalidConfig(
+                message("config.objective", f"the unknown objective {unknown[0]!r}",
+                        did_you_mean(unknown[0], OBJECTIVES), "Choose among these, or pass objective= in Python")
+            )  # fmt: skip
+        if not self.objective or not all(math.isfinite(v) and v != 0 for v in self.objective.values()):
+            raise InvalidConfig(
+                message("config.objective", repr(self.objective), "at least one objective with a weight other than 0",
+                        "Write `objective: {preference: 1.0}`")
+            )  # fmt: skip
+        if (
+            (self.credit == "leave_one_out"
+            and self.batch < 2)
+            or (self.credit == "group_norm"
+            and self.group < 2)
+        ):
+            raise InvalidConfig(
+                message("config.group", f"group={self.group}, prompts_per_step={self.prompts_per_step}",
+                        f"{self.credit} compares completions with one another", "Set group to 2 or more")
+            )  # fmt: skip
+        if "preference" in self.objective and 2 * self.pairs_per_step > self.batch:
+            raise InvalidConfig(
+                message("config.pairs_per_step", self.pairs_per_step,
+                        f"a batch of {self.batch} completions has at most {self.batch // 2} disjoint pairs",
+                        "Lower pairs_per_step, or raise prompts_per_step or group")
+            )  # fmt: skip
+        if "preference" in self.objective and self.group < 2:
+            raise InvalidConfig(
+                message(
+                    "config.group",
+                    self.group,
+                    "a pair is two completions of one prompt",
+                    "Set group to 2 or more",
+                )
+            )
+        if self.credit == "group_norm" and self.level == "token":
+            raise InvalidConfig(
+                message("config.level", "token with credit=group_norm", "group_norm scores whole completions",
+                        "Set level=sequence")
+            )  # fmt: skip
+        if self.regularizer == "entropy" and self.kl_estimator == "k3":
+            raise InvalidConfig(
+                message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
+                        "Choose exact or k1")
+            )  # fmt: skip
+        if self.method == "fixed_reward" and self.objective.get("gold") and len(self.objective) == 1:
+            raise InvalidConfig(
+                message("config.objective", "gold alone with method=fixed_reward",
+                        "x has no direct gradient there: nothing would fit the reward model",
+                        "Use objective=preference or stored_preference")
+            )  # fmt: skip
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts as a mapping; values are read as Python literals, else kept as text.
+
+    Raises:
+        InvalidConfig: a text without `=`.
+
+    Example:
+        >>> parse_overrides(["steps=3", "estimator=paired", "objective={'gold': 1.0}"])
+        {'steps': 3, 'estimator': 'paired', 'objective': {'gold': 1.0}}
+    """
+    values = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidConfig(
+                message("override", repr(text), "an override reads key=value", f"Write {text}=VALUE")
+            )
+        values[name.strip().lstrip("-").replace("-", "_")] = _literal(value.strip())
+    return values
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _coerce(where: str, f: dataclasses.Field, value: Any) -> Any:
+    kind = str(f.type)
+    if kind == "float" and isinstance(value, str):
+        value = _literal(value)  # YAML reads 1e-3 as text
+    good = {
+        "str": isinstance(value, str),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "bool": isinstance(value, bool),
+        "list[str]": isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value),
+        "list[int]": isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value),
+        "dict[str, float]": isinstance(value, str)
+        or (isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values())),
+    }[kind]
+    if not good:
+        raise InvalidConfig(
+            message(where, repr(value), f"a value of type {kind} is needed", "Correct the value")
+        )
+    if kind == "float":
+        return float(value)
+    if kind.startswith("list"):
+        return list(value)
+    return value

@@ -1,0 +1,129 @@
+"""Reward models x: a module that maps a rollout to one number a completion, differentiable in its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, message
+from bilevel_rl.llm.rollout import Rollout
+
+
+class WeightedRewards(nn.Module):
+    r"""$r_x(p, y) = \sum_j x_j \, r_j(p, y)$: weights of several reward functions are the upper variable.
+
+    Args:
+        functions: TRL reward functions: `f(prompts, completions, completion_ids, **columns) -> list of float`.
+        x0: [len(functions)] initial weights.
+
+    Raises:
+        InvalidProblem: when a function returns the wrong length or a value that is not finite (on call).
+
+    Example:
+        >>> def length(completions, **_):
+        ...     return [float(len(c)) for c in completions]
+        >>> WeightedRewards([length], [0.5]).x
+        Parameter containing:
+        tensor([0.5000], requires_grad=True)
+    """
+
+    def __init__(self, functions: Sequence[Callable], x0: Sequence[float]) -> None:
+        super().__init__()
+        if len(functions) != len(x0) or not functions:
+            raise InvalidConfig(
+                message("WeightedRewards.x0", f"{len(x0)} weights for {len(functions)} functions",
+                        "one weight for each reward function", "Give as many weights as functions")
+            )  # fmt: skip
+        self.functions = list(functions)
+        self.x = nn.Parameter(torch.as_tensor(x0, dtype=torch.get_default_dtype()))
+
+    def features(self, rollout: Rollout) -> Tensor:
+        """[N, K] value of each reward function on each completion."""
+        columns = [call_reward_function(f, rollout) for f in self.functions]
+        return torch.stack(columns, 1).to(self.x)
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """[N] rewards."""
+        return self.features(rollout) @ self.x
+
+
+class LinearReward(nn.Module):
+    r"""$r_x(p, y) = x^\top \phi(p, y)$ on features that do not train.
+
+    Args:
+        features: maps a rollout to [N, d]; no gradient flows into it.
+        dim: d.
+    """
+
+    def __init__(self, features: Callable[[Rollout], Tensor], dim: int) -> None:
+        super().__init__()
+        self.features = features
+        self.x = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """[N] rewards."""
+        with torch.no_grad():
+            features = self.features(rollout)
+        return features.to(self.x) @ self.x
+
+
+class ClassifierReward(nn.Module):
+    """A sequence classifier with one label, read at the last real token.
+
+    Args:
+        model: an `AutoModelForSequenceClassification` of a decoder (`score` head) or encoder (`classifier` head).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if getattr(model.config, "num_labels", 1) != 1:
+            raise InvalidConfig(
+                message("reward", f"a classifier with {model.config.num_labels} labels",
+                        "a reward model has one output", "Load it with num_labels=1")
+            )  # fmt: skip
+        self.model = model
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """[N] rewards."""
+        if not hasattr(self.model, "score"):
+            return self.model(input_ids=rollout.ids, attention_mask=rollout.attention).logits[:, 0]
+        hidden = self.model.base_model(
+            input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, use_cache=False
+        ).last_hidden_state
+        last = hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
+        return self.model.score(last)[:, 0].float() if last.dtype == torch.bfloat16 else self.model.score(last)[:, 0]
+
+
+def call_reward_function(function: Callable[..., Any], rollout: Rollout, where: str = "reward function") -> Tensor:
+    """Call a function with TRL's reward signature and check what it returns.
+
+    Returns:
+        [N] float64.
+
+    Raises:
+        InvalidProblem: the wrong length, or a value that is missing or not finite.
+    """
+    columns: dict[str, list[Any]] = {}
+    for key in rollout.prompts[0].columns:
+        columns[key] = [prompt.columns.get(key) for prompt in rollout.prompts]
+    name = getattr(function, "__name__", type(function).__name__)
+    values = function(
+        prompts=[prompt.text for prompt in rollout.prompts], completions=list(rollout.texts),
+        completion_ids=rollout.completion_ids(), **columns,
+    )  # fmt: skip
+    values = list(values)
+    if len(values) != rollout.size:
+        raise InvalidProblem(
+            message(f"{where} {name}", f"{len(values)} values for {rollout.size} completions",
+                    "one value for each completion", "Correct the function")
+        )  # fmt: skip
+    bad = [i for i, v in enumerate(values) if v is None or not float("-inf") < float(v) < float("inf")]
+    if bad:
+        raise InvalidProblem(
+            message(f"{where} {name}", f"{values[bad[0]]!r} for completion {bad[0]}", "every value must be finite",
+                    "Correct the function")
+        )  # fmt: skip
+    return torch.tensor([float(v) for v in values], dtype=torch.float64)

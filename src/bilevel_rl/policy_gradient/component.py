@@ -1,0 +1,143 @@
+"""`Card`: what every component says about itself, and the check that a batch has what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch
+
+
+class Slot(enum.StrEnum):
+    """The seven slots of a recipe, and the two around them."""
+
+    SELECT = "select"
+    REWARD = "reward"
+    CREDIT = "credit"
+    WEIGH = "weigh"
+    LOSS = "loss"
+    REGULAR = "regular"
+    STEP = "step"
+
+
+class Effect(enum.StrEnum):
+    """What a component does to the objective that the policy ends up maximising."""
+
+    KEEPS = "keeps the objective"
+    RESCALES = "rescales per prompt"
+    CHANGES = "changes the objective"
+
+
+class Status(enum.StrEnum):
+    """How well the formula is established: read in a named source, reconstructed, or a textbook result."""
+
+    SEEN = "SEEN"
+    INFERRED = "INFERRED"
+    CLASSICAL = "classical"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The declaration of one component.
+
+    Attributes:
+        name: the name in recipes.
+        slot: where it goes.
+        effect: the class of section 4.1 of the catalogue.
+        needs: fields of `Batch` without which it can't run.
+        source: the paper, by title and number where known.
+        status: SEEN, INFERRED ("in the spirit of") or classical.
+        number: number in the catalogue of papers; None for what everybody uses.
+        cost: time beyond one pass over the batch.
+        group: smallest number of responses a prompt for which it does anything.
+        note: what a reader should be warned of.
+        cite: keys of `bilevel_rl.references`, where the bibliographic data are certain.
+    """
+
+    name: str
+    slot: Slot
+    effect: Effect
+    needs: tuple[str, ...] = ()
+    source: str = ""
+    status: Status = Status.CLASSICAL
+    number: int | None = None
+    cost: str = "O(NT)"
+    group: int = 1
+    note: str = ""
+    cite: tuple[str, ...] = ()
+
+    def require(self, batch: Batch) -> None:
+        """Raise `InvalidConfig` naming component, field and provider unless `batch` has what this needs."""
+        for name in self.needs:
+            if not batch.has(name):
+                raise self.lacks(name)
+
+    def take(self, batch: Batch, *names: str) -> tuple[Tensor, ...]:
+        """`require`, then the named fields in order; floating [N, T, ...] ones are 0 outside the mask.
+
+        Cleaning here means that whatever padding holds, even NaN, reaches neither a value nor a gradient.
+        """
+        self.require(batch)
+        return tuple(batch.inside(name) for name in names)
+
+    def lacks(self, field: str) -> InvalidConfig:
+        """The error for a missing field."""
+        return InvalidConfig(
+            message(
+                f"{self.slot} '{self.name}'",
+                f"a batch without '{field}'",
+                f"it needs: {', '.join(self.needs)}",
+                PROVIDERS.get(field, "Provide it in Batch.make"),
+            )
+        )
+
+
+class Component(Protocol):
+    """A frozen set of hyper-parameters with a `card`; calling it on a batch gives what its slot asks for."""
+
+    card: ClassVar[Card]
+
+    def __call__(self, batch: Batch) -> Any: ...
+
+
+class TensorComponent(Protocol):
+    """A component of a slot that yields one tensor."""
+
+    card: ClassVar[Card]
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+def parts(component: Any) -> Iterator[Any]:
+    """A component and, for a decorator, everything inside it."""
+    if not hasattr(component, "card"):
+        return
+    yield component
+    if dataclasses.is_dataclass(component):
+        for field in dataclasses.fields(component):
+            inner = getattr(component, field.name)
+            for one in inner if isinstance(inner, tuple) else (inner,):
+                yield from parts(one)
+
+
+def check_before(component: Any, fields: Collection[str], group_size: int) -> None:
+    """Raise `InvalidConfig` when `component` will not find what it needs in the batches to come."""
+    for part in parts(component):
+        card = part.card
+        for name in card.needs:
+            if name not in fields:
+                raise card.lacks(name)
+        if group_size < card.group:
+            raise InvalidConfig(
+                message(
+                    f"{card.slot} '{card.name}'",
+                    f"{group_size} response{'' if group_size == 1 else 's'} a prompt",
+                    f"it compares responses to one prompt and needs at least {card.group}",
+                    "Sample more responses a prompt, or choose a credit rule with a critic (gae)",
+                )
+            )

@@ -1,0 +1,139 @@
+"""`Recipe`: one component a slot, composed by naming them; the solver calls `prepare` once and `objective`
+each step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.component import check_before, parts
+from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
+from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
+
+Memory = dict[str, dict[str, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    r"""A policy optimiser as its parts: rollout -> select -> reward -> credit -> weigh -> loss + regular ->
+    step.
+
+    Args:
+        name: label in tables and run folders.
+        reward: functions Batch -> [N, T, K], in order (rewards first, so that a selection may read credit).
+        select: functions Batch -> Batch, in order. With a `credit` that they read, selection happens
+            after credit.
+        credit: Batch -> [N, T] advantages.
+        weigh: functions Batch -> [N, T], multiplied.
+        loss: Batch -> scalar, minimised.
+        regular: pairs (coefficient, Batch -> scalar), added.
+
+    The rollout belongs to the caller, the step to an optimiser. `prepare` runs under no_grad, once an
+    iteration; give
+    its result to both followers of a bi-level run, or the difference of their gradients is biased.
+
+    Example:
+        >>> import torch
+        >>> recipe = Recipe()
+        >>> batch = Batch.make(mask=torch.ones(2, 3), reward=torch.tensor([1.0, 0.0]), group=[0, 0])
+        >>> recipe.prepare(batch).advantage[:, 0].tolist()
+        [1.0, -1.0]
+    """
+
+    name: str = "rloo"
+    reward: tuple[Callable[[Batch], Tensor], ...] = ()
+    select: tuple[Callable[[Batch], Batch], ...] = ()
+    credit: Callable[[Batch], Tensor] = LeaveOneOut()
+    weigh: tuple[Callable[[Batch], Tensor], ...] = ()
+    loss: Callable[[Batch], Tensor] = PolicyGradient()
+    regular: tuple[tuple[float, Callable[[Batch], Tensor]], ...] = ()
+
+    @property
+    def components(self) -> Iterator[Any]:
+        """Every component with a card, decorators and what they wrap."""
+        for one in self._slots():
+            yield from parts(one)
+
+    def _slots(self) -> tuple[Any, ...]:
+        regular = (r for _, r in self.regular)
+        return (*self.reward, *self.select, self.credit, *self.weigh, self.loss, *regular)
+
+    def check(self, fields: Collection[str], group_size: int = 2) -> None:
+        """Say before training what will be missing.
+
+        Args:
+            fields: names of the fields and extras that batches will have in the loss.
+            group_size: responses a prompt.
+
+        Raises:
+            InvalidConfig: naming the component, the field and who provides it.
+        """
+        have = {
+            *fields,
+            "advantage",
+            "weight",
+            "reward",
+            "group",
+            "mask",
+            "trajectory",
+            "length",
+            "done",
+            "truncated",
+        }
+        for one in self._slots():
+            check_before(one, have, group_size)
+
+    def init(self) -> Memory:
+        """What the stateful components remember at the start: plain tensors, ready for safetensors."""
+        return {c.card.name: dict(c.init()) for c in self.components if hasattr(c, "init")}
+
+    def update(self, memory: Mapping[str, Mapping[str, Tensor]], batch: Batch) -> Memory:
+        """What they remember after a batch (call it once an iteration, after the last step on it)."""
+        after = {name: dict(state) for name, state in memory.items()}
+        with torch.no_grad():
+            for c in self.components:
+                if hasattr(c, "update") and hasattr(c, "init"):
+                    after[c.card.name] = dict(c.update(memory.get(c.card.name) or c.init(), batch))
+        return after
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> Batch:
+        """Rewards, selection, advantages and weights of a fresh batch, without gradient.
+
+        A selection that reads advantages gets them; whatever is selected keeps the advantage that it
+        had in its whole
+        group (no second normalisation).
+        """
+        for reward in self.reward:
+            batch = batch.replace(reward=reward(batch))
+        for select in self.select:
+            if "advantage" in getattr(getattr(select, "card", None), "needs", ()) and batch.advantage is None:
+                batch = batch.replace(advantage=self.credit(batch))
+            batch = select(batch)
+        if batch.advantage is None:
+            batch = batch.replace(advantage=self.credit(batch))
+        for weigh in self.weigh:
+            weight = weigh(batch)
+            batch = batch.replace(weight=weight if batch.weight is None else batch.weight * weight)
+        return batch
+
+    def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and its terms (detached) by name.
+
+        Args:
+            batch: from `prepare`, with `logp` (and what the regularisers need) evaluated with gradient.
+        """
+        loss = self.loss(batch)
+        terms = {"loss": loss.detach()}
+        for k, (coefficient, regular) in enumerate(self.regular):
+            value = regular(batch)
+            loss = loss + coefficient * value
+            card = getattr(regular, "card", None)
+            terms[card.name if card else f"regular_{k}"] = value.detach()
+        return loss, terms

@@ -1,0 +1,17 @@
+"""Finite MDPs in JAX: planning, exact oracles, sampling, problems, solvers.
+
+Importing this package switches JAX to 64-bit: fixed points and hyper-gradients are graded to 1e-8 and better.
+"""
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+from bilevel_rl.finite.mdp import FiniteMDP, gymnasium_rewards  # noqa: E402
+from bilevel_rl.finite.problem import BilevelProblem, GridLayout, UpperObjective  # noqa: E402
+from bilevel_rl.finite.solver import Solver, State, Trace, solve  # noqa: E402
+
+__all__ = [
+    "BilevelProblem", "FiniteMDP", "GridLayout", "Solver", "State", "Trace", "UpperObjective", "gymnasium_rewards",
+    "solve",
+]  # fmt: skip

@@ -1,0 +1,92 @@
+"""Is this problem, or this solver, well posed? Run before any work starts, and by `bilevel-rl check`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite.mdp import check_rewards
+from bilevel_rl.finite.problem import BilevelProblem
+
+
+def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
+    """Raise `InvalidProblem` unless the problem is well posed.
+
+    Always: x0 is a finite vector inside x's set; the reward is [S, A], finite and differentiable there. When
+    `thorough`, also at random points: the reward's gradient equals central differences, `reward_at` agrees with
+    `reward`, `project` is idempotent, the objective is finite and its `sample` has the shapes it should.
+
+    Example:
+        >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
+        >>> check_problem(GoalPlacement())
+    """
+    name = type(problem).__name__
+    x = jnp.asarray(problem.x0)
+    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(x))):
+        raise InvalidProblem(
+            message(f"{name}.x0", f"{x.dtype}{list(x.shape)}", "it must be a vector [d] of finite floats",
+                    "Set x0 = jnp.array([...], float)")
+        )  # fmt: skip
+    if bool(jnp.any(jnp.abs(problem.project(x) - x) > 1e-9)):
+        raise InvalidProblem(
+            message(f"{name}.x0", x.tolist(), "it must lie inside x's feasible set", "Start from problem.project(x0)")
+        )
+    check_rewards(problem.reward(x), problem.mdp, f"{name}.reward(x0)")
+    try:
+        slope = jax.jacrev(problem.reward)(x) if thorough else jax.grad(lambda x: problem.reward(x).sum())(x)
+    except Exception as error:  # whatever JAX raises: the reward can't be traced or differentiated
+        raise InvalidProblem(
+            message(f"{name}.reward", f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                    "the reward must be differentiable by JAX in x", "Write it with jax.numpy, without float() or numpy")
+        ) from error  # fmt: skip
+    if not bool(jnp.all(jnp.isfinite(slope))):
+        raise InvalidProblem(
+            message(f"{name}.reward", "a gradient with NaN or infinity at x0", "it must be finite",
+                    "Guard square roots, logarithms and divisions at zero")
+        )  # fmt: skip
+    if thorough:
+        for point in _points(problem):
+            _check_point(problem, name, point)
+
+
+def _points(problem: BilevelProblem, n: int = 3) -> list[jax.Array]:
+    noise = np.random.default_rng(0).normal(size=(n, problem.x0.shape[0]))
+    return [problem.x0] + [problem.project(problem.x0 + 0.1 * jnp.asarray(z)) for z in noise]
+
+
+def _check_point(problem: BilevelProblem, name: str, x: jax.Array) -> None:
+    from bilevel_rl.finite import oracles
+
+    check_rewards(problem.reward(x), problem.mdp, f"{name}.reward({x.tolist()})")
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+    step = 1e-5
+    forward = (problem.reward(x + step * direction) - problem.reward(x - step * direction)) / (2 * step)
+    traced = jax.jvp(problem.reward, (x,), (direction,))[1]
+    if float(jnp.max(jnp.abs(forward - traced))) > 1e-5 * (1 + float(jnp.max(jnp.abs(traced)))):
+        raise InvalidProblem(
+            message(f"{name}.reward", f"a derivative that differs from central differences by "
+                    f"{float(jnp.max(jnp.abs(forward - traced))):.3g} at {x.tolist()}",
+                    "the reward must be differentiable in x", "Replace rounding, argmax, thresholds by smooth functions")
+        )  # fmt: skip
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    s, a = jnp.divmod(jnp.arange(S * A), A)
+    if float(jnp.max(jnp.abs(problem.reward_at(x, s, a) - problem.reward(x).ravel()))) > 1e-9:
+        raise InvalidProblem(
+            message(f"{name}.reward_at", f"values other than reward(x)[s, a] at {x.tolist()}",
+                    "both must describe the same reward", "Make reward_at(x, s, a) equal reward(x)[s, a]")
+        )  # fmt: skip
+    again = problem.project(problem.project(x))
+    if float(jnp.max(jnp.abs(again - problem.project(x)))) > 1e-9:
+        raise InvalidProblem(
+            message(f"{name}.project", "a point that moves when projected twice", "projection must be idempotent",
+                    "Return the nearest point of x's set")
+        )  # fmt: skip
+    value = oracles.hyper_objective(problem, x, problem.temperature())
+    gradient = oracles.hyper_gradient(problem, x, problem.temperature())
+    if not bool(jnp.isfinite(value)) or not bool(jnp.all(jnp.isfinite(gradient))):
+        raise InvalidProblem(
+            message(f"{name}.objective", f"value {float(value)}, gradient {gradient.tolist()} at {x.tolist()}",
+                    "the upper objective and its hyper-gradient must be finite", "Check the objective's formula")
+        )  # fmt: skip

@@ -1,0 +1,165 @@
+r"""Exact answers, for grading. Never called inside a sample-based solver.
+
+$$\Phi_\tau(x) = f(x, \pi^*_\tau(x)), \qquad
+\nabla \Phi_{w,\tau}(x) = \nabla_x f(x, \pi^*_{w,\tau}) + \tfrac1w \big[\nabla_x J_\tau(x, \pi^*_\tau)
+- \nabla_x J_\tau(x, \pi^*_{w,\tau})\big]$$
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array, Float
+
+from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite import planning
+from bilevel_rl.finite.problem import BilevelProblem
+
+NEWTON_TOLERANCE = 1e-12  # ours: relative size of the last step of an inner solve, 64 bit
+
+
+def lower_return(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
+    r"""$J_\tau(x, \pi)$, the discounted sum; differentiable in x and pi."""
+    return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
+
+
+def lower_optimum(problem: BilevelProblem, x, tau) -> planning.Plan:
+    r"""$\pi^*_\tau(x)$ and its values; tau = 0 (a Python number) gives the limit policy of the unregularised problem."""
+    mdp, reward = problem.transitions(x), problem.reward(x)
+    if isinstance(tau, (int, float)) and tau == 0:
+        return planning.hard_optimal(mdp, reward)
+    return planning.soft_optimal(mdp, reward, tau)
+
+
+def hyper_objective(problem: BilevelProblem, x, tau) -> Float[Array, ""]:
+    r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0."""
+    return problem.objective.value(x, lower_optimum(problem, x, tau).pi, problem)
+
+
+def hyper_gradient(problem: BilevelProblem, x, tau) -> Float[Array, " d"]:
+    r"""$\nabla \Phi_\tau(x)$ by the implicit function theorem: one Newton solve and one linear solve. $O(S^3)$ dense."""
+    return jax.grad(lambda x: hyper_objective(problem, x, tau))(x)
+
+
+def penalised_policy(problem: BilevelProblem, x, w, tau, max_iterations: int = 500) -> Float[Array, "S A"]:
+    r"""$\pi^*_{w,\tau}(x) = \mathrm{argmax}_\pi J_\tau(x, \pi) - w f(x, \pi)$.
+
+    Where f is linear in the visitation with utility u this is the soft optimum for the reward $r_x + (1-\gamma) w u_x$.
+    Otherwise natural-gradient ascent in the logits with step $(1-\gamma)/(\tau d(s) \pi(a|s))$, which is soft policy
+    iteration when w = 0 and converges linearly at rate O(w) (ours).
+
+    Returns:
+        [S, A].
+    """
+    mdp, reward = problem.transitions(x), problem.reward(x)
+    if problem.objective.linear:
+        bonus = (1 - mdp.discount) * w * problem.objective.bonus(x)
+        return planning.soft_optimal(mdp, reward + bonus, tau).pi
+
+    def lagrangian(logits):
+        pi = jax.nn.softmax(logits)
+        return planning.expected_return(mdp, reward, pi, tau) - w * problem.objective.value(x, pi, problem)
+
+    def unfinished(carry):
+        _, _, step, _, k = carry
+        return (step > NEWTON_TOLERANCE) & (k < max_iterations)
+
+    def ascend(carry):
+        logits, best, _, damping, k = carry
+        pi = jax.nn.softmax(logits)
+        d = planning.visitation(mdp, pi)
+        direction = (1 - mdp.discount) / tau * jax.grad(lagrangian)(logits) / (d[:, None] * pi)
+        candidate = jax.nn.log_softmax(logits + damping * direction)
+        value = lagrangian(candidate)
+        # rounding alone may lower the value by this much at the optimum
+        better = value >= best - 1e-13 * (1 + jnp.abs(best))
+        step = jnp.max(jnp.abs(jnp.where(better, candidate - logits, jnp.inf)))
+        return (
+            jnp.where(better, candidate, logits), jnp.where(better, value, best), step,
+            jnp.where(better, jnp.minimum(1.0, 1.5 * damping), damping / 4), k + 1,
+        )  # fmt: skip
+
+    logits = jax.nn.log_softmax(planning.soft_optimal(mdp, reward, tau).Q / tau)
+    start = (logits, lagrangian(logits), jnp.array(jnp.inf), jnp.array(1.0), 0)
+    return jax.nn.softmax(jax.lax.while_loop(unfinished, ascend, start)[0])
+
+
+def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w) -> Float[Array, " d"]:
+    r"""The penalty hyper-gradient at given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
+
+    The entropy of a fixed policy does not depend on x, so tau matters only where x moves the transitions.
+    """
+
+    def lagrangian(x):
+        mdp, reward = problem.transitions(x), problem.reward(x)
+        tau = problem.temperature() if problem.moves_transitions else 0.0
+        gap = planning.expected_return(mdp, reward, pi, tau) - planning.expected_return(mdp, reward, pi_l, tau)
+        return problem.objective.value(x, pi_l, problem) + gap / w
+
+    return jax.grad(lagrangian)(x)
+
+
+def penalty_hyper_gradient(problem: BilevelProblem, x, w, tau) -> Float[Array, " d"]:
+    r"""$\nabla \Phi_{w,\tau}(x)$, exactly: both followers solved. Its distance from $\nabla\Phi_\tau$ is $O(w)$."""
+    pi = lower_optimum(problem, x, tau).pi
+    return penalty_estimate(problem, x, pi, penalised_policy(problem, x, w, tau), w)
+
+
+def lower_gap(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:
+    r"""$J_\tau(x, \pi^*_\tau(x)) - J_\tau(x, \pi) \ge 0$: how far a follower is from optimal."""
+    best = lower_return(problem, x, lower_optimum(problem, x, tau).pi, tau)
+    return best - lower_return(problem, x, pi, tau)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best x found by brute force.
+
+    Attributes:
+        x: [d].
+        value: hyper-objective there.
+        grid_value: best value on the grid, before polishing.
+    """
+
+    x: np.ndarray
+    value: float
+    grid_value: float
+
+
+def brute_force(problem: BilevelProblem, tau: float, points: int = 41, polish: int = 5) -> Optimum:
+    """The global optimum over a box of at most three dimensions: a grid, then bounded quasi-Newton from its best points.
+
+    Args:
+        points: grid points a dimension.
+        polish: how many of the best grid points are polished with exact hyper-gradients.
+
+    Raises:
+        InvalidProblem: x has no box, or more than three dimensions.
+    """
+    box = problem.box()
+    d = problem.x0.shape[0]
+    if box is None or d > 3:
+        raise InvalidProblem(
+            message(f"brute_force({problem.name})", f"{d} dimensions, box {'absent' if box is None else 'present'}",
+                    "x needs a box and at most 3 dimensions", "Use multi-start exact_descent instead")
+        )  # fmt: skip
+    low, high = (np.asarray(b, float) for b in box)
+    axes = [np.linspace(low[i], high[i], points) for i in range(d)]
+    grid = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, d))
+    objective = jax.jit(lambda p, x: hyper_objective(p, x, tau))
+    values = np.asarray(jax.lax.map(lambda x: objective(problem, x), grid, batch_size=64))
+    fun = jax.jit(jax.value_and_grad(lambda x: hyper_objective(problem, x, tau)))
+    order = np.argsort(values)
+    best_x, best = np.asarray(grid[order[0]]), float(values[order[0]])
+    for index in order[:polish]:
+        found = scipy.optimize.minimize(
+            lambda x: tuple(np.asarray(v, float) for v in fun(jnp.asarray(x))), np.asarray(grid[index]), jac=True,
+            method="L-BFGS-B", bounds=list(zip(low, high, strict=True)), options={"ftol": 1e-15, "gtol": 1e-12},
+        )  # fmt: skip
+        if float(found.fun) < best:
+            best_x, best = np.asarray(found.x), float(found.fun)
+    return Optimum(best_x, best, float(values[order[0]]))

@@ -1,0 +1,111 @@
+"""Drawing from a finite MDP: restart chains whose law is the visitation, i.i.d. visitation draws, trajectories.
+
+Every draw is a pure function of uniform numbers in [0, 1). Two chains fed the same numbers share their randomness
+(common random numbers). Costs do not depend on the number of states.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bilevel_rl.finite.mdp import FiniteMDP
+
+
+def choose(p: Float[Array, "*N A"], u: Float[Array, "*N"]) -> Int[Array, "*N"]:
+    """Index drawn from each row of `p` by inverse CDF."""
+    cdf = jnp.cumsum(p, axis=-1)
+    # scaled by the row's own sum, so that rounding never selects past the end
+    return jnp.sum(cdf[..., :-1] <= (u * cdf[..., -1])[..., None], axis=-1)
+
+
+def start_state(mdp: FiniteMDP, u: Float[Array, "*N"]) -> Int[Array, "*N"]:
+    """First states drawn from `mdp.start` by its alias table: O(1) each."""
+    scaled = u * mdp.n_states
+    cell = jnp.minimum(scaled.astype(jnp.int32), mdp.n_states - 1)
+    return jnp.where(scaled - cell < mdp.start_keep[cell], cell, mdp.start_alias[cell])
+
+
+def next_state(mdp: FiniteMDP, s: Int[Array, "*N"], a: Int[Array, "*N"], u: Float[Array, "*N"]) -> Int[Array, "*N"]:
+    """Next states. Where the episode ends, what is left of `u` draws the new episode's first state."""
+    p = mdp.probabilities[s, a]
+    k = choose(p, u)
+    s_next = mdp.successors[s, a, k]
+    if not mdp.episodic:
+        return s_next
+    chosen = jax.nn.one_hot(k, p.shape[-1])
+    below = jnp.sum(p * (jnp.arange(p.shape[-1]) < k[..., None]), axis=-1)
+    left = jnp.clip((u * jnp.sum(p, -1) - below) / jnp.sum(p * chosen, -1), 0.0, 1.0 - 1e-12)
+    return jnp.where(s_next == mdp.n_states, start_state(mdp, left), s_next)
+
+
+def continue_chain(
+    mdp: FiniteMDP, s_next: Int[Array, " N"], u: Float[Array, " N"]
+) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
+    r"""The restart chain: with probability $1-\gamma$ start anew from rho. Its stationary law is the visitation.
+
+    Returns:
+        The states to go on from, and which of them are restarts.
+    """
+    restart = u < 1 - mdp.discount
+    fresh = start_state(mdp, jnp.minimum(u / (1 - mdp.discount), 1 - 1e-12))
+    return jnp.where(restart, fresh, s_next), restart
+
+
+def visit_mean(index: Int[Array, " N"], size: int, values: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+    """Divide each sample's value by how many samples of the batch share its index.
+
+    Added up by index, the results are the mean over the samples that visit it.
+    """
+    if index.shape[0] == 1:
+        return values
+    count = jnp.zeros(size, values.dtype).at[index].add(1.0)[index]
+    return values / count.reshape(count.shape + (1,) * (values.ndim - 1))
+
+
+class Trajectories(NamedTuple):
+    """N trajectories of T steps: states [N, T], actions [N, T]."""
+
+    s: Int[Array, "N T"]
+    a: Int[Array, "N T"]
+
+
+def trajectories(
+    mdp: FiniteMDP, pi: Float[Array, "S A"], u_start: Float[Array, " N"], u: Float[Array, "N T 2"]
+) -> Trajectories:
+    """Trajectories from `start` under `pi`, without discount or restart of their own."""
+
+    def step(s, u):
+        a = choose(pi[s], u[:, 0])
+        return next_state(mdp, s, a, u[:, 1]), (s, a)
+
+    _, (s, a) = jax.lax.scan(step, start_state(mdp, u_start), jnp.moveaxis(u, 1, 0))
+    return Trajectories(s.T, a.T)
+
+
+def visitation_draws(
+    mdp: FiniteMDP, logits: Float[Array, "S A"], key: Array, n: int
+) -> tuple[Int[Array, " N"], Int[Array, ""]]:
+    r"""n independent states from $d^\pi$, each the end of a fresh trajectory of geometric length.
+
+    Honest i.i.d. sampling: every transition on the way is counted.
+
+    Returns:
+        states [n], and the number of transitions used.
+    """
+    key, first = jax.random.split(key)
+    u = jax.random.uniform(first, (2, n))
+    length = jnp.floor(jnp.log1p(-u[0]) / jnp.log(mdp.discount)).astype(jnp.int32)
+
+    def walk(carry):
+        t, s, key = carry
+        key, sub = jax.random.split(key)
+        v = jax.random.uniform(sub, (2, n))
+        a = choose(jax.nn.softmax(logits[s]), v[0])
+        return t + 1, jnp.where(t < length, next_state(mdp, s, a, v[1]), s), key
+
+    _, s, _ = jax.lax.while_loop(lambda c: c[0] < jnp.max(length), walk, (0, start_state(mdp, u[1]), key))
+    return s, jnp.sum(length)

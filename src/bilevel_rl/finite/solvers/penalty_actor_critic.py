@@ -11,28 +11,13 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import planning, sampling
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite import followers
+from bilevel_rl.finite.followers import Follower
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import TimeScales
-
-
-class Follower(eqx.Module):
-    """One lower level: an actor, its critic, and the chains that feed them.
-
-    Attributes:
-        theta: [S, A] logits of the policy.
-        V: [S] critic of the entropy-regularised value.
-        s: [N] where the chains are.
-    """
-
-    theta: Float[Array, "S A"]
-    V: Float[Array, " S"]
-    s: Int[Array, " N"]
 
 
 class PenaltyState(State):
@@ -41,14 +26,6 @@ class PenaltyState(State):
     follower: Follower
     follower_l: Follower
     direction: Float[Array, " d"]
-
-
-class Transition(eqx.Module):
-    """N transitions (s, a, s') of one follower, [N] each."""
-
-    s: Int[Array, " N"]
-    a: Int[Array, " N"]
-    s_next: Int[Array, " N"]
 
 
 class PenaltyActorCritic(Solver):
@@ -87,27 +64,22 @@ class PenaltyActorCritic(Solver):
 
     def check(self, problem: BilevelProblem) -> None:
         self.scales.check(f"{self.name}.scales")
-        check_chains(self.name, self.chains)
-        for field, value, good, allowed in (
+        followers.check_chains(self.name, self.chains)
+        followers.check_fields(
+            self.name,
             ("momentum", self.momentum, 0 <= self.momentum < 1, "it must be in [0, 1)"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
             ("sampling", self.sampling, self.sampling in ("chain", "iid"), "it must be 'chain' or 'iid'"),
             ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
-        ):
-            if not good:
-                raise InvalidConfig(message(f"{self.name}.{field}", value, allowed, f"Change {field}"))
+        )
 
     def draws(self, problem: BilevelProblem) -> int:
         return 6 * self.chains + problem.objective.draws(problem)
 
     def init(self, problem: BilevelProblem, x0, key) -> PenaltyState:
-        S, A = problem.mdp.n_states, problem.mdp.n_actions
         u = jax.random.uniform(key, (2, self.chains))
-        followers = [
-            Follower(jnp.zeros((S, A)), jnp.zeros(S), sampling.start_state(problem.mdp, u[0 if self.common_noise else i]))
-            for i in range(2)
-        ]
-        return PenaltyState(x0, jnp.zeros((), int), followers[0], followers[1], jnp.zeros_like(x0))
+        pair = [followers.start(problem.mdp, u[0 if self.common_noise else i]) for i in range(2)]
+        return PenaltyState(x0, jnp.zeros((), int), pair[0], pair[1], jnp.zeros_like(x0))
 
     def step(self, problem: BilevelProblem, state: PenaltyState, k, noise) -> PenaltyState:
         now, gamma, x = self.scales.at(k), problem.mdp.discount, state.x
@@ -115,8 +87,9 @@ class PenaltyActorCritic(Solver):
         u = noise[: 6 * self.chains].reshape(2, 3, self.chains)
 
         # draw (s, a, s') with a ~ pi_theta, and (s_, a_, s_') with a_ ~ pi_theta^L
-        seen, follower, used = self._draw(mdp, state.follower, u[0])
-        seen_l, follower_l, used_l = self._draw(mdp, state.follower_l, u[0 if self.common_noise else 1])
+        seen, follower, used = followers.draw(mdp, state.follower, u[0], self.sampling)
+        u_l = u[0 if self.common_noise else 1]
+        seen_l, follower_l, used_l = followers.draw(mdp, state.follower_l, u_l, self.sampling)
 
         r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
         penalty = 0.0
@@ -128,21 +101,12 @@ class PenaltyActorCritic(Solver):
             penalty, used = (1 - gamma) * now.w * xi.grad_theta, used + xi.transitions
 
         # V <- Pi_B(V + beta G);  theta <- theta + alpha F
-        bound = (self.reward_bound * (1 + now.w) + now.tau * jnp.log(mdp.n_actions)) / (1 - gamma)
-        follower = self._learn(follower, seen, r, now, gamma, bound)
-        follower_l = self._learn(follower_l, seen_l, r_l, now, gamma, bound, penalty)
+        bound = followers.value_bound(problem, now, self.reward_bound)
+        follower = followers.learn(follower, seen, r, now, gamma, bound)
+        follower_l = followers.learn(follower_l, seen_l, r_l, now, gamma, bound, penalty)
 
         # x <- x - zeta D,   D = g_x + (grad r(s, a) - grad r(s_, a_)) / (w (1 - gamma))
-        def lagrangian(x):
-            rewards = jnp.mean(problem.reward_at(x, seen.s, seen.a)) - jnp.mean(problem.reward_at(x, seen_l.s, seen_l.a))
-            if problem.moves_transitions:
-                rewards = rewards + gamma * (
-                    _kernel_score(problem, x, seen, follower.V) - _kernel_score(problem, x, seen_l, follower_l.V)
-                )
-            upper = objective.cost(x) - jnp.mean(objective.bonus_at(x, seen_l.s, seen_l.a)) if objective.linear else 0.0
-            return upper + rewards / (now.w * (1 - gamma))
-
-        D = jax.grad(lagrangian)(x)
+        D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
         D = D if objective.linear else D + xi.grad_x
         direction = self.momentum * state.direction + (1 - self.momentum) * D
         moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)
@@ -150,37 +114,3 @@ class PenaltyActorCritic(Solver):
 
     def policies(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta), jax.nn.softmax(state.follower_l.theta)
-
-    def _draw(self, mdp: FiniteMDP, f: Follower, u: Float[Array, "3 N"]) -> tuple[Transition, Follower, Array]:
-        s, walked = f.s, 0
-        if self.sampling == "iid":
-            key = jax.random.key((u[2, 0] * 2**32).astype(jnp.uint32))
-            s, walked = sampling.visitation_draws(mdp, f.theta, key, self.chains)
-        a = sampling.choose(jax.nn.softmax(f.theta[s]), u[0])
-        s_next = sampling.next_state(mdp, s, a, u[1])
-        onward, _ = sampling.continue_chain(mdp, s_next, u[2])
-        return Transition(s, a, s_next), Follower(f.theta, f.V, onward), jnp.asarray(self.chains + walked)
-
-    @staticmethod
-    def _learn(f: Follower, seen: Transition, r, now, gamma, bound, penalty=0.0) -> Follower:
-        pi = jax.nn.softmax(f.theta[seen.s])  # [N, A]
-        delta = r + now.tau * planning.entropy(pi) + gamma * f.V[seen.s_next] - f.V[seen.s]
-        delta = sampling.visit_mean(seen.s, f.V.shape[0], delta)
-        V = f.V.at[seen.s].add(now.beta * delta)
-        V = V.at[seen.s].set(jnp.clip(V[seen.s], -bound, bound))
-        score = jax.nn.one_hot(seen.a, pi.shape[1]) - pi  # grad log pi(a|s) in the logits of s
-        theta = f.theta.at[seen.s].add(now.alpha * delta[:, None] * score)
-        return Follower(theta - now.alpha * penalty, V, f.s)
-
-
-def _kernel_score(problem: BilevelProblem, x, seen: Transition, V) -> Array:
-    r"""A function of x whose gradient is the sample mean of $\nabla_x \log P_x(s'|s,a)\, V(s')$."""
-    mdp = problem.transitions(x)
-    p = jnp.sum(mdp.probabilities[seen.s, seen.a] * (mdp.successors[seen.s, seen.a] == seen.s_next[:, None]), -1)
-    return jnp.mean(p / jax.lax.stop_gradient(p) * V[seen.s_next])
-
-
-def check_chains(where: str, chains: int) -> None:
-    """Raise unless there is at least one chain."""
-    if chains < 1:
-        raise InvalidConfig(message(f"{where}.chains", chains, "at least one chain is needed", "Set chains >= 1"))

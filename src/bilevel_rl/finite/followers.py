@@ -1,0 +1,166 @@
+r"""The sampled lower level: a follower's actor and critic, its chains, and the penalty's gradient from its transitions.
+
+The pieces that the sample-based solvers share. Each is one line of the paper's algorithm:
+
+$$V \leftarrow \Pi_B(V + \beta_k G), \qquad \theta \leftarrow \theta + \alpha_k F, \qquad
+D = g_x + \frac{\nabla_x r_x(s,a) - \nabla_x r_x(\bar s, \bar a)}{w (1-\gamma)}$$
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.finite import planning, sampling
+from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.schedules import Sequences
+
+Sampling = Literal["chain", "iid"]
+
+
+class Follower(eqx.Module):
+    """One lower level: an actor, its critic, and the chains that feed them.
+
+    Attributes:
+        theta: [S, A] logits of the policy.
+        V: [S] critic of the entropy-regularised value.
+        s: [N] where the chains are.
+    """
+
+    theta: Float[Array, "S A"]
+    V: Float[Array, " S"]
+    s: Int[Array, " N"]
+
+
+class Transition(eqx.Module):
+    """N transitions (s, a, s') of one follower, [N] each."""
+
+    s: Int[Array, " N"]
+    a: Int[Array, " N"]
+    s_next: Int[Array, " N"]
+
+
+def start(mdp: FiniteMDP, u: Float[Array, " N"]) -> Follower:
+    """A uniform policy, a critic of zeros, and N chains that start from rho."""
+    S, A = mdp.n_states, mdp.n_actions
+    return Follower(jnp.zeros((S, A)), jnp.zeros(S), sampling.start_state(mdp, u))
+
+
+def draw(
+    mdp: FiniteMDP, f: Follower, u: Float[Array, "3 N"], how: Sampling = "chain"
+) -> tuple[Transition, Follower, Int[Array, ""]]:
+    """One transition of each chain under the follower's policy.
+
+    Args:
+        mdp: transitions under the present x.
+        f: the follower.
+        u: [3, N] uniform numbers: action, next state, restart (and the key of the walks when `how` is `"iid"`).
+        how: `"chain"` goes on along restart chains; `"iid"` walks fresh geometric trajectories, every step counted.
+
+    Returns:
+        The transitions, the follower with its chains moved on, and the number of transitions used.
+    """
+    s, walked = f.s, 0
+    if how == "iid":
+        key = jax.random.key((u[2, 0] * 2**32).astype(jnp.uint32))
+        s, walked = sampling.visitation_draws(mdp, f.theta, key, u.shape[1])
+    a = sampling.choose(jax.nn.softmax(f.theta[s]), u[0])
+    s_next = sampling.next_state(mdp, s, a, u[1])
+    onward, _ = sampling.continue_chain(mdp, s_next, u[2])
+    return Transition(s, a, s_next), Follower(f.theta, f.V, onward), jnp.asarray(u.shape[1] + walked)
+
+
+def value_bound(problem: BilevelProblem, now: Sequences, reward_bound) -> Array:
+    r"""$B = (|r|_{max} (1 + w) + \tau \log A)/(1-\gamma)$: no value of either follower exceeds it."""
+    gamma = problem.mdp.discount
+    return (reward_bound * (1 + now.w) + now.tau * jnp.log(problem.mdp.n_actions)) / (1 - gamma)
+
+
+def learn(
+    f: Follower, seen: Transition, r: Float[Array, " N"], now: Sequences, gamma, bound,
+    penalty: Float[Array, "S A"] | float = 0.0,
+) -> Follower:  # fmt: skip
+    r"""Critic and actor from N transitions; samples of the same state are averaged.
+
+    $$\delta = r + \tau E(\pi, s) + \gamma V(s') - V(s), \quad V(s) \leftarrow \Pi_B(V(s) + \beta\delta), \quad
+    \theta(s,\cdot) \leftarrow \theta(s,\cdot) + \alpha\,\delta\,\nabla\log\pi(a|s) - \alpha\, p$$
+
+    Args:
+        r: [N] rewards of the transitions, in units of reward.
+        bound: B of the critic's ball.
+        penalty: [S, A] p, what the upper objective subtracts from the actor's direction.
+    """
+    pi = jax.nn.softmax(f.theta[seen.s])  # [N, A]
+    delta = r + now.tau * planning.entropy(pi) + gamma * f.V[seen.s_next] - f.V[seen.s]
+    delta = sampling.visit_mean(seen.s, f.V.shape[0], delta)
+    V = f.V.at[seen.s].add(now.beta * delta)
+    V = V.at[seen.s].set(jnp.clip(V[seen.s], -bound, bound))
+    score = jax.nn.one_hot(seen.a, pi.shape[1]) - pi  # grad log pi(a|s) in the logits of s
+    theta = f.theta.at[seen.s].add(now.alpha * delta[:, None] * score)
+    return Follower(theta - now.alpha * penalty, V, f.s)
+
+
+def penalty_direction(
+    problem: BilevelProblem, x: Float[Array, " d"], seen: Transition, seen_l: Transition,
+    V: Float[Array, " S"], V_l: Float[Array, " S"], w,
+) -> Float[Array, " d"]:  # fmt: skip
+    r"""D from transitions of both followers, without $g_x$ of objectives that are not linear in the visitation.
+
+    $$D = \nabla_x c(x) - \nabla_x u_x(\bar s, \bar a) + \frac{1}{w(1-\gamma)}
+    \big(\nabla_x r_x(s, a) - \nabla_x r_x(\bar s, \bar a)\big)$$
+
+    averaged over the transitions. Where x moves the probabilities, $\gamma \nabla_x \log P_x(s'|s,a) V(s')$ joins
+    $\nabla_x r_x(s,a)$ for each follower (ours: the derivative of the Bellman equation). A critic of the penalised reward
+    $r_x + (1-\gamma) w u_x$ then also brings the kernel's part of $\nabla_x f$.
+    """
+    gamma = problem.mdp.discount
+
+    def lagrangian(x):
+        rewards = jnp.mean(problem.reward_at(x, seen.s, seen.a)) - jnp.mean(problem.reward_at(x, seen_l.s, seen_l.a))
+        if problem.moves_transitions:
+            moved = kernel_score(problem, x, seen, V) - kernel_score(problem, x, seen_l, V_l)
+            rewards = rewards + gamma * moved
+        upper = 0.0
+        if problem.objective.linear:
+            upper = problem.objective.cost(x) - jnp.mean(problem.objective.bonus_at(x, seen_l.s, seen_l.a))
+        return upper + rewards / (w * (1 - gamma))
+
+    return jax.grad(lagrangian)(x)
+
+
+def kernel_score(problem: BilevelProblem, x: Float[Array, " d"], seen: Transition, V: Float[Array, " S"]) -> Array:
+    r"""A function of x whose gradient is the sample mean of $\nabla_x \log P_x(s'|s,a)\, V(s')$."""
+    mdp = problem.transitions(x)
+    p = transition_probability(mdp, seen)
+    return jnp.mean(p / jax.lax.stop_gradient(p) * V[seen.s_next])
+
+
+def transition_probability(mdp: FiniteMDP, seen: Transition) -> Float[Array, " N"]:
+    """$P(s'|s,a)$ of each transition, restarts of ended episodes included. Cost O(N K)."""
+    successors = mdp.successors[seen.s, seen.a]  # [N, K]
+    there = (successors == seen.s_next[:, None]).astype(mdp.probabilities.dtype)
+    if mdp.episodic:
+        there = there + (successors == mdp.n_states) * mdp.start[seen.s_next][:, None]
+    return jnp.sum(mdp.probabilities[seen.s, seen.a] * there, -1)
+
+
+# -- checks every sampled solver makes ------------------------------------------------------------------------------
+
+
+def check_chains(where: str, chains: int) -> None:
+    """Raise `InvalidConfig` unless there is at least one chain."""
+    if chains < 1:
+        raise InvalidConfig(message(f"{where}.chains", chains, "at least one chain is needed", "Set chains >= 1"))
+
+
+def check_fields(where: str, *fields: tuple[str, Any, bool, str]) -> None:
+    """Raise `InvalidConfig` for the first field (name, value, is it good, what is allowed) that is not good."""
+    for field, value, good, allowed in fields:
+        if not good:
+            raise InvalidConfig(message(f"{where}.{field}", value, allowed, f"Change {field}"))

@@ -180,18 +180,7 @@ class Run:
             RunNotFound: the folder is missing, half-written, or of another format version.
         """
         folder = Path(folder)
-        header = read_json(folder / "run.json")
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            got = header.get("format") if isinstance(header, dict) else type(header).__name__
-            raise RunNotFound(
-                message(
-                    str(folder / "run.json"), f"run format {got!r}", f"this version reads format {FORMAT}",
-                    "Read it with the version that wrote it (provenance names it), or run it again",
-                )
-            )  # fmt: skip
-        missing = {"kind", "name", "problem", "config", "provenance"} - header.keys()
-        if missing:
-            raise _unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
+        header = read_header(folder)
         lines = folder / "metrics.jsonl"
         trace = read_lines(lines) if lines.exists() else read_arrays(folder / "metrics.npz")
         return cls(
@@ -199,6 +188,28 @@ class Run:
             trace=trace, status=read_json(folder / "status.json"), provenance=header["provenance"],
             seed=header.get("seed", 0),
         )  # fmt: skip
+
+
+def read_header(folder: str | Path) -> dict[str, Any]:
+    """What `run.json` holds, checked.
+
+    Raises:
+        RunNotFound: missing, half-written, or of another format version.
+    """
+    folder = Path(folder)
+    header = read_json(folder / "run.json")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        got = header.get("format") if isinstance(header, dict) else type(header).__name__
+        raise RunNotFound(
+            message(
+                str(folder / "run.json"), f"run format {got!r}", f"this version reads format {FORMAT}",
+                "Read it with the version that wrote it (provenance names it), or run it again",
+            )
+        )  # fmt: skip
+    missing = {"kind", "name", "problem", "config", "provenance"} - header.keys()
+    if missing:
+        raise _unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
+    return header
 
 
 def make_folder(folder: str | Path) -> Path:

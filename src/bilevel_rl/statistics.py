@@ -71,6 +71,26 @@ def success_rate(hits: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(hits.mean()), float(result.low), float(result.high))
 
 
+def samples_to_target(samples: ArrayLike, hits: ArrayLike) -> np.ndarray:
+    """Samples at the first record from which a run stays at its target; infinite where it ends elsewhere.
+
+    Args:
+        samples: [runs, records].
+        hits: [runs, records] whether the run is at its target.
+
+    Returns:
+        [runs].
+
+    Example:
+        >>> samples_to_target([[0, 10, 20, 30]], [[True, False, True, True]]).tolist()
+        [20.0]
+    """
+    samples, hits = np.asarray(samples, float), np.asarray(hits, bool)
+    stays = np.logical_and.accumulate(hits[:, ::-1], axis=1)[:, ::-1]
+    first = samples[np.arange(len(samples)), stays.argmax(axis=1)]
+    return np.where(stays.any(axis=1), first, np.inf)
+
+
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     """Fraction of runs whose score is at most each threshold (scores are losses: lower is better).
 

@@ -1,0 +1,9 @@
+"""The paper's experiments, one file each: settings, `run()`, and `main(argv)` for the command line."""
+
+# name -> (module with `main(argv) -> int`, what it shows)
+ALL: dict[str, tuple[str, str]] = {
+    "gridworld": (
+        "bilevel_rl.experiments.gridworld",
+        "goal placement on a 6x6 grid: the recommended solver, the paper's, every baseline, at equal samples",
+    ),
+}

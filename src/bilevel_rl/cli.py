@@ -1,0 +1,77 @@
+"""The command line: one verb, one file in `bilevel_rl.commands`. Dispatch only."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from bilevel_rl import __version__
+from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
+
+# verb -> (module with `main(argv) -> int`, what it does)
+VERBS: dict[str, tuple[str, str]] = {
+    "list": ("bilevel_rl.commands.list", "problems, solvers and experiments, with what each is"),
+    "run": ("bilevel_rl.commands.run", "a solver on a problem; many seeds at once"),
+    "resume": ("bilevel_rl.commands.resume", "go on with a run that was stopped, to the same bits"),
+    "check": ("bilevel_rl.commands.check", "is a problem well posed? shapes, derivatives, projection, objective"),
+    "plan": ("bilevel_rl.commands.plan", "propose the five sequences from measured gradients and noise"),
+    "sweep": ("bilevel_rl.commands.sweep", "tune a solver under a sample budget, in one compiled program"),
+    "diagnose": ("bilevel_rl.commands.diagnose", "gradient dominance, bias in w and tau, measured rate"),
+    "compare": ("bilevel_rl.commands.compare", "several solvers on one problem at equal samples"),
+    "report": ("bilevel_rl.commands.report", "one self-contained HTML page from run folders"),
+    "experiments": ("bilevel_rl.commands.experiments", "the paper's experiments, whole: runs, table, report"),
+    "bench": ("bilevel_rl.commands.bench", "the speed and quality benchmarks of a source checkout"),
+    "cite": ("bilevel_rl.commands.cite", "BibTeX of a problem, a solver or a run folder"),
+    "llm": ("bilevel_rl.llm.commands", "language models: happy-tweets, train, resume, sample, export, judge"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 1 the answer is no, 2 wrong input, 130 interrupted.
+
+    Example:
+        >>> main(["--version"])
+        bilevel-rl 0.1.0
+        0
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except BilevelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; a run folder keeps its last checkpoint: `bilevel-rl resume FOLDER`", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as with `bilevel-rl list | head`
+        sys.stderr.close()
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] in ("-V", "--version", "version"):
+        print(f"bilevel-rl {__version__}")
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise InvalidConfig(
+            message("bilevel-rl", f"the verb {verb!r}", did_you_mean(verb, VERBS), "`bilevel-rl --help` explains each")
+        )
+    return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+
+
+def overview() -> str:
+    """The text of `bilevel-rl --help`."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items())
+    return (
+        f"bilevel-rl {__version__}: bi-level reinforcement learning\n\n"
+        f"usage: bilevel-rl VERB ...\n\n{verbs}\n\n"
+        "Start with:  bilevel-rl run goal_placement --samples 400000 --runs 10\n"
+        "Each verb has its own --help; options of a problem and a solver are listed by\n"
+        "  bilevel-rl run PROBLEM SOLVER --help"
+    )

@@ -1,0 +1,48 @@
+"""`bilevel-rl check PROBLEM`: is it well posed?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bilevel_rl.commands import screen
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.finite import checks
+from bilevel_rl.launch import load, options
+
+USAGE = "usage: bilevel-rl check PROBLEM [SOLVER] [--problem.* --solver.*]    PROBLEM: a name, or FILE.py:NAME"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check a problem thoroughly, and a solver's settings on it; the error says what is wrong."""
+    from bilevel_rl.commands.run import _group
+
+    words, rest = screen.split_words(argv)
+    if not words:
+        if set(rest) & {"-h", "--help"}:
+            print(USAGE)
+            return 0
+        raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))
+    target = load.find_problem(words[0])
+    solver = load.find_solver(words[1]) if len(words) > 1 else None
+    groups = _group("problem", target) + ([] if solver is None else _group("solver", solver))
+    kind = dataclasses.make_dataclass("Options", groups, frozen=True, kw_only=True)
+    kind.__doc__ = target.summary
+    given = options.parse(f"check {' '.join(words)}", kind, rest, target.summary)
+    problem = target.build(options.values(given.problem) if target.options else {})
+    checks.check_problem(problem, thorough=True)
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    print(f"{words[0]}: well posed. {S} states, {A} actions, discount {float(problem.mdp.discount):g}, "
+          f"{problem.x0.shape[0]} upper variables, "
+          f"{'reward and transitions depend' if problem.moves_transitions else 'reward depends'} on x, objective "
+          f"{'linear' if problem.objective.linear else 'not linear'} in the visitation")  # fmt: skip
+    print("checked: shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
+          "hyper-objective and hyper-gradient, at x0 and three points near it")  # fmt: skip
+    if solver is not None:
+        made = solver.build(options.values(given.solver) if solver.options else {})
+        made.check(problem)
+        scales = getattr(made, "scales", None)
+        for sentence in scales.broken_constraints(float(problem.mdp.discount)) if scales is not None else ():
+            print(f"warning: {words[1]}: {sentence}")
+        print(f"{words[1]}: can be run on it")
+    return 0

@@ -1,0 +1,99 @@
+"""`bilevel-rl compare PROBLEM --solvers A B`: several solvers at an equal number of samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bilevel_rl.commands import screen
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.launch import execute, load, options
+
+arg = tyro.conf.arg
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of a comparison."""
+
+    solvers: Annotated[
+        tuple[str, ...],
+        arg(help="names, each with its own settings if wanted: coupled_penalty:chains=32,scales.w.initial=0.05"),
+    ] = (load.RECOMMENDED, "penalty_actor_critic")
+    samples: Annotated[int, arg(help="transitions of every run")] = 200_000
+    iterations: Annotated[int, arg(help="iterations of solvers that use the model and no samples")] = 200
+    runs: Annotated[int, arg(help="independent seeds")] = 10
+    seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
+    out: Annotated[Path | None, arg(help="folder for the run folders; by default a new one below runs/")] = None
+
+
+USAGE = "usage: bilevel-rl compare PROBLEM --solvers A B ... --samples N --runs R [--problem.*]"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the solvers one after the other, print one table."""
+    from bilevel_rl.commands.run import _group, _stem
+
+    words, rest = screen.split_words(argv)
+    if len(words) != 1:
+        if set(rest) & {"-h", "--help"}:
+            words = ["goal_placement"]
+        else:
+            raise InvalidConfig(message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE))
+    problem = load.find_problem(words[0])
+    kind = dataclasses.make_dataclass(
+        "Options",
+        [
+            ("compare", Annotated[Settings, arg(name="")], dataclasses.field(default_factory=Settings)),
+            *_group("problem", problem),
+        ],
+        frozen=True, kw_only=True,
+    )  # fmt: skip
+    kind.__doc__ = f"Several solvers on one problem, at equal samples. {problem.summary}"
+    given = options.parse(f"compare {words[0]}", kind, rest, kind.__doc__)
+    settings = given.compare
+    folder = settings.out or screen.new_folder(Path("runs"), f"compare-{_stem(words[0])}")
+    problem_options = options.values(given.problem) if problem.options else {}
+    asks = [ask(text, problem, problem_options, settings) for text in settings.solvers]
+    if len({a.label for a in asks}) != len(asks):
+        raise InvalidConfig(
+            message("bilevel-rl compare --solvers", "the same solver twice", "each row needs a name of its own",
+                    "Give them different settings: NAME:field=value")
+        )  # fmt: skip
+    rows, optimum = [], None
+    for one in asks:
+        ready = execute.prepare(one, optimum)
+        optimum = ready.optimum
+        place = folder / one.label.replace(":", "-").replace("/", "-")
+        execute.keep_sources(one, ready.config, place)
+        with screen.progress(one.label, ready.config["iterations"]) as advance:
+            trace = ready.start(place, on_record=lambda k, _, advance=advance: advance(k))
+        rows.append((one.label, trace, None if optimum is None else optimum.value))
+    title = f"{words[0]}: {settings.runs} runs of {settings.samples:,} samples"
+    screen.console().print(screen.results_table(title, rows))
+    print(f"run folders: {folder}   report: bilevel-rl report {folder}")
+    return 0
+
+
+def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.Ask:
+    """One solver of the comparison, from `NAME` or `NAME:field=value,...`."""
+    name, _, given = text.partition(":") if "=" in text else (text, "", "")
+    target = load.find_solver(name)
+    solver_options = options.set_dotted(target.make, given)
+    plain = execute.Ask(
+        problem, target, problem_options, solver_options, samples=settings.samples, runs=settings.runs,
+        seed=settings.seed, label=text,
+    )  # fmt: skip
+    extra = [f"--solver.{part.partition('=')[0]} {part.partition('=')[2]}" for part in given.split(",") if part]
+    made = problem.build(problem_options)
+    exact = target.build(solver_options).draws(made) == 0
+    length = {"iterations": settings.iterations, "samples": None} if exact else {}
+    words = ["--iterations", str(settings.iterations)] if exact else ["--samples", str(settings.samples)]
+    command = shlex.join(["bilevel-rl", "run", problem.name, name, *words, "--runs", str(settings.runs),
+                          "--seed", str(settings.seed), *" ".join(extra).split()])  # fmt: skip
+    return dataclasses.replace(plain, command=command, **length)

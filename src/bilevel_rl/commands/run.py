@@ -1,0 +1,123 @@
+"""`bilevel-rl run PROBLEM [SOLVER]`: one solver, many seeds, one run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bilevel_rl.commands import screen
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.launch import execute, load, options
+
+arg = tyro.conf.arg
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of a run that belong to no solver and no problem."""
+
+    iterations: Annotated[int | None, arg(help="steps a run; give this or --samples")] = None
+    samples: Annotated[int | None, arg(help="transitions a run, an equal budget for every solver")] = None
+    runs: Annotated[int, arg(help="independent seeds, run side by side")] = 10
+    seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
+    out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
+    label: Annotated[str, arg(help="name of the method in tables and figures; the solver's when empty")] = ""
+    records: Annotated[int, arg(help="how many times a run is graded by the exact oracles")] = 100
+    tau: Annotated[float | None, arg(help="temperature at which results are graded; the problem's own when absent")] = None
+    tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
+
+
+USAGE = """usage: bilevel-rl run PROBLEM [SOLVER] [options]
+       bilevel-rl run --from FOLDER [--out FOLDER]
+
+PROBLEM and SOLVER are names that `bilevel-rl list` explains, or FILE.py:NAME for your own.
+Without SOLVER the recommended one is taken. With --from, the run of a folder is started anew.
+
+  bilevel-rl run goal_placement --samples 400000 --runs 10
+  bilevel-rl run goal_placement penalty_actor_critic --help     every option of both
+  bilevel-rl run my_problem.py:problem --iterations 2000
+
+options of the run:"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a solver on a problem; return 0, or 1 when every seed became non-finite."""
+    words, rest = screen.split_words(argv)
+    if rest[:1] == ["--from"]:
+        return _anew(words, rest)
+    if not words:
+        if set(rest) & {"-h", "--help"}:
+            print(USAGE)
+            for field in dataclasses.fields(Settings):
+                print(f"  --{field.name:<12} {Settings.__annotations__[field.name].split('help=')[1].strip(')]').strip(chr(34))}")
+            return 0
+        raise InvalidConfig(
+            message("bilevel-rl run", "no problem", "PROBLEM comes first", "`bilevel-rl list` names them")
+        )
+    ask, settings = read(words, rest)
+    folder = settings.out or screen.new_folder(Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}")
+    return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
+
+
+def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
+    """Words and options of a run as an `Ask` and its settings."""
+    if len(words) > 2:
+        raise InvalidConfig(
+            message("bilevel-rl run", f"the words {' '.join(words)!r}", "PROBLEM and at most one SOLVER come first",
+                    "To run several solvers use `bilevel-rl compare`")
+        )  # fmt: skip
+    problem, solver = load.find_problem(words[0]), load.find_solver(words[1] if len(words) == 2 else load.RECOMMENDED)
+    kind = dataclasses.make_dataclass(
+        "Options",
+        [
+            ("run", Annotated[Settings, tyro.conf.arg(name="")], dataclasses.field(default_factory=Settings)),
+            *_group("problem", problem),
+            *_group("solver", solver),
+        ],
+        frozen=True, kw_only=True,
+    )  # fmt: skip
+    kind.__doc__ = f"{problem.summary}\n\n{solver.summary}"
+    given = options.parse(f"run {' '.join(words)}", kind, rest, kind.__doc__)
+    settings = given.run
+    ask = execute.Ask(
+        problem, solver,
+        options.values(given.problem) if hasattr(given, "problem") else {},
+        options.values(given.solver) if hasattr(given, "solver") else {},
+        settings.iterations, settings.samples, settings.runs, settings.seed, settings.label, settings.records, settings.tau,
+        command=shlex.join(["bilevel-rl", "run", *words, *rest]),
+    )  # fmt: skip
+    return ask, settings
+
+
+def _group(word: str, target: load.Target) -> list[tuple[str, Any, Any]]:
+    if not target.options:
+        return []
+    kind = options.as_dataclass(word, target.options, target.summary)
+    try:
+        default = kind()
+    except TypeError:
+        return [(word, kind, dataclasses.field())]  # an option without a default: the user must give it
+    return [(word, kind, dataclasses.field(default_factory=lambda: default))]
+
+
+def _anew(words: Sequence[str], rest: Sequence[str]) -> int:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Anew:
+        from_: Annotated[Path, arg(name="from", help="run folder whose configuration is used")]
+        out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
+        tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
+
+    Anew.__annotations__["from_"] = Annotated[Path, arg(name="from", help="run folder whose configuration is used")]
+    given = options.parse("run --from", Anew, rest)
+    ready, ask = execute.again(given.from_)
+    folder = given.out or screen.new_folder(Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}")
+    return screen.show_run(ready, ask, folder, tensorboard=given.tensorboard)
+
+
+def _stem(name: str) -> str:
+    return Path(name.rpartition(":")[0] or name).stem

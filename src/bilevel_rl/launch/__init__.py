@@ -1,0 +1,4 @@
+"""From words to a run: names and options to objects, a sample budget to iterations, a run to its folder.
+
+The command line and the experiments both start runs here, so that every run folder can be rebuilt in the same way.
+"""

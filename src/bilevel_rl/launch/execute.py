@@ -1,0 +1,252 @@
+"""Start a run and write its folder: sample budget, best known value, configuration, progress, TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel_rl import records
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.finite import Trace, oracles, solve
+from bilevel_rl.launch import options
+from bilevel_rl.launch.load import Target, find_problem, find_solver, from_config
+
+BRUTE_FORCE_STATES = 200  # ours: above this, brute force would outlast the run it grades
+PROBE_ITERATIONS = 4  # ours: enough to average the i.i.d. sampler's random walk lengths over its chains
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What a run is asked to be.
+
+    Attributes:
+        problem, solver: what makes them.
+        problem_options, solver_options: nested plain values; what is absent keeps its default.
+        iterations: steps a run; or
+        samples: transitions a run, turned into iterations.
+        runs: independent seeds.
+        seed: the one integer.
+        label: name of the method in tables; the solver's when empty.
+        records: how many times the run is graded.
+        tau: temperature of grading; the problem's when None.
+        command: the command that makes this run, for captions.
+    """
+
+    problem: Target
+    solver: Target
+    problem_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    solver_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    iterations: int | None = None
+    samples: int | None = None
+    runs: int = 1
+    seed: int = 0
+    label: str = ""
+    records: int = 100
+    tau: float | None = None
+    command: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A run that can start: objects, iterations and the configuration its folder will hold."""
+
+    problem: Any
+    solver: Any
+    optimum: oracles.Optimum | None
+    config: dict[str, Any]
+
+    def start(self, folder: Path | None, resume: bool = False, on_record: Callable | None = None) -> Trace:
+        """Run it."""
+        c = self.config
+        return solve(
+            self.problem, self.solver, iterations=c["iterations"], runs=c["runs"], seed=c["seed"],
+            record_every=c["record_every"], tau=c["tau"], optimum=self.optimum, evaluate=c["evaluate"], folder=folder,
+            resume=resume, config=c, on_record=on_record,
+        )  # fmt: skip
+
+
+def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
+    """Build the objects, check the numbers, find the best known value.
+
+    Raises:
+        InvalidConfig, InvalidProblem: before any work starts.
+    """
+    if ask.runs < 1:
+        raise InvalidConfig(message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1"))
+    problem, solver = ask.problem.build(ask.problem_options), ask.solver.build(ask.solver_options)
+    solver.check(problem)
+    iterations = iterations_of(ask, problem, solver)
+    small = problem.mdp.n_states <= BRUTE_FORCE_STATES
+    tau = problem.temperature() if ask.tau is None else ask.tau
+    if optimum is None and small:
+        optimum = best_known(problem, tau)
+    config = {
+        "problem": ask.problem.name,
+        "problem_options": complete(ask.problem, ask.problem_options),
+        "solver": ask.solver.name,
+        "solver_options": complete(ask.solver, ask.solver_options),
+        "label": ask.label or getattr(solver, "name", ask.solver.name),
+        "iterations": iterations,
+        "record_every": max(1, iterations // max(1, ask.records)),
+        "runs": ask.runs,
+        "seed": ask.seed,
+        "tau": tau,
+        "evaluate": problem.mdp.n_states <= 5000,
+        "optimum": None if optimum is None else dataclasses.asdict(optimum),
+        "command": ask.command,
+    }
+    return Ready(problem, solver, optimum, config)
+
+
+def start(ask: Ask, folder: Path | None, optimum: oracles.Optimum | None = None, on_record: Callable | None = None) -> Trace:
+    """`prepare`, write the user's own source beside the run, and run."""
+    ready = prepare(ask, optimum)
+    if folder is not None:
+        keep_sources(ask, ready.config, folder)
+    return ready.start(folder, on_record=on_record)
+
+
+def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
+    """Copy a user's own files into the run folder, so that it can be rebuilt without them."""
+    if (folder / "run.json").exists():
+        raise InvalidConfig(
+            message(str(folder), "a folder that already holds a run", "a new run needs a folder of its own",
+                    "Choose another --out, or continue with `bilevel-rl resume`")
+        )  # fmt: skip
+    for word, target in (("problem", ask.problem), ("solver", ask.solver)):
+        if target.source is not None:
+            records.make_folder(folder)
+            records.write_bytes(folder / f"{word}.py", target.source.read_bytes())
+            config[f"{word}_source"] = f"{word}.py"
+
+
+def again(folder: Path) -> tuple[Ready, Ask]:
+    """A run folder, ready to go on or to start anew.
+
+    Raises:
+        RunNotFound: the folder does not hold a run that can be rebuilt.
+    """
+    header = records.read_header(folder)
+    if header["kind"] != "finite":
+        raise InvalidConfig(
+            message(str(folder), f"a run of kind {header['kind']!r}", "this verb is for finite problems",
+                    "Use `bilevel-rl llm resume`")
+        )  # fmt: skip
+    config = header["config"]
+    problem_target, problem, solver_target, solver = from_config(folder, config)
+    found = config.get("optimum")
+    optimum = None if found is None else oracles.Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
+    ask = Ask(
+        problem_target, solver_target, config["problem_options"], config["solver_options"], config["iterations"],
+        None, config["runs"], config["seed"], config["label"], tau=config["tau"],
+    )  # fmt: skip
+    return Ready(problem, solver, optimum, config), ask
+
+
+def complete(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option with its value, so that a later default can't change an old run."""
+    if target.make is None:
+        return {}
+    kind = options.as_dataclass("options", target.options)
+    filled = options.values(kind(**{o.name: _nested(o, given[o.name]) for o in target.options if o.name in given}))
+    return filled
+
+
+def _nested(option: options.Option, value: Any) -> Any:
+    if not option.nested:
+        return value
+    kind = options.as_dataclass(option.name, option.nested)
+    return kind(**{o.name: _nested(o, value[o.name]) for o in option.nested if o.name in value})
+
+
+def iterations_of(ask: Ask, problem: Any, solver: Any) -> int:
+    """The number of iterations; a sample budget is divided by what an iteration uses.
+
+    Raises:
+        InvalidConfig: neither or both were given, or the budget is below one iteration.
+    """
+    if (ask.iterations is None) == (ask.samples is None):
+        raise InvalidConfig(
+            message("bilevel-rl run", f"--iterations {ask.iterations} and --samples {ask.samples}",
+                    "a run has one length", "Give exactly one of them")
+        )  # fmt: skip
+    if ask.iterations is not None:
+        if ask.iterations < 1:
+            raise InvalidConfig(
+                message("bilevel-rl run --iterations", ask.iterations, "at least one iteration is needed", "Raise it")
+            )
+        return ask.iterations
+    each = samples_per_iteration(problem, solver)
+    if not each:
+        raise InvalidConfig(
+            message("bilevel-rl run --samples", f"{ask.samples} for {solver.name}, which uses the model and no samples",
+                    "such a solver is run by --iterations", "Give --iterations instead")
+        )  # fmt: skip
+    assert ask.samples is not None
+    if ask.samples < each:
+        raise InvalidConfig(
+            message("bilevel-rl run --samples", ask.samples, f"one iteration of {solver.name} uses {each:g} transitions",
+                    "Raise the budget, or lower the solver's chains or inner steps")
+        )  # fmt: skip
+    return int(ask.samples // each)
+
+
+def samples_per_iteration(problem: Any, solver: Any) -> float:
+    """Transitions that one iteration uses, measured on the first few."""
+    trace = solve(
+        problem, solver, iterations=PROBE_ITERATIONS, record_every=PROBE_ITERATIONS, evaluate=False,
+    )  # fmt: skip
+    return float(trace["samples"][0, -1]) / PROBE_ITERATIONS
+
+
+def best_known(problem: Any, tau: float) -> oracles.Optimum | None:
+    """The optimum by brute force where x has a box of at most two dimensions, else None."""
+    if problem.box() is None or problem.x0.shape[0] > 2:
+        return None
+    return oracles.brute_force(problem, tau)
+
+
+def named(problem: str, solver: str, **rest: Any) -> Ask:
+    """An `Ask` by names."""
+    return Ask(find_problem(problem), find_solver(solver), **rest)
+
+
+def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], None]:
+    """A callback that writes the interquartile mean of every metric, against samples, as TensorBoard events.
+
+    Raises:
+        MissingDependency: without the extra `tensorboard`.
+    """
+    from bilevel_rl.errors import require
+    from bilevel_rl.statistics import interquartile_mean
+
+    event_pb2 = require("tensorboard.compat.proto.event_pb2", "tensorboard")
+    summary_pb2 = require("tensorboard.compat.proto.summary_pb2", "tensorboard")
+    module = require("tensorboard.summary.writer.event_file_writer", "tensorboard")
+    import time
+
+    writer = module.EventFileWriter(str(records.make_folder(folder) / "tensorboard"))
+
+    def write(iteration: int, newest: dict[str, np.ndarray]) -> None:
+        step = int(np.mean(newest["samples"])) or iteration
+        values = [
+            summary_pb2.Summary.Value(tag=key, simple_value=float(interquartile_mean(np.atleast_1d(series))))
+            for key, series in newest.items()
+        ]
+        writer.add_event(
+            event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))
+        )
+        writer.flush()
+
+    return write
+
+
+def within(trace_gap: np.ndarray, best: float, fraction: float = 0.05) -> np.ndarray:
+    """Whether each run's gap is at most this fraction of the best value's size."""
+    return np.asarray(trace_gap) <= fraction * abs(best)
+
+

@@ -1,0 +1,171 @@
+"""Names to objects: problems and solvers of the library, of a user's file, or of a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bilevel_rl.launch import options
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
+from bilevel_rl.finite import BilevelProblem, Solver, problems, solvers
+
+RECOMMENDED = "coupled_penalty"
+
+
+def problem_classes() -> dict[str, Any]:
+    """Name -> class of every problem of the library."""
+    return {kind.name: kind for kind in _all(problems, BilevelProblem)}
+
+
+def solver_classes() -> dict[str, Any]:
+    """Name -> class of every solver of the library."""
+    return {kind.name: kind for kind in _all(solvers, Solver)}
+
+
+def _all(package, base):
+    if hasattr(package, "ALL"):
+        return package.ALL
+    import pkgutil
+    found = []
+    for m in pkgutil.iter_modules(package.__path__):
+        try:
+            mod = importlib.import_module(f"{package.__name__}.{m.name}")
+        except Exception:
+            continue
+        found += [v for v in vars(mod).values() if isinstance(v, type) and issubclass(v, base) and v.__module__ == mod.__name__ and not inspect.isabstract(v)]
+    return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Something that makes a problem or a solver.
+
+    Attributes:
+        name: as the user typed it: `goal_placement` or `my_problem.py:problem`.
+        make: a class or factory; None when `made` is there already.
+        made: an object that takes no options.
+        source: the file it came from, when it is the user's.
+    """
+
+    name: str
+    make: Any = None
+    made: Any = None
+    source: Path | None = None
+
+    @property
+    def options(self) -> tuple[options.Option, ...]:
+        """What can be set on the command line."""
+        return () if self.make is None else options.options_of(self.make)
+
+    def build(self, given: Mapping[str, Any]) -> Any:
+        """The object, under these options."""
+        return self.made if self.make is None else options.build(self.make, given)
+
+    @property
+    def summary(self) -> str:
+        """First sentence of its docstring."""
+        text = inspect.getdoc(self.make or type(self.made)) or ""
+        return text.split("\n\n")[0].replace("\n", " ")
+
+
+def find_problem(name: str) -> Target:
+    """A problem by name, or `file.py:attribute` for one's own.
+
+    Raises:
+        InvalidConfig: unknown name.
+        InvalidProblem: the file or its attribute is not a problem.
+    """
+    return _find(name, problem_classes(), BilevelProblem, "problem")
+
+
+def find_solver(name: str) -> Target:
+    """A solver by name, or `file.py:attribute` for one's own."""
+    return _find(name, solver_classes(), Solver, "solver")
+
+
+def _find(name: str, known: dict[str, Any], base: type, word: str) -> Target:
+    if ":" in name or name.endswith(".py"):
+        return _from_file(name, base, word)
+    if name not in known:
+        raise InvalidConfig(
+            message(f"bilevel-rl {word}", f"the unknown {word} {name!r}", did_you_mean(name, known),
+                    f"`bilevel-rl list` describes each; your own is FILE.py:{word}")
+        )  # fmt: skip
+    return Target(name, make=known[name])
+
+
+def _from_file(name: str, base: type, word: str) -> Target:
+    file, _, attribute = name.rpartition(":") if ":" in name else (name, ":", word)
+    path = Path(file)
+    if not path.is_file():
+        raise InvalidProblem(message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path"))
+    module = _load_module(path)
+    if not hasattr(module, attribute):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise InvalidProblem(
+            message(name, f"no attribute {attribute!r} in {file}", did_you_mean(attribute, public), "Name one of these")
+        )
+    value = getattr(module, attribute)
+    if isinstance(value, base):
+        return Target(name, made=value, source=path)
+    if callable(value) and (not isinstance(value, type) or issubclass(value, base)):
+        return Target(name, make=value, source=path)
+    raise InvalidProblem(
+        message(name, f"{attribute} = {type(value).__name__}", f"it must be a {base.__name__}, its class, or a function "
+                f"that returns one", f"Subclass bilevel_rl.finite.{base.__name__}")
+    )  # fmt: skip
+
+
+def _load_module(path: Path) -> Any:
+    label = f"bilevel_rl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(label, path)
+    if spec is None or spec.loader is None:
+        raise InvalidProblem(message(str(path), "a file that is not Python", "a .py file is expected", "Rename it"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[label] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise InvalidProblem(
+            message(str(path), f"{type(error).__name__}: {error}", "the file must import without errors", "Mend the file")
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+# -- run folders ----------------------------------------------------------------------------------------------------
+
+
+def from_config(folder: Path, config: Mapping[str, Any]) -> tuple[Target, Any, Target, Any]:
+    """Problem and solver of a run folder, rebuilt: (problem target, problem, solver target, solver).
+
+    Raises:
+        RunNotFound: the configuration does not say enough (a run started from Python without `config`).
+    """
+    needed = {"problem", "problem_options", "solver", "solver_options", "iterations", "runs", "seed"}
+    missing = sorted(needed - set(config))
+    if missing:
+        raise RunNotFound(
+            message(str(folder / "run.json"), f"a configuration without {', '.join(missing)}",
+                    "only runs started with `bilevel-rl` or a full `config` can be rebuilt",
+                    "Start it again from the Python code that made it, with solve(..., resume=True)")
+        )  # fmt: skip
+    problem = find_problem(_stored(folder, config["problem"], config.get("problem_source")))
+    solver = find_solver(_stored(folder, config["solver"], config.get("solver_source")))
+    return (
+        problem, problem.build(config["problem_options"]), solver, solver.build(config["solver_options"]),
+    )  # fmt: skip
+
+
+def _stored(folder: Path, name: str, source: str | None) -> str:
+    """A user's file is copied into the run folder: that copy is what the run was started with."""
+    return name if source is None else f"{folder / source}:{name.rpartition(':')[2]}"

@@ -298,11 +298,8 @@ class Config:
                 message("config.objective", repr(self.objective), "at least one objective with a weight other than 0",
                         "Write `objective: {preference: 1.0}`")
             )  # fmt: skip
-        if (
-            (self.credit == "leave_one_out"
-            and self.batch < 2)
-            or (self.credit == "group_norm"
-            and self.group < 2)
+        if (self.credit == "leave_one_out" and self.batch < 2) or (
+            self.credit == "group_norm" and self.group < 2
         ):
             raise InvalidConfig(
                 message("config.group", f"group={self.group}, prompts_per_step={self.prompts_per_step}",

@@ -5,17 +5,22 @@ On a batch y_1..y_N of the penalised policy an objective answers with
     value   the sample estimate of f
     loss    the same with a graph: its gradient in the rewards r_x(y_i), and in x itself where stored pairs enter
     bonus   [N] with   - grad_theta f = E[ (1/N) sum_i bonus_i grad log pi(y_i) ]
-            so that the penalised follower ascends J - w f by adding w * bonus to its rewards
+
+so that the penalised follower ascends J - w f by adding w * bonus to its rewards. When the batch is theta's and serves
+both followers, `weights` are its importance ratios and the expectation above is under theta with those ratios.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.llm.rollout import Rollout
 
 
@@ -26,12 +31,13 @@ class Sample:
     Attributes:
         rollout: N completions of all processes.
         rewards: [N] r_x(y), a leaf: differentiate `loss` through it.
-        weights: [N] importance weights of mean one when the completions are not the penalised policy's own.
+        weights: [N] importance ratios; ones when the completions are the penalised policy's own.
         gold: [N] gold scores, or None.
-        pairs: [M, 2] rows of the judged pairs, the preferred completion first; None or empty without labels.
+        pairs: [M, 2] rows of the judged pairs, the preferred completion first; M may be 0.
         reward: r_x itself, for completions that are not in the batch.
-        stored: stored or replayed pairs of this process, as (preferred, other) rollouts of equal size, or None.
-        stored_total: stored pairs of all processes together.
+        stored: (preferred, other) completions of this process from the stored preferences, or None.
+        replayed: the same from the pairs that the judge labelled in earlier iterations, or None.
+        stored_total, replayed_total: their number in all processes together.
         step: iteration.
     """
 
@@ -39,16 +45,18 @@ class Sample:
     rewards: Tensor
     weights: Tensor
     gold: Tensor | None
-    pairs: Tensor | None
+    pairs: Tensor
     reward: Callable[[Rollout], Tensor]
-    stored: tuple[Rollout, Rollout] | None
-    stored_total: int
-    step: int
+    stored: tuple[Rollout, Rollout] | None = None
+    stored_total: int = 0
+    replayed: tuple[Rollout, Rollout] | None = None
+    replayed_total: int = 0
+    step: int = 0
 
 
 @dataclasses.dataclass
 class Upper:
-    """An objective's answer: see the module's head."""
+    """An objective's answer: see the module's head. `loss` None: f has no direct gradient in x here."""
 
     value: float
     loss: Tensor | None
@@ -56,11 +64,11 @@ class Upper:
 
 
 class UpperObjective(Protocol):
-    """A user's own objective: any object with `evaluate`, and flags for what it needs.
+    """A user's own objective: any object with `evaluate` and these flags.
 
     Attributes:
         needs_pairs: the judge is asked to label pairs each iteration.
-        needs_gold: the gold scorer is called each iteration.
+        needs_gold: the gold scorer is called each iteration, and counts as labels.
         needs_stored: stored preference pairs are drawn each iteration.
     """
 
@@ -73,6 +81,132 @@ class UpperObjective(Protocol):
         ...
 
 
-def make_objective(weights: dict[str, float]) -> Any:
-    """The weighted sum of the objectives named in a configuration."""
-    raise NotImplementedError
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    r"""$f = -E\log\sigma(r_x(p, y_+) - r_x(p, y_-))$ on fresh pairs of the policy that a judge labels.
+
+    The policy enters f through what it writes: each completion of a judged pair earns the bonus
+    $\frac{N}{M}\rho_{partner}\log\sigma(\cdot)$, centred on the other pairs. Pairs replayed from earlier iterations
+    enter the gradient in x alone.
+    """
+
+    needs_pairs: bool = True
+    needs_gold: bool = False
+    needs_stored: bool = False
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        bonus = torch.zeros_like(sample.rewards.detach())
+        fresh, loss, value = len(sample.pairs), None, float("nan")
+        count = fresh + sample.replayed_total
+        if fresh:
+            first, second = sample.pairs.unbind(1)
+            margin = F.logsigmoid(sample.rewards[first] - sample.rewards[second])
+            weight = sample.weights[first] * sample.weights[second]
+            weight = weight / weight.mean()
+            value = -float((weight * margin.detach()).mean())
+            loss = -(weight * margin).sum() / count
+            u = margin.detach()
+            if fresh > 1:
+                u = u - (u.sum() - u) / (fresh - 1)
+            share = sample.rollout.size / fresh
+            bonus = bonus.index_add(0, first, share * sample.weights[second] * u)
+            bonus = bonus.index_add(0, second, share * sample.weights[first] * u)
+        if sample.replayed is not None and len(sample.replayed[0].ids):
+            margin = _margin(sample.reward, sample.replayed)
+            replay = -margin.sum() / count
+            loss = replay if loss is None else loss + replay
+            if not fresh:
+                value = -float(margin.detach().mean())
+        return Upper(value, loss, bonus)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPreference:
+    r"""$f = -E_D\log\sigma(r_x(p, y_+) - r_x(p, y_-))$ on stored pairs: it does not depend on the policy."""
+
+    needs_pairs: bool = False
+    needs_gold: bool = False
+    needs_stored: bool = True
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        bonus = torch.zeros_like(sample.rewards.detach())
+        if sample.stored is None or not len(sample.stored[0].ids):
+            return Upper(float("nan"), None, bonus)
+        margin = _margin(sample.reward, sample.stored)
+        return Upper(-float(margin.detach().mean()), -margin.sum() / sample.stored_total, bonus)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gold:
+    r"""$f = -E_\pi[\mathrm{gold}(p, y)]$: x matters only through the policy that is optimal for it."""
+
+    needs_pairs: bool = False
+    needs_gold: bool = True
+    needs_stored: bool = False
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        assert sample.gold is not None
+        weights = sample.weights / sample.weights.sum()
+        return Upper(-float((weights * sample.gold).sum()), None, sample.gold.to(sample.weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """A weighted sum of objectives."""
+
+    terms: tuple[tuple[float, Any], ...]
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether a term does."""
+        return any(term.needs_pairs for _, term in self.terms)
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether a term does."""
+        return any(term.needs_gold for _, term in self.terms)
+
+    @property
+    def needs_stored(self) -> bool:
+        """Whether a term does."""
+        return any(term.needs_stored for _, term in self.terms)
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        parts = [(weight, term.evaluate(sample)) for weight, term in self.terms]
+        losses = [weight * part.loss for weight, part in parts if part.loss is not None]
+        bonus = sum((weight * part.bonus for weight, part in parts), torch.zeros_like(sample.weights))
+        return Upper(
+            sum(weight * part.value for weight, part in parts), sum(losses) if losses else None, bonus
+        )
+
+
+ALL: Mapping[str, Any] = {"preference": Preference(), "stored_preference": StoredPreference(), "gold": Gold()}
+
+
+def make_objective(weights: Mapping[str, float]) -> Any:
+    """The objective that a configuration names: one, or a weighted sum.
+
+    Raises:
+        InvalidConfig: an unknown name.
+
+    Example:
+        >>> make_objective({"gold": 1.0})
+        Gold(needs_pairs=False, needs_gold=True, needs_stored=False)
+    """
+    for name in weights:
+        if name not in ALL:
+            raise InvalidConfig(
+                message("config.objective", f"the unknown objective {name!r}", did_you_mean(name, ALL),
+                        "Choose among these")
+            )  # fmt: skip
+    if len(weights) == 1 and next(iter(weights.values())) == 1.0:
+        return ALL[next(iter(weights))]
+    return Mixture(tuple((weight, ALL[name]) for name, weight in weights.items()))
+
+
+def _margin(reward: Callable[[Rollout], Tensor], pairs: tuple[Rollout, Rollout]) -> Tensor:
+    return F.logsigmoid(reward(pairs[0]) - reward(pairs[1]))

@@ -53,7 +53,9 @@ def as_prompts(
     """
     prompts = [_one(i, row, tokenizer) for i, row in enumerate(rows)]
     if not prompts:
-        raise InvalidProblem(message("prompts", "none", "at least one prompt is needed", "Check the data's path"))
+        raise InvalidProblem(
+            message("prompts", "none", "at least one prompt is needed", "Check the data's path")
+        )
     seen: dict[tuple[int, ...], int] = {}
     for i, prompt in enumerate(prompts):
         where = f"prompts[{i}]"
@@ -86,7 +88,11 @@ def draw(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Pr
     size, chosen = len(prompts), []
     for position in range(step * count, (step + 1) * count):
         epoch, offset = divmod(position, size)
-        order = np.random.default_rng([seed, 0xDA7A, epoch]).permutation(size) if offset == 0 or not chosen else order
+        order = (
+            np.random.default_rng([seed, 0xDA7A, epoch]).permutation(size)
+            if offset == 0 or not chosen
+            else order
+        )
         chosen.append(prompts[order[offset]])
     return chosen
 
@@ -108,7 +114,12 @@ def _one(i: int, row: Any, tokenizer: Any) -> Prompt:
         return Prompt(ids, tokenizer.decode(ids) if tokenizer is not None else list(ids), columns)
     if tokenizer is None:
         raise InvalidConfig(
-            message(f"prompts[{i}]", "text without a tokenizer", "text needs a tokenizer", "Pass tokenizer=, or ids")
+            message(
+                f"prompts[{i}]",
+                "text without a tokenizer",
+                "text needs a tokenizer",
+                "Pass tokenizer=, or ids",
+            )
         )
     if isinstance(row, str):
         return Prompt(tuple(tokenizer(row)["input_ids"]), row, columns)
@@ -118,10 +129,17 @@ def _one(i: int, row: Any, tokenizer: Any) -> Prompt:
                 message(f"prompts[{i}]", "a conversation, and a tokenizer without a chat template",
                         "conversations need a chat template", "Set tokenizer.chat_template, or pass plain text")
             )  # fmt: skip
-        ids = tokenizer.apply_chat_template(list(row), add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(
+            list(row), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
         return Prompt(tuple(ids), [dict(m) for m in row], columns)
     raise InvalidProblem(
-        message(f"prompts[{i}]", type(row).__name__, "a prompt is text, token ids, or a list of messages", "Convert it")
+        message(
+            f"prompts[{i}]",
+            type(row).__name__,
+            "a prompt is text, token ids, or a list of messages",
+            "Convert it",
+        )
     )
 
 

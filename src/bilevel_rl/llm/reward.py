@@ -91,13 +91,22 @@ class ClassifierReward(nn.Module):
         if not hasattr(self.model, "score"):
             return self.model(input_ids=rollout.ids, attention_mask=rollout.attention).logits[:, 0]
         hidden = self.model.base_model(
-            input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, use_cache=False
+            input_ids=rollout.ids,
+            attention_mask=rollout.attention,
+            position_ids=rollout.positions,
+            use_cache=False,
         ).last_hidden_state
         last = hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
-        return self.model.score(last)[:, 0].float() if last.dtype == torch.bfloat16 else self.model.score(last)[:, 0]
+        return (
+            self.model.score(last)[:, 0].float()
+            if last.dtype == torch.bfloat16
+            else self.model.score(last)[:, 0]
+        )
 
 
-def call_reward_function(function: Callable[..., Any], rollout: Rollout, where: str = "reward function") -> Tensor:
+def call_reward_function(
+    function: Callable[..., Any], rollout: Rollout, where: str = "reward function"
+) -> Tensor:
     """Call a function with TRL's reward signature and check what it returns.
 
     Returns:

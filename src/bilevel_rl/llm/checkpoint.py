@@ -1,0 +1,128 @@
+"""A checkpoint: one safetensors file and one JSON, replaced whole; nothing is ever unpickled.
+
+    state.json                  step, counters, configuration, RNG states, buffers; names the weights' file
+    weights-STEP.safetensors    every trained tensor and the optimisers' state, by name
+
+`state.json` is replaced last and atomically, so a kill at any moment leaves the old checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel_rl.errors import RunNotFound, StorageFailed, message
+from bilevel_rl.records import make_folder, read_json, write_json
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: str | Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint; the one before it stays until this one is complete.
+
+    Raises:
+        StorageFailed: the disk is full or read-only; the old checkpoint stays.
+    """
+    from safetensors.torch import save_file
+
+    folder = make_folder(folder)
+    name = f"weights-{step:08d}.safetensors"
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / name)
+    except Exception as error:  # safetensors raises its own kinds
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageFailed(
+            message(str(folder / name), f"{type(error).__name__} ({error})", "the folder must be writable, with space",
+                    "Free space, then continue with `bilevel-rl llm resume`; the last checkpoint is still there")
+        ) from error  # fmt: skip
+    write_json(folder / "state.json", {"format": FORMAT, "step": step, "weights": name, **state})
+    for old in (*folder.glob("weights-*.safetensors"), *folder.glob(".weights-*.tmp")):
+        if old.name != name:
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def load_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint.
+
+    Raises:
+        RunNotFound: missing, incomplete, or of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    state = read_json(folder / "state.json")
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise RunNotFound(
+            message(str(folder / "state.json"), "another format", f"this version reads format {FORMAT}",
+                    "Resume with the version that wrote it")
+        )  # fmt: skip
+    try:
+        tensors = load_file(folder / state["weights"])
+    except (OSError, SafetensorError) as error:
+        raise RunNotFound(
+            message(str(folder / state["weights"]), f"{type(error).__name__} ({error})",
+                    "a checkpoint holds its weights as safetensors", "Start the run again")
+        ) from error  # fmt: skip
+    return tensors, state
+
+
+def rng_state() -> dict[str, Any]:
+    """The global random states of Python, NumPy and Torch, as JSON values: a user's judge or reward may draw on them.
+
+    The trainer itself draws from counters (seed, stream, step) and keeps no state.
+    """
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [[int(k) for k in keys], int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state().tolist(),
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the states of `rng_state` back."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+
+
+def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state by `optimizer/NAME/parameter number/key`."""
+    found = {}
+    for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[f"optimizer/{name}/{i}/{key}"] = torch.as_tensor(value)
+    return found
+
+
+def load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the state of `optimizer_tensors` back."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    prefix = f"optimizer/{name}/"
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            number, entry = key[len(prefix) :].split("/")
+            parameter = parameters[int(number)]
+            device = value.device if entry == "step" else parameter.device
+            optimizer.state[parameter][entry] = value.clone().to(device)

@@ -1,0 +1,123 @@
+"""One process or several: what each rank computes, and the few sums and gathers that make them one run.
+
+Every rank holds all the weights and computes its share of the rows. Per-token numbers are gathered so that each rank
+sees the whole batch and takes the same decisions; gradients are summed. Collectives are called in the same order on
+every rank, whatever the data, so no rank waits for another for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bilevel_rl.errors import InvalidConfig, message, require
+from bilevel_rl.llm.rollout import Rollout
+
+
+class Processes:
+    """This process among its peers, as `accelerate launch` (or nothing) started them.
+
+    Attributes:
+        rank, count: number of this process, and of all.
+        device: where this process computes.
+        main: whether this process writes files and asks the judge.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        accelerate = require("accelerate", "llm")
+        state = accelerate.PartialState(cpu=device == "cpu")
+        self.rank, self.count = state.process_index, state.num_processes
+        self.device = state.device if device == "auto" else torch.device(device)
+        self.main = self.rank == 0
+
+    def share(self, rows: int, where: str = "config.prompts_per_step") -> slice:
+        """The rows of this process.
+
+        Raises:
+            InvalidConfig: rows that do not divide evenly.
+        """
+        if rows % self.count:
+            raise InvalidConfig(
+                message(where, rows, f"it must be divisible by the {self.count} processes",
+                        f"Use a multiple of {self.count}")
+            )  # fmt: skip
+        each = rows // self.count
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def part(self, rows: int) -> slice:
+        """The rows of this process when they need not divide evenly; it may be empty."""
+        return slice(self.rank * rows // self.count, (self.rank + 1) * rows // self.count)
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Concatenate a tensor of equal shape along its first axis, in rank order."""
+        if self.count == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.count)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors over processes, in place, as one message for each precision."""
+        if self.count == 1 or not tensors:
+            return
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            mine = [t for t in tensors if t.dtype == dtype]
+            flat = torch.cat([t.reshape(-1) for t in mine])
+            dist.all_reduce(flat)
+            for tensor, piece in zip(mine, flat.split([t.numel() for t in mine]), strict=True):
+                tensor.copy_(piece.view_as(tensor))
+
+    def largest(self, value: int) -> int:
+        """Maximum over processes."""
+        if self.count == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def from_main(self, value: Tensor) -> Tensor:
+        """The main process's tensor, on every process; shapes must agree."""
+        if self.count > 1:
+            dist.broadcast(value, 0)
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.count > 1:
+            dist.barrier()
+
+    def gather_rollout(self, mine: Rollout, prompts: Sequence[Any], pad_id: int, text: Any) -> Rollout:
+        """The rollout of all processes, in rank order, on common widths.
+
+        Args:
+            mine: this process's rows.
+            prompts: prompts of all rows, which every process knows.
+            pad_id: fills the padding.
+            text: maps a rollout to its completions' texts.
+        """
+        if self.count == 1:
+            return mine
+        width, horizon = self.largest(mine.width), self.largest(mine.horizon)
+        mine = widen(mine, width, horizon, pad_id)
+        numbers: dict[Any, int] = {}
+        whole = Rollout(
+            prompts, self.gather(mine.ids), self.gather(mine.attention), self.gather(mine.lengths),
+            self.gather(mine.ended.to(torch.uint8)).bool(), self.gather(mine.logp),
+            torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=mine.ids.device),
+        )  # fmt: skip
+        return dataclasses.replace(whole, texts=text(whole))
+
+
+def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:
+    """The same rows with more padding: prompts to `width` on the left, completions to `horizon` on the right."""
+    left, right = width - rollout.width, horizon - rollout.horizon
+    pad = torch.nn.functional.pad
+    return dataclasses.replace(
+        rollout, ids=pad(rollout.ids, (left, right), value=pad_id), attention=pad(rollout.attention, (left, right)),
+        logp=pad(rollout.logp, (0, right)),
+    )  # fmt: skip

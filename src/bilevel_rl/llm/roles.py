@@ -1,0 +1,410 @@
+"""Who trains: two policies, two critics, the reward model, and the frozen reference, behind one interface.
+
+`FullRoles` keeps separate weights for each. `LoraRoles` keeps one frozen base with one adapter (and a scalar head) a
+role; the reference is the base with its adapters off. Both answer the same five questions: `model(role)`,
+`logits(role, rollout)`, `values(role, rollout)`, `rewards(rollout)` and `parameters(role)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_rl.errors import InvalidConfig, message, require
+from bilevel_rl.llm.policy import completion_logits, hidden_states
+from bilevel_rl.llm.reward import ClassifierReward, LinearReward
+from bilevel_rl.llm.rollout import Rollout
+
+POLICIES = ("policy", "policy_l")
+CRITICS = ("critic", "critic_l")
+REWARD = "reward"
+
+
+class Roles:
+    """The interface; see the module's head.
+
+    Attributes:
+        names: roles that train, in a fixed order.
+        reward: the reward module, a rollout in and [N] out.
+        temperature: divides the logits of policies and reference.
+    """
+
+    names: tuple[str, ...]
+    reward: nn.Module
+    temperature: float = 1.0
+
+    def model(self, role: str) -> contextlib.AbstractContextManager[nn.Module]:
+        """The causal language model of a policy role, or of "reference", ready to be called inside `with`."""
+        raise NotImplementedError
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """A role's trained parameters by name, in a fixed order."""
+        raise NotImplementedError
+
+    def values(self, role: str, rollout: Rollout) -> Tensor:
+        """[N, T] a critic's value of the state before each completion token."""
+        raise NotImplementedError
+
+    def logits(self, role: str, rollout: Rollout) -> Tensor:
+        """[N, T, V] logits of a policy (or the reference) at each completion token."""
+        with self.model(role) as model:
+            return completion_logits(model, rollout, self.temperature)
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """[N] rewards, differentiable in x."""
+        return self.reward(rollout)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every trained tensor by `role/name`."""
+        return {
+            f"{role}/{name}": p.detach() for role in self.names for name, p in self.parameters(role).items()
+        }
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Copy `state` back.
+
+        Raises:
+            InvalidConfig: names or shapes that are not this model's.
+        """
+        own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
+        if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
+            odd = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+            raise InvalidConfig(
+                message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
+                        "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
+            )  # fmt: skip
+        for key, parameter in own.items():
+            parameter.copy_(state[key])
+
+    def trained(self) -> int:
+        """Number of trained numbers, all roles."""
+        return sum(p.numel() for role in self.names for p in self.parameters(role).values())
+
+    def frozen(self) -> int:
+        """Number of frozen numbers held in memory."""
+        raise NotImplementedError
+
+
+class FullRoles(Roles):
+    """Separate weights for each role: for tiny models, and the reference that `LoraRoles` is tested against.
+
+    Args:
+        policy: theta's model; it is trained in place.
+        reward: "classifier" or "linear", or a module that maps a rollout to [N] rewards.
+        penalised: whether theta_l is there.
+        critics: whether critics are there.
+        reference: the frozen reference; None: a copy of the policy.
+        temperature: divides the logits.
+    """
+
+    def __init__(
+        self, policy: nn.Module, reward: Any = "classifier", penalised: bool = True, critics: bool = False,
+        reference: nn.Module | None = None, temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.temperature = temperature
+        self.reference = freeze(copy.deepcopy(policy) if reference is None else reference)
+        self.modules: dict[str, nn.Module] = {"policy": trainable(policy)}
+        if penalised:
+            self.modules["policy_l"] = trainable(copy.deepcopy(policy))
+        if critics:
+            for name in CRITICS[: 1 + penalised]:
+                self.modules[name] = trainable(_Critic(policy))
+        self.reward = self._make_reward(reward, policy)
+        self.modules[REWARD] = self.reward
+        self.names = tuple(self.modules)
+        for module in (*self.modules.values(), self.reference):
+            no_dropout(module)
+
+    def _make_reward(self, reward: Any, policy: nn.Module) -> nn.Module:
+        if reward == "classifier":
+            return trainable(ClassifierReward(classifier_like(policy)))
+        if reward == "linear":
+            reference = self.reference
+            _need_body(reference, "reward: linear")
+
+            def features(rollout: Rollout) -> Tensor:
+                hidden = hidden_states(reference, rollout)
+                return hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
+
+            return LinearReward(features, _width(reference))
+        return reward
+
+    @contextlib.contextmanager
+    def model(self, role: str) -> Iterator[nn.Module]:
+        """See `Roles`."""
+        yield self.reference if role == "reference" else self.modules[role]
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """See `Roles`."""
+        return {name: p for name, p in self.modules[role].named_parameters() if p.requires_grad}
+
+    def values(self, role: str, rollout: Rollout) -> Tensor:
+        """See `Roles`."""
+        return self.modules[role](rollout)
+
+    def frozen(self) -> int:
+        """See `Roles`."""
+        return sum(p.numel() for p in self.reference.parameters())
+
+
+class _Critic(nn.Module):
+    """A copy of the policy's body with a scalar head that starts at zero."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        _need_body(policy, "credit: gae")
+        self.body = copy.deepcopy(policy.base_model)
+        self.head = nn.Linear(_width(policy), 1).to(next(policy.parameters()))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        return read_values(hidden_states(self.body, rollout), self.head, rollout)
+
+
+class LoraRoles(Roles):
+    """One frozen base, one LoRA adapter a role, heads for critics and reward; the reference is the bare base.
+
+    Args:
+        policy: the base; its weights are frozen and get adapters in place.
+        reward: "classifier" for an adapter and head on the same base, or a module of its own.
+        penalised, critics: as for `FullRoles`.
+        rank, scale, targets: of the adapters; no targets: PEFT's default for the architecture.
+        temperature: divides the logits.
+
+    Raises:
+        InvalidConfig: targets that match no module.
+    """
+
+    def __init__(
+        self, policy: nn.Module, reward: Any = "classifier", penalised: bool = True, critics: bool = False,
+        rank: int = 8, scale: float = 2.0, targets: Sequence[str] = (), temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        peft = require("peft", "llm")
+        self.temperature = temperature
+        self.names = ("policy",) + (("policy_l",) if penalised else ())
+        if critics:
+            self.names += CRITICS[: 1 + penalised]
+        self.names += (REWARD,)
+        shared_reward = reward == "classifier"
+        adapters = [name for name in self.names if name != REWARD or shared_reward]
+        _need_body(policy, "backend: lora")
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=scale * rank, lora_dropout=0.0, task_type="CAUSAL_LM",
+            target_modules=list(targets) or None, fan_in_fan_out=_conv1d(policy),
+        )  # fmt: skip
+        freeze(policy)
+        try:
+            with (
+                warnings.catch_warnings()
+            ):  # PEFT asks transformers with a name that transformers has renamed
+                warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+                self.peft = peft.get_peft_model(policy, config, adapter_name=adapters[0])
+            for name in adapters[1:]:
+                self.peft.add_adapter(name, copy.deepcopy(config))
+        except ValueError as error:
+            raise InvalidConfig(
+                message("config.lora_targets", repr(list(targets)) if targets else "no targets for this architecture",
+                        "at least one module's name must match", f"Name the linear layers to adapt, e.g. "
+                        f"{_linear_names(policy)}")
+            ) from error  # fmt: skip
+        self.base = self.peft.get_base_model()
+        with torch.no_grad():  # one start for both followers: their difference must begin at zero
+            for one, other in (POLICIES, CRITICS):
+                if {one, other} <= set(adapters):
+                    first, second = self._adapter(one), self._adapter(other)
+                    for key, value in first.items():
+                        second[key.replace(f".{one}.", f".{other}.")].copy_(value)
+        self.heads = nn.ModuleDict()
+        device = next(policy.parameters())
+        for name in self.names:
+            if name in CRITICS or (name == REWARD and shared_reward):
+                head = nn.Linear(_width(policy), 1, bias=name in CRITICS).to(device)
+                nn.init.zeros_(head.weight)
+                if head.bias is not None:
+                    nn.init.zeros_(head.bias)
+                self.heads[name] = head
+        self.reward = _LoraReward(self) if shared_reward else self._own_reward(reward)
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {}
+        for name in self.names:
+            mine = self._adapter(name) if name in adapters else {}
+            if name in self.heads:
+                mine |= {f"head.{key}": p for key, p in self.heads[name].named_parameters()}
+            if name == REWARD and not shared_reward:
+                mine = {key: p for key, p in self.reward.named_parameters() if p.requires_grad}
+            self._parameters[name] = mine
+        self._own = [p for mine in self._parameters.values() for p in mine.values()]
+        self.active: str | None = None
+        no_dropout(self.peft)
+        self._thaw()
+
+    def _own_reward(self, reward: Any) -> nn.Module:
+        if reward != "linear":
+            return reward
+
+        def features(rollout: Rollout) -> Tensor:
+            with self.model("reference") as model:
+                hidden = hidden_states(model, rollout)
+            return hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
+
+        return LinearReward(features, _width(self.base))
+
+    def _adapter(self, name: str) -> dict[str, nn.Parameter]:
+        return {key: p for key, p in self.base.named_parameters() if f".{name}." in key and ".lora_" in key}
+
+    def _thaw(self) -> None:
+        # PEFT's set_adapter freezes the other adapters, and leaving disable_adapter freezes them again
+        for parameter in self._own:
+            parameter.requires_grad_(True)
+
+    @contextlib.contextmanager
+    def model(self, role: str) -> Iterator[nn.Module]:
+        """See `Roles`. With gradient checkpointing, the backward pass belongs inside the same `with`."""
+        before = self.active
+        self._activate(role)
+        try:
+            yield self.base
+        finally:
+            if before is not None and before != role:
+                self._activate(before)
+
+    def _activate(self, role: str) -> None:
+        if role == "reference":
+            self.peft.base_model.disable_adapter_layers()
+        else:
+            if self.active in (None, "reference"):
+                self.peft.base_model.enable_adapter_layers()
+            self.peft.set_adapter(role)
+        self._thaw()
+        self.active = role
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """See `Roles`."""
+        return self._parameters[role]
+
+    def values(self, role: str, rollout: Rollout) -> Tensor:
+        """See `Roles`."""
+        with self.model(role) as model:
+            return read_values(hidden_states(model, rollout), self.heads[role], rollout)
+
+    def frozen(self) -> int:
+        """See `Roles`."""
+        own = {id(p) for p in self._own}
+        return sum(p.numel() for p in self.base.parameters() if id(p) not in own)
+
+
+class _LoraReward(nn.Module):
+    """The reward role of `LoraRoles`: adapter and head, read at the last real token."""
+
+    def __init__(self, roles: LoraRoles) -> None:
+        super().__init__()
+        self._roles = [roles]  # in a list, so that the base is not a submodule of this module
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        roles = self._roles[0]
+        with roles.model(REWARD) as model:
+            hidden = hidden_states(model, rollout)
+            last = hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
+            return roles.heads[REWARD](last)[:, 0]
+
+
+def read_values(hidden: Tensor, head: nn.Module, rollout: Rollout) -> Tensor:
+    """[N, T] values from hidden states [N, P + T, H]: the state before token t is what column P + t - 1 has read."""
+    before = hidden[:, rollout.width - 1 : rollout.width - 1 + rollout.horizon]
+    return head(before)[..., 0]
+
+
+def classifier_like(policy: nn.Module) -> nn.Module:
+    """A sequence classifier with one label whose body is a copy of the policy's and whose head starts at zero."""
+    transformers = require("transformers", "llm")
+    _need_body(policy, "reward: classifier")
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    config.architectures = None
+    if config.pad_token_id is None:
+        config.pad_token_id = 0
+    try:
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise InvalidConfig(
+            message("config.reward", f"classifier with a {type(policy).__name__}",
+                    "transformers has no sequence classifier of this architecture", "Pass a reward module of your own")
+        ) from error  # fmt: skip
+    first = next(policy.parameters())
+    model = model.to(device=first.device, dtype=first.dtype)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    nn.init.zeros_(model.score.weight)
+    return model.eval()
+
+
+def trainable(module: nn.Module) -> nn.Module:
+    """The module with every floating-point parameter trained."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return module
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """The module with no parameter trained."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def no_dropout(module: nn.Module) -> None:
+    """Evaluation mode, and every dropout at 0: a rollout and its gradient must come from the same law."""
+    module.eval()
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Switch gradient checkpointing on without leaving evaluation mode anywhere but in the checkpointing layers.
+
+    Raises:
+        InvalidConfig: a model that does not support it.
+    """
+    models = [m for m in module.modules() if hasattr(m, "gradient_checkpointing_enable")]
+    if not models or not any(getattr(m, "supports_gradient_checkpointing", False) for m in models):
+        raise InvalidConfig(
+            message("config.gradient_checkpointing", f"true with a {type(module).__name__}",
+                    "the model does not support it", "Set gradient_checkpointing to false")
+        )  # fmt: skip
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for part in module.modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            part.training = True  # this module alone, not its children: dropout stays off
+
+
+def _need_body(policy: nn.Module, what: str) -> None:
+    if not hasattr(policy, "config") or not hasattr(policy, "base_model"):
+        raise InvalidConfig(
+            message(what, f"a policy of type {type(policy).__name__}", "it needs a transformers model with a body",
+                    "Use a transformers model, or give reward and credit that need no body")
+        )  # fmt: skip
+
+
+def _width(policy: nn.Module) -> int:
+    return int(policy.config.get_text_config().hidden_size)
+
+
+def _conv1d(policy: nn.Module) -> bool:
+    return any(type(m).__name__ == "Conv1D" for m in policy.modules())
+
+
+def _linear_names(policy: nn.Module) -> list[str]:
+    names = {
+        name.rsplit(".", 1)[-1] for name, m in policy.named_modules()
+        if type(m).__name__ in ("Linear", "Conv1D") and "head" not in name
+    }  # fmt: skip
+    return sorted(names)

@@ -1,0 +1,297 @@
+"""From what the user hands over to checked objects: policy, tokenizer, stop ids, roles, stored preferences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
+from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.prompts import Prompt, as_prompts
+from bilevel_rl.llm.reward import ClassifierReward, LinearReward
+from bilevel_rl.llm.roles import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+Pair = tuple[Prompt, tuple[int, ...], tuple[int, ...]]  # prompt, preferred completion, the other
+
+
+def load_policy(config: Config, policy: Any) -> nn.Module:
+    """A model object as it is, or one loaded from a hub id or folder (safetensors only, no remote code).
+
+    Raises:
+        InvalidConfig: neither a model nor a name, or a name that can't be loaded.
+    """
+    policy = policy if policy is not None else config.policy
+    if isinstance(policy, nn.Module):
+        return policy
+    if not policy:
+        raise InvalidConfig(
+            message("BilevelTrainer.policy", "nothing", "a causal language model, or its hub id or folder",
+                    "Pass policy=, or set config.policy")
+        )  # fmt: skip
+    transformers = require("transformers", "llm")
+    return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM)
+
+
+def load_tokenizer(config: Config, policy: Any, tokenizer: Any) -> Any:
+    """The tokenizer given, or the one in the policy's folder, or None."""
+    name = (
+        policy
+        if isinstance(policy, (str, Path)) and str(policy)
+        else (config.policy if policy is None else "")
+    )
+    if tokenizer is not None or not name:
+        return tokenizer
+    transformers = require("transformers", "llm")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(
+            message("config.policy", f"{name!r} without a readable tokenizer ({_first(error)})",
+                    "text needs a tokenizer", "Pass tokenizer=, or save one in the policy's folder")
+        ) from error  # fmt: skip
+
+
+def _loaded(where: str, name: str, kind: Any, **options: Any) -> nn.Module:
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(
+            message(where, f"{name!r}, which can't be loaded ({_first(error)})",
+                    "a hub id or a folder with config.json and safetensors weights", "Check the name and the network")
+        ) from error  # fmt: skip
+
+
+def stop_ids(config: Config, policy: nn.Module, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end a completion: the configured ones, else every EOS of the tokenizer and of the model.
+
+    Raises:
+        InvalidConfig: a tokenizer without EOS and nothing configured, or an id outside the vocabulary.
+    """
+    if config.stop_ids:
+        found = list(config.stop_ids)
+    elif tokenizer is None:
+        return ()
+    else:
+        if tokenizer.eos_token_id is None:
+            raise InvalidConfig(
+                message("tokenizer", "a tokenizer without an EOS token", "a completion ends at a stop id",
+                        "Set tokenizer.eos_token, or config.stop_ids")
+            )  # fmt: skip
+        found = [tokenizer.eos_token_id]
+        generation = getattr(policy, "generation_config", None)
+        more = getattr(generation, "eos_token_id", None)
+        size = vocabulary(policy)
+        more = more if isinstance(more, list) else [] if more is None else [more]
+        found += [i for i in more if size is None or i < size]
+    size = vocabulary(policy)
+    if size is not None and max(found) >= size:
+        raise InvalidConfig(
+            message(
+                "config.stop_ids", max(found), f"the policy's vocabulary has {size} ids", "Correct the id"
+            )
+        )
+    return tuple(sorted(set(found)))
+
+
+def vocabulary(policy: nn.Module) -> int | None:
+    """Size of the policy's vocabulary, where its configuration says so."""
+    config = getattr(policy, "config", None)
+    return getattr(config, "vocab_size", None) if config is not None else None
+
+
+def check_vocabulary(policy: nn.Module, tokenizer: Any) -> None:
+    """Raise `InvalidConfig` when the tokenizer has ids that the policy does not know."""
+    size = vocabulary(policy)
+    if tokenizer is not None and size is not None and len(tokenizer) > size:
+        raise InvalidConfig(
+            message("tokenizer", f"{len(tokenizer)} tokens", f"the policy's vocabulary has {size} ids",
+                    "Use the tokenizer that belongs to the policy, or resize the policy's embeddings")
+        )  # fmt: skip
+
+
+def check_context(config: Config, policy: nn.Module, prompts: Sequence[Prompt]) -> None:
+    """Raise `InvalidProblem` when the longest prompt and completion do not fit the model's context."""
+    limit = getattr(getattr(policy, "config", None), "max_position_embeddings", None)
+    longest = max(len(p.ids) for p in prompts)
+    if limit is not None and longest + config.max_new_tokens > limit:
+        raise InvalidProblem(
+            message("prompts", f"a prompt of {longest} tokens with max_new_tokens={config.max_new_tokens}",
+                    f"the policy's context holds {limit} tokens", "Shorten the prompts or lower max_new_tokens")
+        )  # fmt: skip
+
+
+def make_roles(
+    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any
+) -> Roles:
+    """The roles of a run on its device, with their reward model."""
+    dtype = DTYPES[config.dtype]
+    for module in (policy, reward, reference):
+        if isinstance(module, nn.Module):
+            module.to(device=device, dtype=dtype)
+    reward = _reward(config, reward, device, dtype)
+    common: dict[str, Any] = {
+        "reward": reward, "penalised": config.uses_penalised, "critics": config.uses_critics,
+        "temperature": config.temperature,
+    }  # fmt: skip
+    if config.backend == "lora":
+        if reference is not None:
+            raise InvalidConfig(
+                message("BilevelTrainer.reference", "a model, with backend=lora",
+                        "the reference is the base with its adapters off", "Leave reference out, or use backend=full")
+            )  # fmt: skip
+        roles: Roles = LoraRoles(
+            policy, rank=config.lora_rank, scale=config.lora_scale, targets=config.lora_targets, **common
+        )
+        modules = [roles.base]
+    else:
+        roles = FullRoles(policy, reference=reference, **common)
+        modules = list(roles.modules.values())
+    roles.reward.to(device=device, dtype=dtype)
+    if not roles.parameters("reward"):
+        raise InvalidConfig(
+            message("BilevelTrainer.reward", "a module without trained parameters", "x is what the upper level moves",
+                    "Leave requires_grad on for at least one parameter")
+        )  # fmt: skip
+    if config.gradient_checkpointing:
+        checkpoint_activations(modules[0])
+        for module in modules[1:]:
+            if any(hasattr(m, "gradient_checkpointing_enable") for m in module.modules()):
+                checkpoint_activations(module)
+    return roles
+
+
+def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype) -> Any:
+    reward = reward if reward is not None else config.reward
+    if isinstance(reward, (str, Path)):
+        if str(reward) in ("classifier", "linear"):
+            return str(reward)
+        transformers = require("transformers", "llm")
+        kind = transformers.AutoModelForSequenceClassification
+        reward = _loaded("config.reward", str(reward), kind, num_labels=1).to(device=device, dtype=dtype)
+    if not isinstance(reward, nn.Module):
+        raise InvalidConfig(
+            message("BilevelTrainer.reward", type(reward).__name__,
+                    "a module, a folder or hub id, 'classifier' or 'linear'",
+                    "Wrap reward functions in WeightedRewards")
+        )  # fmt: skip
+    if hasattr(reward, "config") and hasattr(reward, "num_labels"):  # a transformers classifier
+        return trainable(ClassifierReward(reward))
+    return reward
+
+
+def as_pairs(
+    rows: Iterable[Any] | None, tokenizer: Any, config: Config, size: int | None, eos: Sequence[int]
+) -> list[Pair]:
+    """Stored preferences as token ids.
+
+    Args:
+        rows: mappings with `prompt`, `chosen`, `rejected`: text, ids, or conversations.
+        tokenizer: for text.
+        config: for the limits.
+        size: of the vocabulary.
+        eos: the first one ends a completion given as text.
+
+    Raises:
+        InvalidProblem: a row without its columns, or a pair of equal or empty completions.
+    """
+    pairs: list[Pair] = []
+    for i, row in enumerate(rows or ()):
+        missing = [
+            k for k in ("prompt", "chosen", "rejected") if not isinstance(row, Mapping) or k not in row
+        ]
+        if missing:
+            raise InvalidProblem(
+                message(f"preferences[{i}]", f"a row without {missing[0]!r}",
+                        "a row has the columns prompt, chosen, rejected", "Rename the columns")
+            )  # fmt: skip
+        (prompt,) = as_prompts([{"prompt": row["prompt"]}], tokenizer, config.max_prompt_tokens, size)
+        chosen, rejected = (
+            _completion(row[k], tokenizer, eos)[: config.max_new_tokens] for k in ("chosen", "rejected")
+        )
+        if not chosen or not rejected or chosen == rejected:
+            raise InvalidProblem(
+                message(f"preferences[{i}]", "completions that are equal or empty", "a preference needs two that differ",
+                        "Remove the row")
+            )  # fmt: skip
+        pairs.append((prompt, chosen, rejected))
+    return pairs
+
+
+def _completion(value: Any, tokenizer: Any, eos: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
+        return tuple(value)
+    if isinstance(value, (list, tuple)):
+        value = "".join(m["content"] for m in value)
+    if tokenizer is None:
+        raise InvalidConfig(
+            message("preferences", "text without a tokenizer", "text needs one", "Pass tokenizer=")
+        )
+    ids = tuple(tokenizer(value, add_special_tokens=False)["input_ids"])
+    return ids + ((eos[0],) if eos and (not ids or ids[-1] not in eos) else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a run will need, before it starts; activations of the body are not in it.
+
+    Attributes:
+        weights: all weights, trained and frozen.
+        training: gradients and optimiser state of what trains.
+        logits: the vocabulary-wide tensors of one forward and backward pass.
+    """
+
+    weights: int
+    training: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.weights + self.training + self.logits
+
+    def __str__(self) -> str:
+        g = 2**30
+        return (
+            f"about {self.total / g:.2f} GiB: weights {self.weights / g:.2f}, gradients and optimiser "
+            f"{self.training / g:.2f}, logits {self.logits / g:.2f}"
+        )
+
+
+def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -> MemoryEstimate:
+    """How much memory a run with these roles will hold.
+
+    Args:
+        config: precision, optimiser, micro-batch, horizon.
+        roles: counts the weights.
+        rows: completions of this process in one forward pass.
+        size: of the vocabulary, or None.
+    """
+    each = 8 if config.dtype == "float64" else 4
+    trained = roles.trained()
+    copies = 3 if config.optimizer == "adam" else 1  # gradient and two moments, or the gradient
+    # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
+    policies = (1 + config.uses_penalised) if not config.micro_batch else 1
+    logits = rows * config.max_new_tokens * (size or 0) * each * (3 * policies + 2)
+    return MemoryEstimate((trained + roles.frozen()) * each, trained * copies * each, logits)
+
+
+def _first(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__
+
+
+__all__ = [
+    "LinearReward",
+    "MemoryEstimate",
+    "Pair",
+    "as_pairs",
+    "estimate_memory",
+    "load_policy",
+    "make_roles",
+]

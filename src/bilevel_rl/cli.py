@@ -14,7 +14,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "list": ("bilevel_rl.commands.list", "problems, solvers and experiments, with what each is"),
     "run": ("bilevel_rl.commands.run", "a solver on a problem; many seeds at once"),
     "resume": ("bilevel_rl.commands.resume", "go on with a run that was stopped, to the same bits"),
-    "check": ("bilevel_rl.commands.check", "is a problem well posed? shapes, derivatives, projection, objective"),
+    "check": (
+        "bilevel_rl.commands.check",
+        "is a problem well posed? shapes, derivatives, projection, objective",
+    ),
     "plan": ("bilevel_rl.commands.plan", "propose the five sequences from measured gradients and noise"),
     "sweep": ("bilevel_rl.commands.sweep", "tune a solver under a sample budget, in one compiled program"),
     "diagnose": ("bilevel_rl.commands.diagnose", "gradient dominance, bias in w and tau, measured rate"),
@@ -42,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; a run folder keeps its last checkpoint: `bilevel-rl resume FOLDER`", file=sys.stderr)
+        print(
+            "interrupted; a run folder keeps its last checkpoint: `bilevel-rl resume FOLDER`", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone, as with `bilevel-rl list | head`
         sys.stderr.close()
@@ -59,7 +64,12 @@ def _dispatch(argv: list[str]) -> int:
     verb, *rest = argv
     if verb not in VERBS:
         raise InvalidConfig(
-            message("bilevel-rl", f"the verb {verb!r}", did_you_mean(verb, VERBS), "`bilevel-rl --help` explains each")
+            message(
+                "bilevel-rl",
+                f"the verb {verb!r}",
+                did_you_mean(verb, VERBS),
+                "`bilevel-rl --help` explains each",
+            )
         )
     return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
 

@@ -24,7 +24,9 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name:<16} {docstring.first_sentence(path)}")
         return 0
     if argv[0] not in scripts:
-        raise InvalidConfig(message("bilevel-rl bench", repr(argv[0]), did_you_mean(argv[0], scripts), "Name one of these"))
+        raise InvalidConfig(
+            message("bilevel-rl bench", repr(argv[0]), did_you_mean(argv[0], scripts), "Name one of these")
+        )
     return subprocess.run([sys.executable, str(scripts[argv[0]]), *argv[1:]], check=False).returncode
 
 
@@ -38,6 +40,10 @@ def folder() -> Path:
         if (parent / "benchmarks").is_dir():
             return parent / "benchmarks"
     raise InvalidConfig(
-        message("bilevel-rl bench", "no folder benchmarks/", "the benchmarks come with the source, not with the package",
-                "Clone the repository and run it there")
-    )  # fmt: skip
+        message(
+            "bilevel-rl bench",
+            "no folder benchmarks/",
+            "the benchmarks come with the source, not with the package",
+            "Clone the repository and run it there",
+        )
+    )

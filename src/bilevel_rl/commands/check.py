@@ -10,7 +10,9 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import checks
 from bilevel_rl.launch import load, options
 
-USAGE = "usage: bilevel-rl check PROBLEM [SOLVER] [--problem.* --solver.*]    PROBLEM: a name, or FILE.py:NAME"
+USAGE = (
+    "usage: bilevel-rl check PROBLEM [SOLVER] [--problem.* --solver.*]    PROBLEM: a name, or FILE.py:NAME"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,12 +34,16 @@ def main(argv: Sequence[str]) -> int:
     problem = target.build(options.values(given.problem) if target.options else {})
     checks.check_problem(problem, thorough=True)
     S, A = problem.mdp.n_states, problem.mdp.n_actions
-    print(f"{words[0]}: well posed. {S} states, {A} actions, discount {float(problem.mdp.discount):g}, "
-          f"{problem.x0.shape[0]} upper variables, "
-          f"{'reward and transitions depend' if problem.moves_transitions else 'reward depends'} on x, objective "
-          f"{'linear' if problem.objective.linear else 'not linear'} in the visitation")  # fmt: skip
-    print("checked: shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
-          "hyper-objective and hyper-gradient, at x0 and three points near it")  # fmt: skip
+    print(
+        f"{words[0]}: well posed. {S} states, {A} actions, discount {float(problem.mdp.discount):g}, "
+        f"{problem.x0.shape[0]} upper variables, "
+        f"{'reward and transitions depend' if problem.moves_transitions else 'reward depends'} on x, objective "
+        f"{'linear' if problem.objective.linear else 'not linear'} in the visitation"
+    )
+    print(
+        "checked: shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
+        "hyper-objective and hyper-gradient, at x0 and three points near it"
+    )
     if solver is not None:
         made = solver.build(options.values(given.solver) if solver.options else {})
         made.check(problem)

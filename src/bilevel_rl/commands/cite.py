@@ -46,4 +46,8 @@ def keys_of(word: str) -> list[str]:
             keys += list(named[name].references) if name in named else []
         return list(dict.fromkeys(keys))
     known = [*named, *references.BIBTEX]
-    raise InvalidConfig(message("bilevel-rl cite", repr(word), did_you_mean(word, known), "Name one of these, or a run folder"))
+    raise InvalidConfig(
+        message(
+            "bilevel-rl cite", repr(word), did_you_mean(word, known), "Name one of these, or a run folder"
+        )
+    )

@@ -23,13 +23,17 @@ class Settings:
 
     solvers: Annotated[
         tuple[str, ...],
-        arg(help="names, each with its own settings if wanted: coupled_penalty:chains=32,scales.w.initial=0.05"),
+        arg(
+            help="names, each with its own settings if wanted: coupled_penalty:chains=32,scales.w.initial=0.05"
+        ),
     ] = (load.RECOMMENDED, "penalty_actor_critic")
     samples: Annotated[int, arg(help="transitions of every run")] = 200_000
     iterations: Annotated[int, arg(help="iterations of solvers that use the model and no samples")] = 200
     runs: Annotated[int, arg(help="independent seeds")] = 10
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
-    out: Annotated[Path | None, arg(help="folder for the run folders; by default a new one below runs/")] = None
+    out: Annotated[Path | None, arg(help="folder for the run folders; by default a new one below runs/")] = (
+        None
+    )
 
 
 USAGE = "usage: bilevel-rl compare PROBLEM --solvers A B ... --samples N --runs R [--problem.*]"
@@ -44,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
         if set(rest) & {"-h", "--help"}:
             words = ["goal_placement"]
         else:
-            raise InvalidConfig(message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE))
+            raise InvalidConfig(
+                message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE)
+            )
     problem = load.find_problem(words[0])
     kind = dataclasses.make_dataclass(
         "Options",
@@ -52,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
             ("compare", Annotated[Settings, arg(name="")], dataclasses.field(default_factory=Settings)),
             *_group("problem", problem),
         ],
-        frozen=True, kw_only=True,
-    )  # fmt: skip
+        frozen=True,
+        kw_only=True,
+    )
     kind.__doc__ = f"Several solvers on one problem, at equal samples. {problem.summary}"
     given = options.parse(f"compare {words[0]}", kind, rest, kind.__doc__)
     settings = given.compare
@@ -62,9 +69,13 @@ def main(argv: Sequence[str]) -> int:
     asks = [ask(text, problem, problem_options, settings) for text in settings.solvers]
     if len({a.label for a in asks}) != len(asks):
         raise InvalidConfig(
-            message("bilevel-rl compare --solvers", "the same solver twice", "each row needs a name of its own",
-                    "Give them different settings: NAME:field=value")
-        )  # fmt: skip
+            message(
+                "bilevel-rl compare --solvers",
+                "the same solver twice",
+                "each row needs a name of its own",
+                "Give them different settings: NAME:field=value",
+            )
+        )
     rows, optimum = [], None
     for one in asks:
         ready = execute.prepare(one, optimum)
@@ -86,14 +97,34 @@ def ask(text: str, problem: load.Target, problem_options: dict, settings: Settin
     target = load.find_solver(name)
     solver_options = options.set_dotted(target.make, given)
     plain = execute.Ask(
-        problem, target, problem_options, solver_options, samples=settings.samples, runs=settings.runs,
-        seed=settings.seed, label=text,
-    )  # fmt: skip
-    extra = [f"--solver.{part.partition('=')[0]} {part.partition('=')[2]}" for part in given.split(",") if part]
+        problem,
+        target,
+        problem_options,
+        solver_options,
+        samples=settings.samples,
+        runs=settings.runs,
+        seed=settings.seed,
+        label=text,
+    )
+    extra = [
+        f"--solver.{part.partition('=')[0]} {part.partition('=')[2]}" for part in given.split(",") if part
+    ]
     made = problem.build(problem_options)
     exact = target.build(solver_options).draws(made) == 0
     length = {"iterations": settings.iterations, "samples": None} if exact else {}
     words = ["--iterations", str(settings.iterations)] if exact else ["--samples", str(settings.samples)]
-    command = shlex.join(["bilevel-rl", "run", problem.name, name, *words, "--runs", str(settings.runs),
-                          "--seed", str(settings.seed), *" ".join(extra).split()])  # fmt: skip
+    command = shlex.join(
+        [
+            "bilevel-rl",
+            "run",
+            problem.name,
+            name,
+            *words,
+            "--runs",
+            str(settings.runs),
+            "--seed",
+            str(settings.seed),
+            *" ".join(extra).split(),
+        ]
+    )
     return dataclasses.replace(plain, command=command, **length)

@@ -19,6 +19,8 @@ def main(argv: Sequence[str]) -> int:
     name, *rest = argv
     if name not in experiments.ALL:
         raise InvalidConfig(
-            message("bilevel-rl experiments", repr(name), did_you_mean(name, experiments.ALL), "Name one of these")
+            message(
+                "bilevel-rl experiments", repr(name), did_you_mean(name, experiments.ALL), "Name one of these"
+            )
         )
     return int(importlib.import_module(experiments.ALL[name][0]).main(rest) or 0)

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     for word in argv:
         if word not in GROUPS:
-            raise InvalidConfig(message("bilevel-rl list", repr(word), did_you_mean(word, GROUPS), "Name one of these"))
+            raise InvalidConfig(
+                message("bilevel-rl list", repr(word), did_you_mean(word, GROUPS), "Name one of these")
+            )
     for group in argv or GROUPS:
         table = Table("name", "what it is", title=group, title_justify="left")
         for name, text in rows(group):
@@ -35,6 +37,9 @@ def rows(group: str) -> list[tuple[str, str]]:
     """(name, sentence) of each member of a group."""
     if group == "experiments":
         return [(name, text) for name, (_, text) in experiments.ALL.items()]
-    find = {"problems": (load.problem_classes, load.find_problem), "solvers": (load.solver_classes, load.find_solver)}
+    find = {
+        "problems": (load.problem_classes, load.find_problem),
+        "solvers": (load.solver_classes, load.find_solver),
+    }
     classes, finder = find[group]
     return [(name, finder(name).summary) for name in classes()]

@@ -28,7 +28,9 @@ class Settings:
     out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
     label: Annotated[str, arg(help="name of the method in tables and figures; the solver's when empty")] = ""
     records: Annotated[int, arg(help="how many times a run is graded by the exact oracles")] = 100
-    tau: Annotated[float | None, arg(help="temperature at which results are graded; the problem's own when absent")] = None
+    tau: Annotated[
+        float | None, arg(help="temperature at which results are graded; the problem's own when absent")
+    ] = None
     tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
 
 
@@ -54,13 +56,17 @@ def main(argv: Sequence[str]) -> int:
         if set(rest) & {"-h", "--help"}:
             print(USAGE)
             for field in dataclasses.fields(Settings):
-                print(f"  --{field.name:<12} {Settings.__annotations__[field.name].split('help=')[1].strip(')]').strip(chr(34))}")
+                print(
+                    f"  --{field.name:<12} {Settings.__annotations__[field.name].split('help=')[1].strip(')]').strip(chr(34))}"
+                )
             return 0
         raise InvalidConfig(
             message("bilevel-rl run", "no problem", "PROBLEM comes first", "`bilevel-rl list` names them")
         )
     ask, settings = read(words, rest)
-    folder = settings.out or screen.new_folder(Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}")
+    folder = settings.out or screen.new_folder(
+        Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"
+    )
     return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
 
 
@@ -68,10 +74,17 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
     """Words and options of a run as an `Ask` and its settings."""
     if len(words) > 2:
         raise InvalidConfig(
-            message("bilevel-rl run", f"the words {' '.join(words)!r}", "PROBLEM and at most one SOLVER come first",
-                    "To run several solvers use `bilevel-rl compare`")
-        )  # fmt: skip
-    problem, solver = load.find_problem(words[0]), load.find_solver(words[1] if len(words) == 2 else load.RECOMMENDED)
+            message(
+                "bilevel-rl run",
+                f"the words {' '.join(words)!r}",
+                "PROBLEM and at most one SOLVER come first",
+                "To run several solvers use `bilevel-rl compare`",
+            )
+        )
+    problem, solver = (
+        load.find_problem(words[0]),
+        load.find_solver(words[1] if len(words) == 2 else load.RECOMMENDED),
+    )
     kind = dataclasses.make_dataclass(
         "Options",
         [
@@ -79,18 +92,26 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
             *_group("problem", problem),
             *_group("solver", solver),
         ],
-        frozen=True, kw_only=True,
-    )  # fmt: skip
+        frozen=True,
+        kw_only=True,
+    )
     kind.__doc__ = f"{problem.summary}\n\n{solver.summary}"
     given = options.parse(f"run {' '.join(words)}", kind, rest, kind.__doc__)
     settings = given.run
     ask = execute.Ask(
-        problem, solver,
+        problem,
+        solver,
         options.values(given.problem) if hasattr(given, "problem") else {},
         options.values(given.solver) if hasattr(given, "solver") else {},
-        settings.iterations, settings.samples, settings.runs, settings.seed, settings.label, settings.records, settings.tau,
+        settings.iterations,
+        settings.samples,
+        settings.runs,
+        settings.seed,
+        settings.label,
+        settings.records,
+        settings.tau,
         command=shlex.join(["bilevel-rl", "run", *words, *rest]),
-    )  # fmt: skip
+    )
     return ask, settings
 
 
@@ -112,10 +133,14 @@ def _anew(words: Sequence[str], rest: Sequence[str]) -> int:
         out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
         tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
 
-    Anew.__annotations__["from_"] = Annotated[Path, arg(name="from", help="run folder whose configuration is used")]
+    Anew.__annotations__["from_"] = Annotated[
+        Path, arg(name="from", help="run folder whose configuration is used")
+    ]
     given = options.parse("run --from", Anew, rest)
     ready, ask = execute.again(given.from_)
-    folder = given.out or screen.new_folder(Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}")
+    folder = given.out or screen.new_folder(
+        Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"
+    )
     return screen.show_run(ready, ask, folder, tensorboard=given.tensorboard)
 
 

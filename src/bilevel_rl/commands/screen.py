@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from bilevel_rl import records, statistics
@@ -49,9 +56,12 @@ def new_folder(parent: Path, name: str) -> Path:
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar; on a pipe it prints its last state only. Yields a function of the work done."""
     columns = (
-        TextColumn("[bold]{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console(), transient=False) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
@@ -73,13 +83,21 @@ def show_run(
 
         trace = ready.start(folder, resume=resume, on_record=on_record)
     best = None if ready.optimum is None else ready.optimum.value
-    console().print(results_table(f"{ready.config['problem']}, {ready.config['runs']} runs", [(ready.config["label"], trace, best)]))
+    console().print(
+        results_table(
+            f"{ready.config['problem']}, {ready.config['runs']} runs", [(ready.config["label"], trace, best)]
+        )
+    )
     for text in trace.messages:
         console().print(f"[yellow]stopped:[/] {text}", highlight=False)
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
-        console().print(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
-    console().print(f"run folder: {folder}   report: bilevel-rl report {folder}", highlight=False, soft_wrap=True)
+        console().print(
+            f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration"
+        )
+    console().print(
+        f"run folder: {folder}   report: bilevel-rl report {folder}", highlight=False, soft_wrap=True
+    )
     return int(bool((trace.status != 0).all()))
 
 
@@ -94,7 +112,9 @@ def results_table(title: str, rows: Sequence[tuple[str, Trace, float | None]]) -
     for column in ("method", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for label, trace, best in rows:
-        table.add_row(escape(label), *map(escape, row(trace.metrics, best)), str(int((trace.status != 0).sum())))
+        table.add_row(
+            escape(label), *map(escape, row(trace.metrics, best)), str(int((trace.status != 0).sum()))
+        )
     return table
 
 
@@ -111,10 +131,12 @@ def row(metrics: dict[str, np.ndarray], best: float | None) -> list[str]:
     rate = statistics.success_rate(hits[:, -1])
     median = float(np.median(statistics.samples_to_target(metrics["samples"], hits)))
     return [
-        samples, objective, str(statistics.bootstrap(gap[:, -1])),
+        samples,
+        objective,
+        str(statistics.bootstrap(gap[:, -1])),
         f"{int(hits[:, -1].sum())} of {len(gap)} [{rate.low:.2f}, {rate.high:.2f}]",
         f"{median:,.0f}" if np.isfinite(median) else "-",
-    ]  # fmt: skip
+    ]
 
 
 def read_status(folder: Path) -> dict:

@@ -63,10 +63,20 @@ class Ready:
         """Run it."""
         c = self.config
         return solve(
-            self.problem, self.solver, iterations=c["iterations"], runs=c["runs"], seed=c["seed"],
-            record_every=c["record_every"], tau=c["tau"], optimum=self.optimum, evaluate=c["evaluate"], folder=folder,
-            resume=resume, config=c, on_record=on_record,
-        )  # fmt: skip
+            self.problem,
+            self.solver,
+            iterations=c["iterations"],
+            runs=c["runs"],
+            seed=c["seed"],
+            record_every=c["record_every"],
+            tau=c["tau"],
+            optimum=self.optimum,
+            evaluate=c["evaluate"],
+            folder=folder,
+            resume=resume,
+            config=c,
+            on_record=on_record,
+        )
 
 
 def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
@@ -76,7 +86,9 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
         InvalidConfig, InvalidProblem: before any work starts.
     """
     if ask.runs < 1:
-        raise InvalidConfig(message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1"))
+        raise InvalidConfig(
+            message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1")
+        )
     problem, solver = ask.problem.build(ask.problem_options), ask.solver.build(ask.solver_options)
     solver.check(problem)
     iterations = iterations_of(ask, problem, solver)
@@ -102,7 +114,9 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
     return Ready(problem, solver, optimum, config)
 
 
-def start(ask: Ask, folder: Path | None, optimum: oracles.Optimum | None = None, on_record: Callable | None = None) -> Trace:
+def start(
+    ask: Ask, folder: Path | None, optimum: oracles.Optimum | None = None, on_record: Callable | None = None
+) -> Trace:
     """`prepare`, write the user's own source beside the run, and run."""
     ready = prepare(ask, optimum)
     if folder is not None:
@@ -114,9 +128,13 @@ def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
     """Copy a user's own files into the run folder, so that it can be rebuilt without them."""
     if (folder / "run.json").exists():
         raise InvalidConfig(
-            message(str(folder), "a folder that already holds a run", "a new run needs a folder of its own",
-                    "Choose another --out, or continue with `bilevel-rl resume`")
-        )  # fmt: skip
+            message(
+                str(folder),
+                "a folder that already holds a run",
+                "a new run needs a folder of its own",
+                "Choose another --out, or continue with `bilevel-rl resume`",
+            )
+        )
     for word, target in (("problem", ask.problem), ("solver", ask.solver)):
         if target.source is not None:
             records.make_folder(folder)
@@ -133,17 +151,33 @@ def again(folder: Path) -> tuple[Ready, Ask]:
     header = records.read_header(folder)
     if header["kind"] != "finite":
         raise InvalidConfig(
-            message(str(folder), f"a run of kind {header['kind']!r}", "this verb is for finite problems",
-                    "Use `bilevel-rl llm resume`")
-        )  # fmt: skip
+            message(
+                str(folder),
+                f"a run of kind {header['kind']!r}",
+                "this verb is for finite problems",
+                "Use `bilevel-rl llm resume`",
+            )
+        )
     config = header["config"]
     problem_target, problem, solver_target, solver = from_config(folder, config)
     found = config.get("optimum")
-    optimum = None if found is None else oracles.Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
+    optimum = (
+        None
+        if found is None
+        else oracles.Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
+    )
     ask = Ask(
-        problem_target, solver_target, config["problem_options"], config["solver_options"], config["iterations"],
-        None, config["runs"], config["seed"], config["label"], tau=config["tau"],
-    )  # fmt: skip
+        problem_target,
+        solver_target,
+        config["problem_options"],
+        config["solver_options"],
+        config["iterations"],
+        None,
+        config["runs"],
+        config["seed"],
+        config["label"],
+        tau=config["tau"],
+    )
     return Ready(problem, solver, optimum, config), ask
 
 
@@ -152,7 +186,9 @@ def complete(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     if target.make is None:
         return {}
     kind = options.as_dataclass("options", target.options)
-    filled = options.values(kind(**{o.name: _nested(o, given[o.name]) for o in target.options if o.name in given}))
+    filled = options.values(
+        kind(**{o.name: _nested(o, given[o.name]) for o in target.options if o.name in given})
+    )
     return filled
 
 
@@ -171,35 +207,56 @@ def iterations_of(ask: Ask, problem: Any, solver: Any) -> int:
     """
     if (ask.iterations is None) == (ask.samples is None):
         raise InvalidConfig(
-            message("bilevel-rl run", f"--iterations {ask.iterations} and --samples {ask.samples}",
-                    "a run has one length", "Give exactly one of them")
-        )  # fmt: skip
+            message(
+                "bilevel-rl run",
+                f"--iterations {ask.iterations} and --samples {ask.samples}",
+                "a run has one length",
+                "Give exactly one of them",
+            )
+        )
     if ask.iterations is not None:
         if ask.iterations < 1:
             raise InvalidConfig(
-                message("bilevel-rl run --iterations", ask.iterations, "at least one iteration is needed", "Raise it")
+                message(
+                    "bilevel-rl run --iterations",
+                    ask.iterations,
+                    "at least one iteration is needed",
+                    "Raise it",
+                )
             )
         return ask.iterations
     each = samples_per_iteration(problem, solver)
     if not each:
         raise InvalidConfig(
-            message("bilevel-rl run --samples", f"{ask.samples} for {solver.name}, which uses the model and no samples",
-                    "such a solver is run by --iterations", "Give --iterations instead")
-        )  # fmt: skip
+            message(
+                "bilevel-rl run --samples",
+                f"{ask.samples} for {solver.name}, which uses the model and no samples",
+                "such a solver is run by --iterations",
+                "Give --iterations instead",
+            )
+        )
     assert ask.samples is not None
     if ask.samples < each:
         raise InvalidConfig(
-            message("bilevel-rl run --samples", ask.samples, f"one iteration of {solver.name} uses {each:g} transitions",
-                    "Raise the budget, or lower the solver's chains or inner steps")
-        )  # fmt: skip
+            message(
+                "bilevel-rl run --samples",
+                ask.samples,
+                f"one iteration of {solver.name} uses {each:g} transitions",
+                "Raise the budget, or lower the solver's chains or inner steps",
+            )
+        )
     return int(ask.samples // each)
 
 
 def samples_per_iteration(problem: Any, solver: Any) -> float:
     """Transitions that one iteration uses, measured on the first few."""
     trace = solve(
-        problem, solver, iterations=PROBE_ITERATIONS, record_every=PROBE_ITERATIONS, evaluate=False,
-    )  # fmt: skip
+        problem,
+        solver,
+        iterations=PROBE_ITERATIONS,
+        record_every=PROBE_ITERATIONS,
+        evaluate=False,
+    )
     return float(trace["samples"][0, -1]) / PROBE_ITERATIONS
 
 
@@ -248,5 +305,3 @@ def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], N
 def within(trace_gap: np.ndarray, best: float, fraction: float = 0.05) -> np.ndarray:
     """Whether each run's gap is at most this fraction of the best value's size."""
     return np.asarray(trace_gap) <= fraction * abs(best)
-
-

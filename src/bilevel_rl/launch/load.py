@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl.launch import options
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
 from bilevel_rl.finite import BilevelProblem, Solver, problems, solvers
+from bilevel_rl.launch import options
 
 RECOMMENDED = "coupled_penalty"
 
@@ -33,13 +33,21 @@ def _all(package, base):
     if hasattr(package, "ALL"):
         return package.ALL
     import pkgutil
+
     found = []
     for m in pkgutil.iter_modules(package.__path__):
         try:
             mod = importlib.import_module(f"{package.__name__}.{m.name}")
         except Exception:
             continue
-        found += [v for v in vars(mod).values() if isinstance(v, type) and issubclass(v, base) and v.__module__ == mod.__name__ and not inspect.isabstract(v)]
+        found += [
+            v
+            for v in vars(mod).values()
+            if isinstance(v, type)
+            and issubclass(v, base)
+            and v.__module__ == mod.__name__
+            and not inspect.isabstract(v)
+        ]
     return tuple(found)
 
 
@@ -95,9 +103,13 @@ def _find(name: str, known: dict[str, Any], base: type, word: str) -> Target:
         return _from_file(name, base, word)
     if name not in known:
         raise InvalidConfig(
-            message(f"bilevel-rl {word}", f"the unknown {word} {name!r}", did_you_mean(name, known),
-                    f"`bilevel-rl list` describes each; your own is FILE.py:{word}")
-        )  # fmt: skip
+            message(
+                f"bilevel-rl {word}",
+                f"the unknown {word} {name!r}",
+                did_you_mean(name, known),
+                f"`bilevel-rl list` describes each; your own is FILE.py:{word}",
+            )
+        )
     return Target(name, make=known[name])
 
 
@@ -105,12 +117,19 @@ def _from_file(name: str, base: type, word: str) -> Target:
     file, _, attribute = name.rpartition(":") if ":" in name else (name, ":", word)
     path = Path(file)
     if not path.is_file():
-        raise InvalidProblem(message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path"))
+        raise InvalidProblem(
+            message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path")
+        )
     module = _load_module(path)
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise InvalidProblem(
-            message(name, f"no attribute {attribute!r} in {file}", did_you_mean(attribute, public), "Name one of these")
+            message(
+                name,
+                f"no attribute {attribute!r} in {file}",
+                did_you_mean(attribute, public),
+                "Name one of these",
+            )
         )
     value = getattr(module, attribute)
     if isinstance(value, base):
@@ -118,16 +137,22 @@ def _from_file(name: str, base: type, word: str) -> Target:
     if callable(value) and (not isinstance(value, type) or issubclass(value, base)):
         return Target(name, make=value, source=path)
     raise InvalidProblem(
-        message(name, f"{attribute} = {type(value).__name__}", f"it must be a {base.__name__}, its class, or a function "
-                f"that returns one", f"Subclass bilevel_rl.finite.{base.__name__}")
-    )  # fmt: skip
+        message(
+            name,
+            f"{attribute} = {type(value).__name__}",
+            f"it must be a {base.__name__}, its class, or a function that returns one",
+            f"Subclass bilevel_rl.finite.{base.__name__}",
+        )
+    )
 
 
 def _load_module(path: Path) -> Any:
     label = f"bilevel_rl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(label, path)
     if spec is None or spec.loader is None:
-        raise InvalidProblem(message(str(path), "a file that is not Python", "a .py file is expected", "Rename it"))
+        raise InvalidProblem(
+            message(str(path), "a file that is not Python", "a .py file is expected", "Rename it")
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module
     sys.path.insert(0, str(path.resolve().parent))
@@ -135,7 +160,12 @@ def _load_module(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises
         raise InvalidProblem(
-            message(str(path), f"{type(error).__name__}: {error}", "the file must import without errors", "Mend the file")
+            message(
+                str(path),
+                f"{type(error).__name__}: {error}",
+                "the file must import without errors",
+                "Mend the file",
+            )
         ) from error
     finally:
         sys.path.pop(0)
@@ -155,15 +185,21 @@ def from_config(folder: Path, config: Mapping[str, Any]) -> tuple[Target, Any, T
     missing = sorted(needed - set(config))
     if missing:
         raise RunNotFound(
-            message(str(folder / "run.json"), f"a configuration without {', '.join(missing)}",
-                    "only runs started with `bilevel-rl` or a full `config` can be rebuilt",
-                    "Start it again from the Python code that made it, with solve(..., resume=True)")
-        )  # fmt: skip
+            message(
+                str(folder / "run.json"),
+                f"a configuration without {', '.join(missing)}",
+                "only runs started with `bilevel-rl` or a full `config` can be rebuilt",
+                "Start it again from the Python code that made it, with solve(..., resume=True)",
+            )
+        )
     problem = find_problem(_stored(folder, config["problem"], config.get("problem_source")))
     solver = find_solver(_stored(folder, config["solver"], config.get("solver_source")))
     return (
-        problem, problem.build(config["problem_options"]), solver, solver.build(config["solver_options"]),
-    )  # fmt: skip
+        problem,
+        problem.build(config["problem_options"]),
+        solver,
+        solver.build(config["solver_options"]),
+    )
 
 
 def _stored(folder: Path, name: str, source: str | None) -> str:

@@ -22,10 +22,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.metrics import ALPHA, BETA, TAU, W, ZETA
+from bilevel_rl.metrics import ALPHA, BETA, TAU, ZETA, W
 from bilevel_rl.schedules import TimeScales
 
-SEQUENCES = {metric.key: f"{metric.meaning}: {metric.key}_k = initial / (k+1)^power" for metric in (ZETA, ALPHA, BETA, W, TAU)}
+SEQUENCES = {
+    metric.key: f"{metric.meaning}: {metric.key}_k = initial / (k+1)^power"
+    for metric in (ZETA, ALPHA, BETA, W, TAU)
+}
 PLAIN = (bool, int, float, str, Path)
 
 
@@ -62,7 +65,8 @@ def options_of(target: Any) -> tuple[Option, ...]:
     for name, annotation, default in _arguments(target):
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
             nested = tuple(
-                _replace_default(option, getattr(default, option.name)) for option in options_of(type(default))
+                _replace_default(option, getattr(default, option.name))
+                for option in options_of(type(default))
             )
             if isinstance(default, TimeScales):
                 nested = tuple(dataclasses.replace(o, help=SEQUENCES[o.name]) for o in nested)
@@ -71,10 +75,13 @@ def options_of(target: Any) -> tuple[Option, ...]:
             found.append(Option(name, kind, default, helps.get(name, "")))
         elif default is inspect.Parameter.empty:
             raise InvalidConfig(
-                message(f"{_name(target)}.{name}", f"an argument of type {annotation!r} without a default",
-                        "the command line sets numbers, words, choices and tuples of them",
-                        "Give it a default, or write a function without arguments that returns the object")
-            )  # fmt: skip
+                message(
+                    f"{_name(target)}.{name}",
+                    f"an argument of type {annotation!r} without a default",
+                    "the command line sets numbers, words, choices and tuples of them",
+                    "Give it a default, or write a function without arguments that returns the object",
+                )
+            )
     return tuple(found)
 
 
@@ -206,9 +213,13 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
     try:
         with contextlib.redirect_stderr(heard):
             made, unknown = tyro.cli(
-                kind, args=list(argv), prog=f"bilevel-rl {label}", description=describe or None,
-                return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
-            )  # fmt: skip
+                kind,
+                args=list(argv),
+                prog=f"bilevel-rl {label}",
+                description=describe or None,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -216,17 +227,30 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
         text = " ".join(re.split("For full helptext|Argument helptext", text)[0].split())
         text = re.sub("^(Parsing|Value) error ", "", text).strip(" .")
         raise InvalidConfig(
-            message(f"bilevel-rl {label}", f"options that can't be read ({text})", "each option has one type",
-                    f"`bilevel-rl {label} --help` lists them")
-        ) from None  # fmt: skip
+            message(
+                f"bilevel-rl {label}",
+                f"options that can't be read ({text})",
+                "each option has one type",
+                f"`bilevel-rl {label} --help` lists them",
+            )
+        ) from None
     if unknown:
         word = next((w for w in unknown if w.startswith("-")), unknown[0])
         known = [f"--{name}".replace("_", "-") for name in flat_names(kind)]
         what = "option" if word.startswith("-") else "argument"
         near = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), known, n=3, cutoff=0.5)
-        hint = f"the nearest known are {', '.join(near)}" if near else f"there are {len(known)} options, and it is none of them"
+        hint = (
+            f"the nearest known are {', '.join(near)}"
+            if near
+            else f"there are {len(known)} options, and it is none of them"
+        )
         raise InvalidConfig(
-            message(f"bilevel-rl {label}", f"the unknown {what} {word!r}", hint, f"`bilevel-rl {label} --help` lists them all")
+            message(
+                f"bilevel-rl {label}",
+                f"the unknown {what} {word!r}",
+                hint,
+                f"`bilevel-rl {label} --help` lists them all",
+            )
         )
     return made
 
@@ -267,7 +291,12 @@ def build(target: Any, given: Mapping[str, Any]) -> Any:
     for name, value in given.items():
         if name not in known:
             raise InvalidConfig(
-                message(f"{_name(target)}.{name}", "an unknown option", did_you_mean(name, known), "Correct its name")
+                message(
+                    f"{_name(target)}.{name}",
+                    "an unknown option",
+                    did_you_mean(name, known),
+                    "Correct its name",
+                )
             )
         option = known[name]
         ready[name] = build(type(option.default), value) if option.nested else _narrow(value)

@@ -16,17 +16,27 @@ class Metric(NamedTuple):
 
 
 # Finite problems: all of these are computed by oracles, never by the solver they grade.
-SAMPLES = Metric("samples", "samples", "transitions", "none", "Environment transitions used so far")
+SAMPLES = Metric(
+    "samples", "samples", "transitions", "none", "Environment transitions (a language model's tokens) used so far"
+)
 ITERATION = Metric("iteration", "iteration", "1", "none", "Solver iterations so far")
-OBJECTIVE = Metric("objective", "Φ_τ(x)", "objective", "down", "Exact hyper-objective f(x, π*_τ(x)) at the current x")
+OBJECTIVE = Metric(
+    "objective", "Φ_τ(x)", "objective", "down", "Exact hyper-objective f(x, π*_τ(x)) at the current x"
+)
 GAP = Metric("gap", "Φ_τ(x) − Φ*", "objective", "down", "Exact hyper-objective less the best known value")
-GRADIENT_NORM = Metric("gradient_norm", "|∇Φ_τ(x)|", "objective / unit of x", "down", "Norm of the exact hyper-gradient")
+GRADIENT_NORM = Metric(
+    "gradient_norm", "|∇Φ_τ(x)|", "objective / unit of x", "down", "Norm of the exact hyper-gradient"
+)
 GRADIENT_ERROR = Metric(
     "gradient_error", "relative hyper-gradient error", "1", "down",
     "Distance of the solver's own mean hyper-gradient, at its current followers, from the exact one, relative",
 )  # fmt: skip
 LOWER_GAP = Metric(
-    "lower_gap", "J_τ(x, π*) − J_τ(x, π)", "reward", "down", "Suboptimality of the tracked follower, discounted sum"
+    "lower_gap",
+    "J_τ(x, π*) − J_τ(x, π)",
+    "reward",
+    "down",
+    "Suboptimality of the tracked follower, discounted sum",
 )
 DISTANCE = Metric("distance", "|x − x*|", "unit of x", "down", "Distance of x from the best known x")
 ZETA = Metric("zeta", "ζ_k", "1", "none", "Step of x")
@@ -40,37 +50,54 @@ FINITE = (
 )  # fmt: skip
 
 # Language models: one line an iteration, estimated on that iteration's rollouts of theta.
-TOKENS = Metric("samples", "generated tokens", "tokens", "none", "Tokens generated for training so far")
-LABELS = Metric("labels", "judge labels", "labels", "none", "Pairs judged, or gold scores asked for by the objective")
+LABELS = Metric(
+    "labels", "judge labels", "labels", "none", "Pairs judged, or gold scores asked for by the objective"
+)
 GOLD = Metric("gold", "gold score", "score", "up", "Mean gold score of what π_θ writes")
 LEARNED_REWARD = Metric("learned_reward", "r_x(y)", "reward", "up", "Mean learned reward of what π_θ writes")
 UPPER = Metric("upper", "f(x, π^L)", "objective", "down", "Sampled upper objective at the penalised policy")
-KL = Metric("kl", "KL(π_θ ‖ π_ref)", "nats a completion", "none", "Exact over the vocabulary, summed over tokens")
+KL = Metric(
+    "kl", "KL(π_θ ‖ π_ref)", "nats a completion", "none", "Exact over the vocabulary, summed over tokens"
+)
 ENTROPY = Metric("entropy", "entropy", "nats a token", "none", "Mean entropy of π_θ's next-token law")
 LENGTH = Metric("length", "completion length", "tokens", "none", "Mean length, end token included")
 TRUNCATED = Metric("truncated", "truncated share", "1", "down", "Completions that reached the length limit")
-LM_GAP = Metric("gap", "J_τ(π_θ) − J_τ(π^L)", "reward", "none", "Sampled gap between the two policies")
-DIVERGENCE = Metric("divergence", "KL(π_θ ‖ π^L)", "nats a completion", "none", "k3 estimate on π_θ's completions")
+POLICY_GAP = Metric(
+    "policy_gap", "J_τ(π_θ) − J_τ(π^L)", "reward", "none", "Sampled gap between the two policies"
+)
+DIVERGENCE = Metric(
+    "divergence", "KL(π_θ ‖ π^L)", "nats a completion", "none", "k3 estimate on π_θ's completions"
+)
 HYPER = Metric("hyper", "|D|", "objective / unit of x", "none", "Norm of the sampled hyper-gradient")
 HYPER_UPPER = Metric("hyper_upper", "|∇_x f|", "objective / unit of x", "none", "Norm of its direct part")
 HYPER_PENALTY = Metric(
     "hyper_penalty", "|(E_π − E_πL)[∇_x r]|/w", "objective / unit of x", "none", "Norm of its penalty part"
 )
-EFFECTIVE = Metric("ess", "effective sample size", "1", "up", "Of the importance ratios, as a share of the batch")
-RATIO_CLIPPED = Metric("ratio_clipped", "clipped ratios", "1", "down", "Share of importance ratios at their bound")
+EFFECTIVE = Metric(
+    "ess", "effective sample size", "1", "up", "Of the importance ratios, as a share of the batch"
+)
+RATIO_CLIPPED = Metric(
+    "ratio_clipped", "clipped ratios", "1", "down", "Share of importance ratios at their bound"
+)
 GRADIENT_POLICY = Metric("gradient_policy", "|grad θ|", "1", "none", "Gradient norm of θ before clipping")
-GRADIENT_POLICY_L = Metric("gradient_policy_l", "|grad θ^L|", "1", "none", "Gradient norm of θ^L before clipping")
+GRADIENT_POLICY_L = Metric(
+    "gradient_policy_l", "|grad θ^L|", "1", "none", "Gradient norm of θ^L before clipping"
+)
 GRADIENT_CRITIC = Metric("gradient_critic", "|grad V|", "1", "none", "Gradient norm of V before clipping")
-GRADIENT_CRITIC_L = Metric("gradient_critic_l", "|grad V^L|", "1", "none", "Gradient norm of V^L before clipping")
-TOKENS_PER_SECOND = Metric("tokens_per_second", "tokens a second", "tokens / s", "up", "Generated tokens a second")
+GRADIENT_CRITIC_L = Metric(
+    "gradient_critic_l", "|grad V^L|", "1", "none", "Gradient norm of V^L before clipping"
+)
+TOKENS_PER_SECOND = Metric(
+    "tokens_per_second", "tokens a second", "tokens / s", "up", "Generated tokens a second"
+)
 SECONDS = Metric("seconds", "seconds", "s", "down", "Wall time of the iteration")
 MEMORY = Metric("memory", "peak memory", "GiB", "down", "Peak of this process so far")
 
 LLM = (
-    TOKENS, ITERATION, LABELS, GOLD, LEARNED_REWARD, UPPER, KL, ENTROPY, LENGTH, TRUNCATED, LM_GAP, DIVERGENCE, HYPER,
+    SAMPLES, ITERATION, LABELS, GOLD, LEARNED_REWARD, UPPER, KL, ENTROPY, LENGTH, TRUNCATED, POLICY_GAP, DIVERGENCE, HYPER,
     HYPER_UPPER, HYPER_PENALTY, EFFECTIVE, RATIO_CLIPPED, GRADIENT_POLICY, GRADIENT_POLICY_L, GRADIENT_CRITIC,
     GRADIENT_CRITIC_L, ZETA, ALPHA, BETA, W, TAU, TOKENS_PER_SECOND, SECONDS, MEMORY,
 )  # fmt: skip
 
-ALL = FINITE + LLM
+ALL = FINITE + tuple(metric for metric in LLM if metric not in FINITE)
 BY_KEY = {metric.key: metric for metric in ALL}

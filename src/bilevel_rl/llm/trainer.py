@@ -783,7 +783,7 @@ class BilevelTrainer:
             if "policy" in gold:
                 line["gold"] = float(gold["policy"].mean())
             if theta_l is not theta and self.config.method != "finite_difference":
-                line["gap"] = self._gap(theta, theta_l, ratios)
+                line["policy_gap"] = self._gap(theta, theta_l, ratios)
             if ratios is not None:
                 log_rho = ((theta_l.logp - theta.logp) * mask).sum(1)
                 line["ess"] = ratios.effective

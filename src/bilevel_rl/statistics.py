@@ -51,8 +51,10 @@ def bootstrap(values: ArrayLike, statistic=interquartile_mean, confidence: float
     return Interval(point, float(interval.low), float(interval.high))
 
 
-def bootstrap_curve(values: ArrayLike, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
-    """Interquartile mean and interval at every record.
+def bootstrap_curve(
+    values: ArrayLike, confidence: float = 0.95, seed: int = 0, resamples: int = 1000
+) -> np.ndarray:
+    """Interquartile mean and percentile-bootstrap interval at every record; runs are resampled whole.
 
     Args:
         values: [runs, records].
@@ -61,7 +63,19 @@ def bootstrap_curve(values: ArrayLike, confidence: float = 0.95, seed: int = 0) 
         [3, records]: value, low, high.
     """
     values = np.asarray(values, float)
-    return np.array([bootstrap(column, confidence=confidence, seed=seed) for column in values.T]).T
+    runs = values.shape[0]
+    point = interquartile_mean(values)
+    if runs < 2:
+        return np.stack([point, point, point])
+    picks = np.random.default_rng(seed).integers(runs, size=(resamples, runs))
+    cut = int(0.25 * runs)
+    tail = 50 * (1 - confidence)
+    with np.errstate(invalid="ignore"):  # a record with NaN has a NaN interval
+        bounds = [
+            np.percentile(np.sort(values[picks, record], axis=1)[:, cut : runs - cut].mean(axis=1), [tail, 100 - tail])
+            for record in range(values.shape[1])
+        ]
+    return np.concatenate([point[None], np.array(bounds).T])
 
 
 def success_rate(hits: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -391,6 +391,8 @@ class _Store:
             "format": records.FORMAT, "kind": "finite", "name": (config or {}).get("label", solver.name),
             "problem": problem.name, "seed": seed, "config": config or {}, "references": [*solver.references],
         }  # fmt: skip
+        layout = problem.layout()
+        self.layout = {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
         self.lock: Any = None
 
     def __enter__(self):
@@ -469,7 +471,7 @@ class _Store:
             return
         if log.scene:
             trace = log.trace(None, 0.0)  # type: ignore[arg-type]
-            records.write_arrays(self.folder / "scene.npz", trace.scene)
+            records.write_arrays(self.folder / "scene.npz", trace.scene | self.layout)
         records.write_json(
             self.folder / "status.json",
             {"state": "failed" if (log.status != OK).all() else "finished", "message": " ".join(log.messages)},

@@ -55,8 +55,12 @@ PROVIDERS: dict[str, str] = {
     "logits": "The policy: its next-token logits, [N, T, V]",
     "winner": "A data set of preferences: True for the preferred response of each group",
     "set_id": "A vine sampler: the index of the set of responses that each response was put in",
-    "parent_value": "A tree sampler: the value of the node before each token's segment",
-    "node_value": "A tree sampler: the value of the node after each token's segment",
+    "segment": "A sampler: the number of the segment of each token (else cut by probability)",
+    "path": "A tree sampler: the number of the node of each response at each depth, [N, D]",
+    "depth": "A tree sampler: which depth of the tree each token belongs to",
+    "role": "A hierarchical task: 0 for action tokens, 1 for sub-goals, 2 for switch decisions",
+    "switch_probability": "A hierarchical policy: the probability of a switch at each token's turn",
+    "start_potential": "A probing sampler: the potential before the first step",
 }
 
 _TOKEN = (
@@ -195,11 +199,14 @@ class Batch:
                         "Rename it, or add it to PROVIDERS with who provides it")
             )  # fmt: skip
         extras = {**fields.pop("extras", {}), **{k: fields.pop(k) for k in list(fields) if k not in known}}
+        given: dict[str, Any] = {
+            k: torch.as_tensor(v, device=device) if _is_data(k, v) else v for k, v in fields.items()
+        }
         batch = cls(
             mask=mask, reward=reward, group=ids(group, rows), trajectory=ids(trajectory, rows),
             length=ids(length, mask.sum(1)), done=done, truncated=ids(truncated, ~done, torch.bool),
             extras={k: torch.as_tensor(v, device=device) for k, v in extras.items()},
-            **{k: torch.as_tensor(v, device=device) if _is_data(k, v) else v for k, v in fields.items()},
+            **given,
         )  # fmt: skip
         batch.check_shapes()
         return batch

@@ -33,6 +33,16 @@ class Effect(enum.StrEnum):
     CHANGES = "changes the objective"
 
 
+class Scope(enum.StrEnum):
+    """The largest unit whose members a component compares: its results on a batch of such units are those
+    of each.
+    """
+
+    RESPONSE = "response"
+    GROUP = "group"
+    BATCH = "batch"
+
+
 class Status(enum.StrEnum):
     """How well the formula is established: read in a named source, reconstructed, or a textbook result."""
 
@@ -55,6 +65,8 @@ class Card:
         number: number in the catalogue of papers; None for what everybody uses.
         cost: time beyond one pass over the batch.
         group: smallest number of responses a prompt for which it does anything.
+        scope: the unit within which it compares: a batch of several units gives what each unit gives alone.
+        gradient: for losses and regularisers, the fields through which the gradient flows.
         note: what a reader should be warned of.
         cite: keys of `bilevel_rl.references`, where the bibliographic data are certain.
     """
@@ -68,6 +80,8 @@ class Card:
     number: int | None = None
     cost: str = "O(NT)"
     group: int = 1
+    scope: Scope = Scope.GROUP
+    gradient: tuple[str, ...] = ()
     note: str = ""
     cite: tuple[str, ...] = ()
 

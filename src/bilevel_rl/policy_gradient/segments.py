@@ -4,6 +4,8 @@ precision.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -93,6 +95,24 @@ def segment_std(values: Tensor, index: Tensor, count: int, ddof: int = 0) -> Ten
     return (spread / (segment_size(index, count, values.dtype) - ddof).clamp(min=1)).sqrt()
 
 
+def members(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Rows of each segment side by side.
+
+    Returns:
+        [count, k] row numbers, k the size of the largest segment (0 where there is none), and [count,
+        k] bool that
+        tells which are real.
+    """
+    size = torch.bincount(index, minlength=count)
+    order = torch.argsort(index, stable=True)
+    width = int(size.max()) if count else 0
+    column = torch.arange(width, device=index.device)
+    real = column < size[:, None]
+    start = torch.cumsum(size, 0) - size
+    position = torch.where(real, start[:, None] + column, 0)
+    return (order[position] if len(order) else position), real
+
+
 def rank_in_segment(values: Tensor, index: Tensor, tie: Tensor | None = None) -> Tensor:
     """[M]: position of each of `values` [M] in its segment, largest first; ties by `tie` (smaller first),
     then order.
@@ -107,6 +127,58 @@ def rank_in_segment(values: Tensor, index: Tensor, tie: Tensor | None = None) ->
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(values), device=values.device) - start[index[order]]
     return rank
+
+
+# -- turns --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """The action tokens of a batch by turn: U = 1 + the largest turn index.
+
+    Attributes:
+        turn: [N, T] turn of each token, clipped to 0 outside the mask.
+        mask: [N, T] the batch's.
+        valid: [N, U] bool, the turn has an action token.
+        first: [N, U] position of its first action token (0 where there is none).
+    """
+
+    turn: Tensor
+    mask: Tensor
+    valid: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> Turns:
+        """Turns of a batch; without the field `turn` a response is one turn."""
+        n, t = batch.mask.shape
+        zero = torch.zeros((n, t), dtype=torch.long, device=batch.mask.device)
+        turn = zero if batch.turn is None else torch.where(batch.mask, batch.turn, 0)
+        width = int(turn.max()) + 1 if turn.numel() else 1
+        position = torch.arange(t, device=turn.device).expand(n, t)
+        far = torch.where(batch.mask, position, t)
+        first = torch.full((n, width), t, dtype=torch.long, device=turn.device)
+        first = first.scatter_reduce(1, turn, far, "amin") if t else first
+        return cls(turn, batch.mask, first < t, torch.where(first < t, first, 0))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """[N, T] -> [N, U]: sum over the action tokens of each turn."""
+        out = values.new_zeros(self.valid.shape)
+        return out.scatter_add(1, self.turn, torch.where(self.mask, values, 0))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """[N, T] -> [N, U]: mean over the action tokens of each turn; 0 for none."""
+        return self.sum(values) / self.sum(torch.ones_like(values)).clamp(min=1)
+
+    def at_first(self, values: Tensor) -> Tensor:
+        """[N, T] -> [N, U]: the value at the first action token of each turn; 0 where there is none."""
+        if not values.shape[1]:
+            return values.new_zeros(self.valid.shape)
+        return torch.where(self.valid, values.gather(1, self.first), 0)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[N, U] -> [N, T]: the turn's value at each of its action tokens, 0 elsewhere."""
+        return torch.where(self.mask, values.gather(1, self.turn), 0)
 
 
 # -- means that know about masks ----------------------------------------------------------------------------

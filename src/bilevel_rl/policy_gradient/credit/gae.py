@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 
 
 def discounted_residuals(
@@ -72,12 +72,18 @@ class GAE:
     lam: float = 0.95
 
     card: ClassVar[Card] = Card(
-        name="gae", slot=Slot.CREDIT, effect=Effect.CHANGES, needs=("reward", "value"),
+        name="gae",
+        scope=Scope.RESPONSE,
+        slot=Slot.CREDIT,
+        effect=Effect.CHANGES,
+        needs=("reward", "value"),
         source="High-Dimensional Continuous Control Using Generalized Advantage Estimation, arXiv 1506.02438",
-        status=Status.CLASSICAL, cost="O(NT), T sequential steps", cite=("schulman2016gae",),
+        status=Status.CLASSICAL,
+        cost="O(NT), T sequential steps",
+        cite=("schulman2016gae",),
         note="unbiased (keeps the objective) at lam = 1, or with the true value function; otherwise "
-             "biased by the critic",
-    )  # fmt: skip
+        "biased by the critic",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot, TensorComponent
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, TensorComponent
 from bilevel_rl.policy_gradient.credit.gae import returns_to_go
 from bilevel_rl.policy_gradient.segments import centred, label, masked_mean, segment_size, segment_std
 
@@ -52,9 +52,14 @@ class GroupNorm:
     ddof: int = 1
 
     card: ClassVar[Card] = Card(
-        name="group_norm", slot=Slot.CREDIT, effect=Effect.RESCALES, needs=("reward", "group"), group=2,
-        source="DeepSeekMath, arXiv 2402.03300", cite=("shao2024deepseekmath",),
-    )  # fmt: skip
+        name="group_norm",
+        slot=Slot.CREDIT,
+        effect=Effect.RESCALES,
+        needs=("reward", "group"),
+        group=2,
+        source="DeepSeekMath, arXiv 2402.03300",
+        cite=("shao2024deepseekmath",),
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a response."""
@@ -75,11 +80,15 @@ class GroupMean:
     """
 
     card: ClassVar[Card] = Card(
-        name="group_mean", slot=Slot.CREDIT, effect=Effect.KEEPS, needs=("reward", "group"), group=2,
+        name="group_mean",
+        slot=Slot.CREDIT,
+        effect=Effect.KEEPS,
+        needs=("reward", "group"),
+        group=2,
         source="Understanding R1-Zero-Like Training (Dr. GRPO), arXiv 2503.20783",
         note="the gradient is (k-1)/k of RLOO's: the same objective, a constant scale when all groups "
-             "have k members",
-    )  # fmt: skip
+        "have k members",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a response."""
@@ -109,11 +118,15 @@ class BatchNorm:
     inner: TensorComponent | None = None
 
     card: ClassVar[Card] = Card(
-        name="batch_norm", slot=Slot.CREDIT, effect=Effect.CHANGES, needs=("reward",),
+        name="batch_norm",
+        scope=Scope.BATCH,
+        slot=Slot.CREDIT,
+        effect=Effect.CHANGES,
+        needs=("reward",),
         source="REINFORCE++, arXiv 2501.03262",
         note="one scale for all prompts; the batch mean as baseline is correlated with each response "
-             "(bias O(1/N))",
-    )  # fmt: skip
+        "(bias O(1/N))",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, mean 0 over the action tokens."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.segments import centred, label, segment_size
 
 
@@ -45,10 +45,14 @@ class LeaveOneOut:
     """
 
     card: ClassVar[Card] = Card(
-        name="leave_one_out", slot=Slot.CREDIT, effect=Effect.KEEPS, needs=("reward", "group"), group=2,
+        name="leave_one_out",
+        slot=Slot.CREDIT,
+        effect=Effect.KEEPS,
+        needs=("reward", "group"),
+        group=2,
         source="Back to Basics: Revisiting REINFORCE Style Optimization, arXiv 2402.14740",
         status=Status.CLASSICAL,
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a response."""
@@ -67,11 +71,15 @@ class Return:
     """
 
     card: ClassVar[Card] = Card(
-        name="return", slot=Slot.CREDIT, effect=Effect.KEEPS, needs=("reward",),
+        name="return",
+        scope=Scope.RESPONSE,
+        slot=Slot.CREDIT,
+        effect=Effect.KEEPS,
+        needs=("reward",),
         source="Simple statistical gradient-following algorithms for connectionist reinforcement "
-               "learning (1992)",
+        "learning (1992)",
         cite=("williams1992reinforce",),
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""
@@ -94,9 +102,14 @@ class Greedy:
     """
 
     card: ClassVar[Card] = Card(
-        name="remax", slot=Slot.CREDIT, effect=Effect.KEEPS, needs=("reward", "baseline"),
-        source="ReMax, arXiv 2310.10505", cost="O(NT) + one greedy generation a prompt",
-    )  # fmt: skip
+        name="remax",
+        scope=Scope.RESPONSE,
+        slot=Slot.CREDIT,
+        effect=Effect.KEEPS,
+        needs=("reward", "baseline"),
+        source="ReMax, arXiv 2310.10505",
+        cost="O(NT) + one greedy generation a prompt",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

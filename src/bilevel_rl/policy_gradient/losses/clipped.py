@@ -11,7 +11,7 @@ from torch import Tensor
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.aggregate import Aggregate, per_token
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
 
@@ -59,12 +59,17 @@ class Clipped:
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
-        name="clipped", slot=Slot.LOSS, effect=Effect.CHANGES, needs=("logp", "old", "advantage"),
+        name="clipped",
+        scope=Scope.RESPONSE,
+        gradient=("logp",),
+        slot=Slot.LOSS,
+        effect=Effect.CHANGES,
+        needs=("logp", "old", "advantage"),
         source="Proximal Policy Optimization Algorithms, arXiv 1707.06347; DAPO, arXiv 2503.14476",
         cite=("schulman2017ppo", "yu2025dapo"),
         note="the first step of each batch (ratio 1) is exactly the policy gradient; later ones are "
-             "biased by the clip",
-    )  # fmt: skip
+        "biased by the clip",
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.low <= 1 and self.high >= 0 and (self.dual is None or self.dual > 1)):

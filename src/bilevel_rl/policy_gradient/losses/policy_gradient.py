@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.aggregate import Aggregate, per_token, sum_of_tokens
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import floored
 
 
@@ -35,12 +35,17 @@ class PolicyGradient:
     aggregate: Aggregate = sum_of_tokens
 
     card: ClassVar[Card] = Card(
-        name="policy_gradient", slot=Slot.LOSS, effect=Effect.KEEPS, needs=("logp", "advantage"),
+        name="policy_gradient",
+        scope=Scope.RESPONSE,
+        gradient=("logp",),
+        slot=Slot.LOSS,
+        effect=Effect.KEEPS,
+        needs=("logp", "advantage"),
         source="Simple statistical gradient-following algorithms for connectionist reinforcement "
-               "learning (1992)",
+        "learning (1992)",
         cite=("williams1992reinforce",),
         note="on-policy; unbiased with sum_of_tokens or PerConstant, other denominators reweigh by length",
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
@@ -59,9 +64,15 @@ class Supervised:
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
-        name="supervised", slot=Slot.LOSS, effect=Effect.CHANGES, needs=("logp",), source="textbook",
+        name="supervised",
+        scope=Scope.RESPONSE,
+        gradient=("logp",),
+        slot=Slot.LOSS,
+        effect=Effect.CHANGES,
+        needs=("logp",),
+        source="textbook",
         note="imitates the data: the reward is not read",
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.aggregate import Aggregate, per_token
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Card, Effect, Slot
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import LOG_ZERO, log_ratio
 
 _SOURCE = "Schulman, Approximating KL Divergence (2020)"
@@ -82,10 +82,16 @@ class ExactKL:
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
-        name="exact_kl", slot=Slot.REGULAR, effect=Effect.CHANGES, needs=("kl",), source="textbook",
-        cost="O(NTV) where the logits are", note="adds tau KL: the regularised objective is the "
-                                                 "library's own J_tau",
-    )  # fmt: skip
+        name="exact_kl",
+        scope=Scope.RESPONSE,
+        gradient=("kl",),
+        slot=Slot.REGULAR,
+        effect=Effect.CHANGES,
+        needs=("kl",),
+        source="textbook",
+        cost="O(NTV) where the logits are",
+        note="adds tau KL: the regularised objective is the library's own J_tau",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
@@ -111,9 +117,15 @@ class SampledKL:
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
-        name="sampled_kl", slot=Slot.REGULAR, effect=Effect.CHANGES, needs=("logp", "ref"), source=_SOURCE,
+        name="sampled_kl",
+        scope=Scope.RESPONSE,
+        gradient=("logp",),
+        slot=Slot.REGULAR,
+        effect=Effect.CHANGES,
+        needs=("logp", "ref"),
+        source=_SOURCE,
         note="k2's mean gradient is the KL's, k3's is that of KL(ref || policy), k1's is 0",
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
@@ -139,10 +151,14 @@ class KLReward:
     coefficient: float = 0.05
 
     card: ClassVar[Card] = Card(
-        name="kl_reward", slot=Slot.REWARD, effect=Effect.CHANGES, needs=("reward", "old", "ref"), source=
-            "textbook",
+        name="kl_reward",
+        scope=Scope.RESPONSE,
+        slot=Slot.REWARD,
+        effect=Effect.CHANGES,
+        needs=("reward", "old", "ref"),
+        source="textbook",
         note="adds tau KL: the regularised objective is the library's own J_tau",
-    )  # fmt: skip
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T, K + 1] rewards."""
@@ -162,10 +178,16 @@ class Entropy:
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
-        name="entropy", slot=Slot.REGULAR, effect=Effect.CHANGES, needs=("entropy",), source="textbook",
-        cost="O(NTV) where the logits are", note="adds tau H: the regularised objective is the "
-                                                 "library's own J_tau",
-    )  # fmt: skip
+        name="entropy",
+        scope=Scope.RESPONSE,
+        gradient=("entropy",),
+        slot=Slot.REGULAR,
+        effect=Effect.CHANGES,
+        needs=("entropy",),
+        source="textbook",
+        cost="O(NTV) where the logits are",
+        note="adds tau H: the regularised objective is the library's own J_tau",
+    )
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

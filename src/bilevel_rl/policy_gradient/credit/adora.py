@@ -1,0 +1,66 @@
+"""ADORA: groups where thinking longer pays count fully, the others a tenth."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
+from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.segments import label, segment_max, segment_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class Adora:
+    r"""A weight a group: 1 where the longest correct response is longer than the wrong ones' mean, else
+    $\lambda$.
+
+    $$A' = w_q A, \quad w_q = 1 \text{ if } \max_{i\ \mathrm{correct}} |y_i| >
+      \mathrm{mean}_{i\ \mathrm{wrong,\ not\ truncated}} |y_i|, \text{ else } \lambda$$
+
+    A group without a correct response, or without a wrong one that ended by itself, has weight $\lambda$.
+
+    Args:
+        inner: the credit rule that is weighted.
+        weight: $\lambda$.
+        threshold: a response is correct when its reward is above this.
+
+    References:
+        ADORA: Training Reasoning Models with Dynamic Advantage Estimation on Reinforcement Learning.
+            SEEN (public
+        repository). Cost: O(N).
+    """
+
+    inner: TensorComponent = GroupNorm()
+    weight: float = 0.1
+    threshold: float = 0.5
+
+    card: ClassVar[Card] = Card(
+        name="adora",
+        slot=Slot.CREDIT,
+        effect=Effect.RESCALES,
+        needs=("reward", "group"),
+        source="ADORA: Training Reasoning Models with Dynamic Advantage Estimation",
+        status=Status.SEEN,
+        number=38,
+        note="the weight is computed from the responses that it weighs: exact per prompt only for an "
+        "independent one",
+    )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """[N, T] advantages."""
+        self.card.require(batch)
+        index, count = label(batch.group)
+        length = batch.length.to(batch.reward.dtype)
+        correct = batch.score > self.threshold
+        wrong = (~correct & ~batch.truncated).to(length.dtype)
+        longest = segment_max(torch.where(correct, length, -torch.inf), index, count)
+        number = segment_sum(wrong, index, count)
+        mean = segment_sum(wrong * length, index, count) / number.clamp(min=1)
+        full = (number > 0) & (longest > mean)
+        weight = torch.where(full, 1.0, self.weight).to(length.dtype)
+        return self.inner(batch) * weight[index][:, None]

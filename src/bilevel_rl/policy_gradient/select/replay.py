@@ -1,0 +1,133 @@
+"""R3's replay: groups without variance get a stored response of the opposite outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.segments import (
+    label,
+    segment_max,
+    segment_min,
+)
+
+
+class ReplayBuffer:
+    """Past responses by prompt, the newest first; at most `capacity` solved and `capacity` failed ones a
+    prompt.
+
+    Rows are kept on the CPU with every field. `add` takes what a batch has to offer; `find` looks for
+    the opposite of what a
+    group has.
+
+    Args:
+        capacity: rows a prompt and outcome.
+        oldest: iterations after which a row is no longer used.
+        threshold: a response is solved when its reward is above this.
+    """
+
+    def __init__(self, capacity: int = 2, oldest: int = 20, threshold: float = 0.5) -> None:
+        self.capacity, self.oldest, self.threshold = capacity, oldest, threshold
+        self.rows: dict[tuple[int, bool], list[tuple[int, Batch]]] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Store the fresh responses of a batch (replayed ones aren't stored again)."""
+        batch = batch.replace(logp=None).map(lambda x: x.detach().cpu())
+        solved = batch.score > self.threshold
+        fresh = ~batch.extras["replayed"].bool() if batch.has("replayed") else torch.ones_like(solved)
+        for i in torch.nonzero(fresh)[:, 0].tolist():
+            key = (int(batch.group[i]), bool(solved[i]))
+            stored = [(batch.iteration, batch.rows(torch.tensor([i]))), *self.rows.get(key, [])]
+            self.rows[key] = stored[: self.capacity]
+
+    def find(self, prompt: int, solved: bool, iteration: int) -> list[Batch]:
+        """Stored rows of a prompt with that outcome, not older than `oldest` iterations."""
+        return [row for when, row in self.rows.get((prompt, solved), []) if iteration - when <= self.oldest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    r"""Add to each group whose rewards are all equal a stored response with the opposite outcome, if there
+    is one.
+
+    Groups with variance are untouched. Added rows have the extra `replayed` True, keep the
+    log-probabilities that they were
+    drawn with in `old`, and get new trajectory ids; scale their advantage with the credit rule
+    `replay_credit`.
+
+    Args:
+        buffer: where past responses are; call `buffer.add(batch)` once an iteration.
+
+    References:
+        R3: Replay, Reflection, and Ranking Rewards for LLM Reinforcement Learning, arXiv 2601.19620. SEEN.
+    """
+
+    buffer: ReplayBuffer = dataclasses.field(default_factory=ReplayBuffer)
+
+    card: ClassVar[Card] = Card(
+        name="replay",
+        slot=Slot.SELECT,
+        effect=Effect.CHANGES,
+        needs=("reward", "group"),
+        source="R3: Replay, Reflection, and Ranking Rewards, arXiv 2601.19620",
+        status=Status.SEEN,
+        number=49,
+        cost="O(N) + the rows added",
+    )
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with the extra `replayed`, and the rows added at its end."""
+        self.card.require(batch)
+        if not batch.has("replayed"):
+            batch = batch.replace(
+                replayed=torch.zeros(len(batch), dtype=torch.bool, device=batch.mask.device)
+            )
+        index, count = label(batch.group)
+        if not count:
+            return batch
+        score = batch.score
+        equal = segment_max(score, index, count) == segment_min(score, index, count)
+        solved = segment_max(score, index, count) > self.buffer.threshold
+        prompt = torch.zeros(count, dtype=torch.long, device=index.device).index_copy(0, index, batch.group)
+        extra: list[Batch] = []
+        for g in torch.nonzero(equal)[:, 0].tolist():
+            extra += self.buffer.find(int(prompt[g]), not bool(solved[g]), batch.iteration)[:1]
+        if not extra:
+            return batch
+        first = int(batch.trajectory.max()) + 1
+        rows = [
+            fitted(row, batch).replace(
+                replayed=torch.ones(1, dtype=torch.bool, device=batch.mask.device),
+                trajectory=torch.tensor([first + k], device=batch.mask.device),
+            )
+            for k, row in enumerate(extra)
+        ]
+        return Batch.cat([batch, *rows])
+
+
+def fitted(row: Batch, like: Batch) -> Batch:
+    """A stored row with the fields of `like`, on its device; fields that it lacks are 0."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(like):
+        value = getattr(like, field.name)
+        if isinstance(value, Tensor):
+            own = getattr(row, field.name)
+            shape = (1, row.mask.shape[1], *value.shape[2:]) if value.ndim > 1 else (1,)
+            own = torch.zeros(shape, dtype=value.dtype) if own is None else own
+            changes[field.name] = own.to(value.device, value.dtype)
+        elif isinstance(getattr(row, field.name), Tensor):
+            changes[field.name] = None
+    extras = {}
+    for name, value in like.extras.items():
+        own = row.extras.get(name)
+        extras[name] = (torch.zeros((1, *value.shape[1:]), dtype=value.dtype) if own is None else own).to(
+            value
+        )
+    return dataclasses.replace(
+        row, **changes, extras=extras, memory=like.memory, progress=like.progress, iteration=like.iteration
+    )

@@ -1,0 +1,11 @@
+"""Weights: Batch -> [N, T], multiplied with the advantage; several multiply each other."""
+
+from __future__ import annotations
+
+from bilevel_rl.policy_gradient.weigh.covariance import ClipCovariance
+from bilevel_rl.policy_gradient.weigh.curvature import Curvature
+from bilevel_rl.policy_gradient.weigh.duration import Duration
+from bilevel_rl.policy_gradient.weigh.entropy_tokens import EntropyTokens
+from bilevel_rl.policy_gradient.weigh.hints import HintWeight
+
+ALL = (Duration, ClipCovariance, EntropyTokens, Curvature, HintWeight)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite import oracles
 from bilevel_rl.finite.mdp import check_rewards
 from bilevel_rl.finite.problem import BilevelProblem
 
@@ -51,14 +53,17 @@ def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
             _check_point(problem, name, point)
 
 
+@eqx.filter_jit
+def _graded(problem: BilevelProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.Array]:
+    return jax.value_and_grad(lambda x: oracles.hyper_objective(problem, x, tau))(x)
+
+
 def _points(problem: BilevelProblem, n: int = 3) -> list[jax.Array]:
     noise = np.random.default_rng(0).normal(size=(n, problem.x0.shape[0]))
     return [problem.x0] + [problem.project(problem.x0 + 0.1 * jnp.asarray(z)) for z in noise]
 
 
 def _check_point(problem: BilevelProblem, name: str, x: jax.Array) -> None:
-    from bilevel_rl.finite import oracles
-
     check_rewards(problem.reward(x), problem.mdp, f"{name}.reward({x.tolist()})")
     direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
     step = 1e-5
@@ -83,8 +88,7 @@ def _check_point(problem: BilevelProblem, name: str, x: jax.Array) -> None:
             message(f"{name}.project", "a point that moves when projected twice", "projection must be idempotent",
                     "Return the nearest point of x's set")
         )  # fmt: skip
-    value = oracles.hyper_objective(problem, x, problem.temperature())
-    gradient = oracles.hyper_gradient(problem, x, problem.temperature())
+    value, gradient = _graded(problem, x, problem.temperature())
     if not bool(jnp.isfinite(value)) or not bool(jnp.all(jnp.isfinite(gradient))):
         raise InvalidProblem(
             message(f"{name}.objective", f"value {float(value)}, gradient {gradient.tolist()} at {x.tolist()}",

@@ -137,17 +137,8 @@ def penalty_direction(
 def kernel_score(problem: BilevelProblem, x: Float[Array, " d"], seen: Transition, V: Float[Array, " S"]) -> Array:
     r"""A function of x whose gradient is the sample mean of $\nabla_x \log P_x(s'|s,a)\, V(s')$."""
     mdp = problem.transitions(x)
-    p = transition_probability(mdp, seen)
+    p = sampling.transition_probability(mdp, seen.s, seen.a, seen.s_next)
     return jnp.mean(p / jax.lax.stop_gradient(p) * V[seen.s_next])
-
-
-def transition_probability(mdp: FiniteMDP, seen: Transition) -> Float[Array, " N"]:
-    """$P(s'|s,a)$ of each transition, restarts of ended episodes included. Cost O(N K)."""
-    successors = mdp.successors[seen.s, seen.a]  # [N, K]
-    there = (successors == seen.s_next[:, None]).astype(mdp.probabilities.dtype)
-    if mdp.episodic:
-        there = there + (successors == mdp.n_states) * mdp.start[seen.s_next][:, None]
-    return jnp.sum(mdp.probabilities[seen.s, seen.a] * there, -1)
 
 
 # -- checks every sampled solver makes ------------------------------------------------------------------------------

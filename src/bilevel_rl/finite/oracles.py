@@ -88,15 +88,16 @@ def penalised_policy(problem: BilevelProblem, x, w, tau, max_iterations: int = 5
     return jax.nn.softmax(jax.lax.while_loop(unfinished, ascend, start)[0])
 
 
-def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w) -> Float[Array, " d"]:
+def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
     r"""The penalty hyper-gradient at given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
 
-    The entropy of a fixed policy does not depend on x, so tau matters only where x moves the transitions.
+    The entropy of a fixed policy does not depend on x, so tau matters only where x moves the transitions; the
+    problem's own temperature when None.
     """
+    tau = problem.temperature() if tau is None else tau
 
     def lagrangian(x):
         mdp, reward = problem.transitions(x), problem.reward(x)
-        tau = problem.temperature() if problem.moves_transitions else 0.0
         gap = planning.expected_return(mdp, reward, pi, tau) - planning.expected_return(mdp, reward, pi_l, tau)
         return problem.objective.value(x, pi_l, problem) + gap / w
 
@@ -106,7 +107,7 @@ def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w) -> Float[Array, " 
 def penalty_hyper_gradient(problem: BilevelProblem, x, w, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_{w,\tau}(x)$, exactly: both followers solved. Its distance from $\nabla\Phi_\tau$ is $O(w)$."""
     pi = lower_optimum(problem, x, tau).pi
-    return penalty_estimate(problem, x, pi, penalised_policy(problem, x, w, tau), w)
+    return penalty_estimate(problem, x, pi, penalised_policy(problem, x, w, tau), w, tau)
 
 
 def lower_gap(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:

@@ -42,6 +42,17 @@ def next_state(mdp: FiniteMDP, s: Int[Array, "*N"], a: Int[Array, "*N"], u: Floa
     return jnp.where(s_next == mdp.n_states, start_state(mdp, left), s_next)
 
 
+def transition_probability(
+    mdp: FiniteMDP, s: Int[Array, " N"], a: Int[Array, " N"], s_next: Int[Array, " N"]
+) -> Float[Array, " N"]:
+    """$P(s'|s,a)$ of each transition, restarts of ended episodes included. Cost O(N K)."""
+    successors = mdp.successors[s, a]  # [N, K]
+    there = (successors == s_next[:, None]).astype(mdp.probabilities.dtype)
+    if mdp.episodic:
+        there = there + (successors == mdp.n_states) * mdp.start[s_next][:, None]
+    return jnp.sum(mdp.probabilities[s, a] * there, -1)
+
+
 def continue_chain(
     mdp: FiniteMDP, s_next: Int[Array, " N"], u: Float[Array, " N"]
 ) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:

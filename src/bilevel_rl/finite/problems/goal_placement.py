@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -109,3 +110,76 @@ class GoalPlacement(BilevelProblem):
 
     def marker(self, x):
         return jnp.stack([x[1] * (self.rows - 1), x[0] * (self.columns - 1)])
+
+
+# ours: two rooms and a corridor; the doors make the shortest way to the leader's target a detour
+WALLS = tuple((row, 4) for row in range(10) if row not in (1, 7)) + tuple((5, column) for column in range(5, 9))
+
+
+class WalledGoalPlacement(GoalPlacement):
+    """Goal placement on a 10x10 grid of three rooms with three doors; its optimum is known by brute force."""
+
+    name: ClassVar[str] = "walled_goal_placement"
+
+    def __init__(
+        self,
+        rows: int = 10,
+        columns: int = 10,
+        walls: tuple[tuple[int, int], ...] = WALLS,
+        slip: float = 0.1,
+        discount: float = 0.95,
+        width: float = 0.25,
+        target: tuple[float, float] = (0.8, 0.75),
+        target_width: float = 0.2,
+        cost: float = 0.05,
+        x0: tuple[float, float] = (0.25, 0.35),
+    ):
+        super().__init__(rows, columns, walls, slip, discount, width, target, target_width, cost, x0)
+
+
+class GoalDistribution(GoalPlacement):
+    r"""The leader chooses a distribution of the goal over cells, $q_x = \mathrm{softmax}(x)$, by its logits $x \in R^S$.
+
+    The agent is paid for how near it is to a goal drawn from q: $r_x(s) = \sum_g q_x(g)
+    \exp(-|p(s) - p(g)|^2 / (2\sigma^2))$. The leader's utility of the agent's walk is that of `GoalPlacement`; the
+    logits cost $c |x|^2$, which keeps them finite.
+
+    Attributes:
+        near: [S, S] the pay in cell s when the goal is in cell g.
+    """
+
+    near: Float[Array, "S S"]
+
+    name: ClassVar[str] = "goal_distribution"
+
+    def __init__(
+        self,
+        rows: int = 6,
+        columns: int = 6,
+        walls: tuple[tuple[int, int], ...] = (),
+        slip: float = 0.1,
+        discount: float = 0.95,
+        width: float = 0.25,
+        target: tuple[float, float] = (0.8, 0.6),
+        target_width: float = 0.2,
+        cost: float = 0.0005,
+        goal0: tuple[float, float] = (0.3, 0.35),
+    ):
+        super().__init__(rows, columns, walls, slip, discount, width, target, target_width, cost, goal0)
+        apart = jnp.sum((self.position[:, None] - self.position[None]) ** 2, -1)
+        self.near = jnp.exp(-apart / (2 * width**2))
+        # a distribution around goal0: logits of a Gaussian three times as wide as the pay
+        self.x0 = -jnp.sum((self.position - jnp.asarray(goal0)) ** 2, -1) / (2 * (3 * width) ** 2)
+
+    def reward(self, x):
+        r = self.near @ jax.nn.softmax(x)
+        return jnp.broadcast_to(r[:, None], (self.mdp.n_states, self.mdp.n_actions))
+
+    def reward_at(self, x, s, a):
+        return self.near[s] @ jax.nn.softmax(x)
+
+    def box(self):
+        return jnp.full_like(self.x0, -10.0), jnp.full_like(self.x0, 10.0)
+
+    def marker(self, x):
+        return super().marker(jax.nn.softmax(x) @ self.position)

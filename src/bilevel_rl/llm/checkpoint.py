@@ -83,27 +83,39 @@ def load_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, state
 
 
-def rng_state() -> dict[str, Any]:
-    """The global random states of Python, NumPy and Torch, as JSON values: a user's judge or reward may draw on them.
+def random_states() -> tuple[Any, Any, Any]:
+    """The global random states of Python, NumPy and Torch: a user's judge or reward may draw on them.
 
     The trainer itself draws from counters (seed, stream, step) and keeps no state.
     """
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def set_random_states(states: tuple[Any, Any, Any]) -> None:
+    """Put the states of `random_states` back."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+
+
+def rng_state() -> dict[str, Any]:
+    """`random_states` as JSON values."""
+    (version, words, gauss), (_, keys, position, has_gauss, cached), state = random_states()
     return {
         "python": [version, list(words), gauss],
         "numpy": [[int(k) for k in keys], int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state().tolist(),
+        "torch": state.tolist(),
     }
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Put the states of `rng_state` back."""
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
     keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    numpy = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached)
+    set_random_states(
+        ((version, tuple(words), gauss), numpy, torch.tensor(state["torch"], dtype=torch.uint8))
+    )
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

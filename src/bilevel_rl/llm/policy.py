@@ -104,9 +104,10 @@ def completion_logits(model: nn.Module, rollout: Rollout, temperature: float = 1
         extra["use_cache"] = False
     if "logits_to_keep" in known:
         extra["logits_to_keep"] = rollout.horizon + 1
-    output = model(
-        input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, **extra
-    )
+    with recomputing(model):
+        output = model(
+            input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, **extra
+        )
     logits = output.logits[:, -rollout.horizon - 1 : -1]
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
@@ -117,9 +118,30 @@ def hidden_states(model: nn.Module, rollout: Rollout) -> Tensor:
     """[N, P + T, H] last hidden states of a transformers model's body."""
     body = model.base_model if hasattr(model, "base_model") else model
     extra = {"use_cache": False} if "use_cache" in _parameters(body) else {}
-    return body(
-        input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, **extra
-    ).last_hidden_state
+    with recomputing(body):
+        output = body(
+            input_ids=rollout.ids, attention_mask=rollout.attention, position_ids=rollout.positions, **extra
+        )
+    return output.last_hidden_state
+
+
+@contextlib.contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """Let checkpointing layers checkpoint, when a graph is being built.
+
+    transformers checkpoints in training mode only, and then drops the KV cache. Here the mode of the layer alone is
+    switched, not of its children: dropout stays off, and sampling keeps its cache.
+    """
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    if not torch.is_grad_enabled():
+        layers = []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def _parameters(model: nn.Module) -> set[str]:

@@ -267,6 +267,9 @@ class LoraRoles(Roles):
     @contextlib.contextmanager
     def model(self, role: str) -> Iterator[nn.Module]:
         """See `Roles`. With gradient checkpointing, the backward pass belongs inside the same `with`."""
+        if role == REWARD and REWARD not in self.heads:  # a reward model of its own, not an adapter
+            yield self.reward
+            return
         before = self.active
         self._activate(role)
         try:
@@ -367,23 +370,22 @@ def no_dropout(module: nn.Module) -> None:
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Switch gradient checkpointing on without leaving evaluation mode anywhere but in the checkpointing layers.
+    """Recompute activations in the backward pass; `policy.recomputing` switches it on for forward passes with a graph.
 
     Raises:
         InvalidConfig: a model that does not support it.
     """
-    models = [m for m in module.modules() if hasattr(m, "gradient_checkpointing_enable")]
-    if not models or not any(getattr(m, "supports_gradient_checkpointing", False) for m in models):
+    models = [m for m in module.modules() if getattr(m, "supports_gradient_checkpointing", False)]
+    if not models:
         raise InvalidConfig(
             message("config.gradient_checkpointing", f"true with a {type(module).__name__}",
                     "the model does not support it", "Set gradient_checkpointing to false")
         )  # fmt: skip
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for part in module.modules():
-        if isinstance(part, GradientCheckpointingLayer):
-            part.training = True  # this module alone, not its children: dropout stays off
+    options = {"use_reentrant": False}
+    if hasattr(models[0], "activation_checkpointing_enable"):
+        models[0].activation_checkpointing_enable(options)
+    else:  # transformers before 5.20
+        models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _need_body(policy: nn.Module, what: str) -> None:

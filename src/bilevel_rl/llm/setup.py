@@ -161,7 +161,7 @@ def make_roles(
     if config.gradient_checkpointing:
         checkpoint_activations(modules[0])
         for module in modules[1:]:
-            if any(hasattr(m, "gradient_checkpointing_enable") for m in module.modules()):
+            if any(getattr(m, "supports_gradient_checkpointing", False) for m in module.modules()):
                 checkpoint_activations(module)
     return roles
 

@@ -29,16 +29,8 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, NonFiniteState, message
-from bilevel_rl.llm import estimators, setup
+from bilevel_rl.llm import checkpoint, estimators, setup
 from bilevel_rl.llm.callbacks import Callbacks
-from bilevel_rl.llm.checkpoint import (
-    load_checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)  # fmt: skip
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judging import LabelsPending, ask, choose_pairs
 from bilevel_rl.llm.objectives import Sample, Upper, make_objective
@@ -237,6 +229,7 @@ class BilevelTrainer:
         try:
             while self.step < config.steps and not self.callbacks.stop:
                 self.callbacks.event("step_begin", self.step)
+                before = self.tokens, self.labels, len(self.replay), checkpoint.random_states()
                 line = self.iterate(self.step)
                 self.step += 1
                 self._record(out, line)
@@ -244,7 +237,10 @@ class BilevelTrainer:
                 if due or self.callbacks.save:
                     self.save()
         except LabelsPending as pending:
-            self.save()  # nothing of this iteration has been applied
+            self.tokens, self.labels, pairs, states = before  # no weight of this iteration has moved yet
+            del self.replay[pairs:]
+            checkpoint.set_random_states(states)
+            self.save()
             self._status(out, "stopped", str(pending))
             return self.history
         except BaseException as error:
@@ -418,7 +414,8 @@ class BilevelTrainer:
     ) -> tuple[Upper | None, Sample | None]:
         """f and its gradients on the penalised policy's completions, with fresh labels while the budget lasts."""
         fresh = self._fresh_labels()
-        if not fresh and (self.objective.needs_gold or not (self.replay or self.objective.needs_stored)):
+        known = self.replay or self.objective.needs_stored
+        if not fresh and (self.objective.needs_gold or (self.objective.needs_pairs and not known)):
             return None, None  # the labels are spent and nothing else tells of f: x stays where it is
         pairs = (
             choose_pairs(f.rollout.group, fresh, self.config.seed, k) if self.objective.needs_pairs else None
@@ -881,13 +878,13 @@ class BilevelTrainer:
         if folder is not None and self.processes.main:
             tensors = dict(self.roles.state())
             for name, optimizer in self.optimizers.items():
-                tensors |= optimizer_tensors(name, optimizer)
+                tensors |= checkpoint.optimizer_tensors(name, optimizer)
             replay = [[list(p.ids), list(a), list(b)] for p, a, b in self.replay]
             state = {
                 "config": self.config.asdict(), "labels": self.labels, "tokens": self.tokens, "replay": replay,
-                "rng": rng_state(),
+                "rng": checkpoint.rng_state(),
             }  # fmt: skip
-            save_checkpoint(folder, self.step, tensors, state)
+            checkpoint.save_checkpoint(folder, self.step, tensors, state)
         self.processes.barrier()
         self.callbacks.event("save", self.step)
 
@@ -898,7 +895,7 @@ class BilevelTrainer:
             RunNotFound: no checkpoint there.
             InvalidConfig: a checkpoint of another configuration or model.
         """
-        tensors, state = load_checkpoint(folder or Path(self.config.out) / "checkpoint")
+        tensors, state = checkpoint.load_checkpoint(folder or Path(self.config.out) / "checkpoint")
         mine, theirs = self.config.asdict(), state["config"]
         free = {"steps", "out", "save_every", "samples_every", "samples", "device"}
         odd = sorted(k for k in mine.keys() | theirs.keys() if k not in free and mine.get(k) != theirs.get(k))
@@ -911,14 +908,14 @@ class BilevelTrainer:
         own = {key: value for key, value in tensors.items() if not key.startswith("optimizer/")}
         self.roles.load(own)
         for name, optimizer in self.optimizers.items():
-            load_optimizer(name, optimizer, tensors)
+            checkpoint.load_optimizer(name, optimizer, tensors)
         self.step, self.labels, self.tokens = state["step"], state["labels"], state["tokens"]
         known = {p.ids: p for p in self.prompts}
         self.replay = [
             (known.get(tuple(p), Prompt(tuple(p), list(p))), tuple(a), tuple(b))
             for p, a, b in state["replay"]
         ]
-        set_rng_state(state["rng"])
+        checkpoint.set_rng_state(state["rng"])
         self.history = []
         if self.config.out and folder is None:
             out = Path(self.config.out)

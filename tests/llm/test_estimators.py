@@ -1,0 +1,112 @@
+"""Ratios, advantages and coefficients as pure functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bilevel_rl.llm import estimators as e
+
+MASK = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], dtype=torch.double)
+GROUP = torch.tensor([0, 0, 1, 1])
+
+
+def test_leave_one_out_with_weights_is_the_mean_of_the_others_under_the_weights():
+    values, weights = torch.randn(4, 3, dtype=torch.double), torch.rand(4, dtype=torch.double) + 0.1
+    found = e.weighted_leave_one_out(values, torch.zeros(4, dtype=torch.long), weights)
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        mean = (weights[others, None] * values[others]).sum(0) / weights[others].sum()
+        torch.testing.assert_close(found[i], values[i] - mean)
+
+
+def test_leave_one_out_leaves_a_group_of_one_alone():
+    values = torch.randn(3, 2, dtype=torch.double)
+    assert torch.equal(e.weighted_leave_one_out(values, torch.tensor([0, 1, 2])), values)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_token_level_advantages_count_what_is_still_to_come(sampled):
+    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
+    found, targets = e.advantages(total, cost, MASK, GROUP, cost_is_sampled=sampled)
+    assert targets is None
+    to_go = torch.zeros(4, 3, dtype=torch.double)
+    for i in range(4):
+        for t in range(int(MASK[i].sum())):
+            later = range(t if sampled else t + 1, int(MASK[i].sum()))
+            to_go[i, t] = total[i] - sum(cost[i, s] for s in later)
+    for i, partner in enumerate((1, 0, 3, 2)):
+        torch.testing.assert_close(found[i], (to_go[i] - to_go[partner]) * MASK[i])
+
+
+def test_sequence_level_advantages_are_one_number_a_completion():
+    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
+    found, _ = e.advantages(total, cost, MASK, GROUP, level="sequence")
+    returns = total - (cost * MASK).sum(1)
+    torch.testing.assert_close(found, (returns - returns[[1, 0, 3, 2]])[:, None] * MASK)
+
+
+def test_gae_with_lambda_one_is_the_return_less_the_value():
+    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
+    values = torch.randn(4, 3, dtype=torch.double)
+    found, targets = e.advantages(total, cost, MASK, GROUP, credit="gae", values=values, lam=1.0)
+    to_go = total[:, None] - (cost * MASK).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(found, (to_go - values) * MASK)
+    torch.testing.assert_close(targets, to_go * MASK)
+
+
+def test_ratio_of_a_sequence_is_the_product_and_its_clip_is_counted():
+    logp, logp_l = torch.zeros(2, 3), torch.tensor([[0.1, 0.2, 9.0], [2.0, 2.0, 2.0]])
+    ratios = e.importance(logp, logp_l, torch.tensor([[1.0, 1, 0], [1, 1, 1]]), "sequence", clip=3.0)
+    torch.testing.assert_close(ratios.sequence, torch.tensor([0.3, 3.0]).exp())
+    torch.testing.assert_close(ratios.weight[0], torch.tensor([1.0, 1, 0]) * torch.tensor(0.3).exp())
+    torch.testing.assert_close(ratios.change, ratios.sequence - 1)
+    assert ratios.clipped == 0.5
+    rho = ratios.sequence
+    assert ratios.effective == pytest.approx(float(rho.sum() ** 2 / (2 * (rho**2).sum())))
+
+
+def test_token_ratios_are_the_first_order_of_the_product():
+    logp = torch.randn(50, 8, dtype=torch.double)
+    for size, order in ((1e-2, 1), (1e-3, 2)):
+        step = size * torch.randn(50, 8, dtype=torch.double)
+        token = e.importance(logp, logp + step, torch.ones(50, 8, dtype=torch.double), "token")
+        whole = e.importance(logp, logp + step, torch.ones(50, 8, dtype=torch.double), "sequence")
+        assert (token.change - whole.change).abs().max() < 40 * size**2, order
+
+
+def test_penalty_coefficients_are_centred_and_unbiased():
+    """Over all batches of three draws from a law, the mean of (1/N) sum c_i g_i is the exact difference."""
+    import itertools
+
+    p, q = (torch.tensor(v, dtype=torch.double) for v in ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2]))
+    g, w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.double), 0.1
+    mean = 0.0
+    for batch in itertools.product(range(3), repeat=3):
+        batch = list(batch)
+        c = e.penalty_coefficients(q[batch] / p[batch] - 1, w)
+        assert abs(float(c.sum())) < 1e-12
+        mean += float(p[batch].prod() * (c * g[batch]).mean())
+    assert mean == pytest.approx(float(((p - q) * g).sum()) / w, abs=1e-12)
+
+
+def test_group_scale_is_one_over_the_standard_deviation():
+    returns = torch.tensor([1.0, 3.0, 5.0, 5.0])
+    scale = e.group_scale(returns, GROUP, eps=0.5)
+    torch.testing.assert_close(scale, torch.tensor([1 / (2**0.5 + 0.5)] * 2 + [2.0] * 2))
+
+
+def test_policy_loss_is_the_policy_gradient_at_the_first_step_and_clips_after():
+    logp = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
+    advantage, weight = torch.randn(4, 3, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
+    loss = e.policy_loss(logp, logp.detach(), advantage, weight, None, MASK, 0.2, 4)
+    (grad,) = torch.autograd.grad(loss, logp)
+    torch.testing.assert_close(grad, -advantage * weight * MASK / 4)
+    far = e.policy_loss(logp, logp.detach() - 1, advantage.abs(), weight, None, MASK, 0.2, 4)
+    (grad,) = torch.autograd.grad(far, logp)
+    assert grad.abs().max() == 0  # ratio e > 1.2 and a positive advantage: clipped
+
+
+def test_value_loss_is_half_the_mean_square_over_real_tokens():
+    values, targets = torch.zeros(4, 3), torch.ones(4, 3)
+    assert float(e.value_loss(values, targets, MASK, MASK, float(MASK.sum()))) == 0.5

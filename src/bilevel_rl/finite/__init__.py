@@ -3,7 +3,14 @@
 Importing this package switches JAX to 64-bit: fixed points and hyper-gradients are graded to 1e-8 and better.
 """
 
-import jax
+import os
+
+# jaxlib 0.10 deadlocks on machines with few cores: a batched LAPACK call waits for a thread of the pool it runs in, and
+# as many such calls as there are threads wait for ever. XLA sizes that pool by NPROC, read when its backend starts; 16
+# threads are more than we ever have solves in flight, and cost nothing measurable.
+os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
+
+import jax  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 

@@ -1,0 +1,337 @@
+"""The figures of a section, as Plotly figures with their captions. Colours, bands and axes are chosen once, here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from bilevel_rl import metrics as M
+from bilevel_rl.errors import require
+from bilevel_rl.report.collect import Method, Section
+from bilevel_rl.statistics import bootstrap_curve, performance_profile
+
+# Okabe and Ito's palette, its extremes moved to the middle so that every colour reads on white and on near-black.
+COLOURS = ("#0a84c6", "#e08a00", "#0a9e73", "#d4582a", "#b36fa8", "#7d8590", "#a59100", "#4fb3d9")
+DASHES = ("solid", "solid", "solid", "dash", "dash", "dot", "dashdot", "dot")
+BAND = "Line: interquartile mean over {runs}; band: 95 % bootstrap interval."
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure with its words.
+
+    Attributes:
+        key: name of its file and of its element on the page.
+        title, caption: words above and below.
+        plot: a `plotly.graph_objects.Figure`.
+        log_x, log_y: how it opens; the page's switches change both.
+        wide: spans the page.
+    """
+
+    key: str
+    title: str
+    caption: str
+    plot: object
+    log_x: bool = False
+    log_y: bool = False
+    wide: bool = False
+
+
+def colours(section: Section) -> dict[str, str]:
+    """Label -> colour, the same in every figure of a section."""
+    return {m.label: COLOURS[i % len(COLOURS)] for i, m in enumerate(section.methods)}
+
+
+def of(section: Section) -> list[Figure]:
+    """Every figure that this section's data allows."""
+    makers: tuple[Callable[[Section], Figure | None], ...] = FINITE if section.kind == "finite" else LLM
+    return [figure for make in makers if (figure := make(section)) is not None]
+
+
+# -- finite problems ------------------------------------------------------------------------------------------------
+
+
+def objective(section: Section) -> Figure | None:
+    """The exact hyper-objective against samples."""
+    best = section.methods[0].best
+    said = "" if best is None else f" Thin line: the best known value, {best:.4g}, found by brute force."
+    figure = curves(section, M.OBJECTIVE, "Objective", "The exact hyper-objective Φ_τ(x) of the current x." + said)
+    if figure is not None and best is not None:
+        figure.plot.add_hline(y=best, line={"width": 1, "color": "#8a8f98"})  # type: ignore[attr-defined]
+    return figure
+
+
+def gap(section: Section) -> Figure | None:
+    """The optimality gap against samples."""
+    return curves(section, M.GAP, "Optimality gap", "Φ_τ(x) less the best known value.", log_y=True)
+
+
+def gradient_error(section: Section) -> Figure | None:
+    """The error of the method's own hyper-gradient."""
+    return curves(
+        section, M.GRADIENT_ERROR, "Hyper-gradient error",
+        "Relative distance between the mean hyper-gradient at the method's current followers and the exact one; "
+        "above 1 the direction of x carries no information.", log_y=True,
+    )  # fmt: skip
+
+
+def lower_gap(section: Section) -> Figure | None:
+    """Suboptimality of the follower."""
+    return curves(section, M.LOWER_GAP, "Lower-level gap", "J_τ(x, π*) − J_τ(x, π) of the tracked follower.", log_y=True)
+
+
+def gradient_norm(section: Section) -> Figure | None:
+    """Norm of the exact hyper-gradient."""
+    return curves(section, M.GRADIENT_NORM, "Stationarity", "Norm of the exact hyper-gradient |∇Φ_τ(x)|.", log_y=True)
+
+
+def sequences(section: Section) -> Figure | None:
+    """The five sequences of the first method that has them."""
+    found = [m for m in section.methods if all(k in m.trace for k in ("zeta", "alpha", "beta", "w", "tau"))]
+    if not found:
+        return None
+    go = require("plotly.graph_objects", "report")
+    m = found[0]
+    names = {"zeta": "ζ step of x", "alpha": "α step of actors", "beta": "β step of critics", "w": "w penalty", "tau": "τ entropy"}
+    plot = _empty(go, "iteration", "value")
+    for i, (key, name) in enumerate(names.items()):
+        x, y = m.trace["iteration"][0], m.trace[key][0]
+        plot.add_scatter(
+            x=_list(x), y=_list(y), name=name, mode="lines", line={"color": COLOURS[i], "width": 2},
+            hovertemplate=f"{name} %{{y:.3g}}<extra></extra>",
+        )  # fmt: skip
+        plot.add_annotation(
+            x=1, xref="paper", y=float(np.log10(y[-1])), text=name, showarrow=False, xanchor="left", xshift=6,
+            font={"color": COLOURS[i], "size": 12},
+        )  # fmt: skip
+    plot.update_layout(margin={"r": 118})
+    plot.update_yaxes(type="log")
+    caption = (
+        f"The five sequences of {m.label} (run 1 of {m.count}). The theory asks for the order ζ ≪ α ≤ β ≪ w ≪ τ, read as "
+        "how fast they fall."
+    )
+    return Figure("sequences", "The five sequences", caption, plot, log_y=True)
+
+
+def profile(section: Section) -> Figure | None:
+    """Fraction of runs below each final gap."""
+    found = [m for m in section.methods if "gap" in m.trace and m.count > 1]
+    if not found:
+        return None
+    go = require("plotly.graph_objects", "report")
+    finals = {m.label: np.maximum(m.trace["gap"][:, -1], 1e-9) for m in found}
+    low = max(min(v.min() for v in finals.values()), 1e-6)
+    thresholds = np.geomspace(low, max(max(v.max() for v in finals.values()), 2 * low), 160)
+    plot = _empty(go, "gap at the end, objective", "fraction of runs")
+    for m in found:
+        colour = colours(section)[m.label]
+        plot.add_scatter(
+            x=_list(thresholds), y=_list(performance_profile(finals[m.label], thresholds)), name=m.label, mode="lines",
+            legendgroup=m.label, line={"color": colour, "width": 2, "shape": "hv"},
+            hovertemplate=f"{m.label}: %{{y:.0%}} of runs end below %{{x:.2g}}<extra></extra>",
+        )  # fmt: skip
+    plot.update_yaxes(range=[-0.02, 1.04], tickformat=".0%")
+    plot.update_xaxes(type="log")
+    caption = f"Every run counts: the fraction of {_runs(found)} whose final gap is at most the value on the axis."
+    return Figure("profile", "Performance profile", caption, plot, log_x=True)
+
+
+def endings(section: Section) -> Figure | None:
+    """Where x ends, for two upper variables."""
+    found = [m for m in section.methods if m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] == 2]
+    if not found:
+        return None
+    go = require("plotly.graph_objects", "report")
+    plot = _empty(go, "x₁", "x₂")
+    for m in found:
+        ends = m.trace["x"][:, -1]
+        plot.add_scatter(
+            x=_list(ends[:, 0]), y=_list(ends[:, 1]), name=m.label, mode="markers", legendgroup=m.label,
+            marker={"color": colours(section)[m.label], "size": 7, "opacity": 0.75, "line": {"width": 0}},
+            hovertemplate=f"{m.label} (%{{x:.3f}}, %{{y:.3f}})<extra></extra>",
+        )  # fmt: skip
+    start = found[0].trace["x"][0, 0]
+    plot.add_scatter(
+        x=[float(start[0])], y=[float(start[1])], name="start", mode="markers", hovertemplate="start<extra></extra>",
+        marker={"symbol": "circle-open", "size": 12, "color": "#8a8f98", "line": {"width": 2}},
+    )  # fmt: skip
+    if found[0].best_x is not None:
+        plot.add_scatter(
+            x=[found[0].best_x[0]], y=[found[0].best_x[1]], name="optimum", mode="markers",
+            hovertemplate="optimum<extra></extra>", marker={"symbol": "star", "size": 15, "color": "#c9a400"},
+        )  # fmt: skip
+    caption = f"The upper variable at the end of each of {_runs(found)}. Ring: where x starts; star: the best known x."
+    return Figure("endings", "Where x ends", caption, plot)
+
+
+# -- language models ------------------------------------------------------------------------------------------------
+
+
+def gold(section: Section) -> Figure | None:
+    """Gold score against tokens."""
+    return curves(section, M.BY_KEY["gold"], "Gold score", "Mean gold score of the policy's completions.")
+
+
+def gold_against_reward(section: Section) -> Figure | None:
+    """Gold against learned reward: where they part, the reward model is being hacked."""
+    return paths(
+        section, "learned_reward", "gold", "Gold against learned reward",
+        "Each line is a method in time, from the ring to the dot. Where it turns right without rising, the policy "
+        "exploits the reward model.",
+    )  # fmt: skip
+
+
+def gold_against_kl(section: Section) -> Figure | None:
+    """Gold against exact KL: what the score costs."""
+    return paths(
+        section, "kl", "gold", "Gold against KL",
+        "Exact KL of the policy from the reference, in nats a completion: higher at equal KL is better.",
+    )  # fmt: skip
+
+
+def gold_against_labels(section: Section) -> Figure | None:
+    """Gold against judge labels."""
+    return paths(section, "labels", "gold", "Gold against judge labels", "What each judge label buys.")
+
+
+def learned(section: Section) -> Figure | None:
+    """Learned reward against tokens."""
+    return curves(section, M.BY_KEY["learned_reward"], "Learned reward", "Mean of the reward model that x parameterises.")
+
+
+def kl(section: Section) -> Figure | None:
+    """KL against tokens."""
+    return curves(section, M.BY_KEY["kl"], "KL to the reference", "Exact, over the vocabulary.")
+
+
+def entropy(section: Section) -> Figure | None:
+    """Entropy against tokens."""
+    return curves(section, M.BY_KEY["entropy"], "Entropy", "Mean entropy of the next-token law.")
+
+
+def upper(section: Section) -> Figure | None:
+    """Upper objective against tokens."""
+    return curves(section, M.BY_KEY["upper"], "Upper objective", "The upper level's loss f, as the judge's labels give it.")
+
+
+FINITE = (objective, gap, gradient_error, lower_gap, gradient_norm, sequences, profile, endings)
+LLM = (gold, gold_against_reward, gold_against_kl, gold_against_labels, learned, kl, entropy, upper, sequences)
+
+
+# -- how they are drawn ---------------------------------------------------------------------------------------------
+
+
+def curves(section: Section, metric: M.Metric, title: str, caption: str, log_y: bool = False) -> Figure | None:
+    """Interquartile mean and band of a metric against samples, one line a method."""
+    found = [m for m in section.methods if metric.key in m.trace and np.isfinite(m.trace[metric.key]).any()]
+    if not found:
+        return None
+    go = require("plotly.graph_objects", "report")
+    unit = metric.unit if metric.unit not in ("1", "") else ""
+    word = "tokens" if section.kind == "llm" else "samples"
+    plot = _empty(go, word, metric.label + (f", {unit}" if unit else ""))
+    widest = max((m.trace["samples"].mean(axis=0)[-1] for m in found), default=1.0) or 1.0
+    for i, m in enumerate(section.methods):
+        if m not in found:
+            continue
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        x = m.trace["samples"].mean(axis=0)
+        value, low, high = bootstrap_curve(m.trace[metric.key])
+        good = np.isfinite(value)
+        x, value, low, high = x[good], value[good], low[good], high[good]
+        hover = f"{m.label}: %{{y:.3g}} at %{{x:,.0f}} {word}<extra></extra>"
+        if m.model_based:  # no samples: its last value, all along
+            x, value, low, high = np.array([0, widest]), *(np.repeat(v[-1:], 2) for v in (value, low, high))
+            dash, hover = "dot", f"{m.label} (uses the model): %{{y:.3g}}<extra></extra>"
+        if log_y:
+            floor = 1e-9
+            value, low, high = (np.maximum(v, floor) for v in (value, low, high))
+        if m.count > 1 and not m.model_based:
+            plot.add_scatter(
+                x=_list(np.concatenate([x, x[::-1]])), y=_list(np.concatenate([high, low[::-1]])), fill="toself",
+                fillcolor=_fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
+                name=m.label,
+            )  # fmt: skip
+        plot.add_scatter(
+            x=_list(x), y=_list(value), name=m.label, mode="lines", legendgroup=m.label,
+            line={"color": colour, "width": 2.2, "dash": dash}, hovertemplate=hover,
+        )  # fmt: skip
+    plot.update_yaxes(type="log" if log_y else "linear", exponentformat="power")
+    return Figure(metric.key, title, f"{caption} {BAND.format(runs=_runs(found))}", plot, log_y=log_y)
+
+
+def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) -> Figure | None:
+    """One metric against another, in time, smoothed over a tenth of the run."""
+    found = [m for m in section.methods if {x_key, y_key} <= m.trace.keys() and np.isfinite(m.trace[y_key]).any()]
+    if not found:
+        return None
+    go = require("plotly.graph_objects", "report")
+    x_metric, y_metric = M.BY_KEY[x_key], M.BY_KEY[y_key]
+    plot = _empty(go, _axis(x_metric), _axis(y_metric))
+    for m in found:
+        colour = colours(section)[m.label]
+        x, y = (smooth(np.nanmean(m.trace[k], axis=0)) for k in (x_key, y_key))
+        good = np.isfinite(x) & np.isfinite(y)
+        x, y = x[good], y[good]
+        plot.add_scatter(
+            x=_list(x), y=_list(y), name=m.label, mode="lines", legendgroup=m.label,
+            line={"color": colour, "width": 2.2},
+            hovertemplate=f"{m.label}: {y_metric.label} %{{y:.3g}}, {x_metric.label} %{{x:.3g}}<extra></extra>",
+        )  # fmt: skip
+        for at, symbol in ((0, "circle-open"), (-1, "circle")):
+            plot.add_scatter(
+                x=[float(x[at])], y=[float(y[at])], mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
+                marker={"color": colour, "size": 9, "symbol": symbol, "line": {"width": 2}}, hoverinfo="skip",
+            )  # fmt: skip
+        if m.count > 1:
+            ends = [np.nanmean(m.trace[k][:, -max(1, m.trace[k].shape[1] // 10) :], axis=1) for k in (x_key, y_key)]
+            plot.add_scatter(
+                x=_list(ends[0]), y=_list(ends[1]), mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
+                marker={"color": colour, "size": 5, "opacity": 0.6}, hovertemplate=f"{m.label}: one seed<extra></extra>",
+            )  # fmt: skip
+    caption = f"{caption} Mean over {_runs(found)}, smoothed over a tenth of the run; small dots: the single seeds' ends."
+    return Figure(f"{y_key}-{x_key}", title, caption, plot)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Centred running mean over a tenth of the series; the ends use what there is.
+
+    Example:
+        >>> smooth(np.arange(4.0)).tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    half = max(0, len(values) // 20)
+    return np.array([np.nanmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+def _axis(metric: M.Metric) -> str:
+    return metric.label + (f", {metric.unit}" if metric.unit not in ("1", "") else "")
+
+
+def _empty(go, x: str, y: str):
+    plot = go.Figure()
+    axis = {"zeroline": False, "showline": False, "ticks": "", "gridcolor": "rgba(128,134,144,.22)", "automargin": True}
+    plot.update_layout(
+        template="none", height=330, margin={"l": 58, "r": 16, "t": 8, "b": 46}, showlegend=False, hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif", "size": 13, "color": "#444b55"},
+        xaxis={**axis, "title": {"text": x, "standoff": 8}}, yaxis={**axis, "title": {"text": y, "standoff": 6}},
+    )  # fmt: skip
+    return plot
+
+
+def _fade(colour: str) -> str:
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},0.17)"
+
+
+def _list(values: np.ndarray) -> list[float | None]:
+    """Numbers with five digits, NaN as gaps: a page stays small."""
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
+
+
+def _runs(methods: list[Method]) -> str:
+    counts = sorted({m.count for m in methods})
+    return f"{counts[0]} run{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"

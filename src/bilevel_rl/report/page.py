@@ -1,0 +1,149 @@
+"""The page itself: sections, figures and scenes into one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bilevel_rl import __version__, records
+from bilevel_rl.errors import MissingDependency, message, require
+from bilevel_rl.report import collect, figures, scenes, tables
+
+SAMPLE_ROWS = 12
+
+
+def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: str = "") -> Path:
+    """Write the report of every run folder at or below `paths`.
+
+    Args:
+        out: the HTML file.
+        title: headline; by default the problems' names.
+        note: a sentence below it.
+
+    Raises:
+        RunNotFound: there is no run.
+        MissingDependency: without the extra `report`.
+        StorageFailed: the file can't be written.
+    """
+    jinja2 = require("jinja2", "report")
+    offline = require("plotly.offline", "report")
+    found = collect.sections(paths)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bilevel_rl.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["json"] = lambda value: _script_safe(jinja2, value)
+    text = environment.get_template("page.html.jinja").render(
+        title=title or _title(found), note=note, sections=[_section(i, s) for i, s in enumerate(found)],
+        plotly_js=jinja2.utils.markupsafe.Markup(offline.get_plotlyjs().replace("</script", "<\\/script")),
+        made=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"), version=__version__,
+    )  # fmt: skip
+    out = Path(out)
+    records.make_folder(out.parent)
+    records.write_bytes(out, text.encode())
+    return out
+
+
+def export(paths: Sequence[str | Path], folder: str | Path, kind: str) -> list[Path]:
+    """Write every figure as `pdf`, `png` or `svg`, for a paper.
+
+    Raises:
+        MissingDependency: Kaleido needs a Chromium or Chrome, and finds none.
+    """
+    require("kaleido", "report")
+    folder = records.make_folder(folder)
+    plots, files = [], []
+    for section in collect.sections(paths):
+        for figure in figures.of(section):
+            plot: Any = figure.plot
+            plot.update_layout(showlegend=figure.key != "sequences", paper_bgcolor="white", plot_bgcolor="white",
+                               legend={"orientation": "h", "y": -0.25}, font={"color": "black"})  # fmt: skip
+            if figure.log_x:
+                plot.update_xaxes(type="log")
+            plots.append(plot)
+            files.append(folder / f"{section.problem}-{figure.key}.{kind}")
+    try:
+        require("plotly.io", "report").write_images(plots, files, width=640, height=420, scale=2 if kind == "png" else 1)
+    except Exception as error:  # Kaleido raises its own kinds, by the browser it finds or does not
+        raise MissingDependency(
+            message(f"report --figures {kind}", f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                    "figures are drawn by Chromium or Chrome", "Install it (apt-get install chromium), or use the page")
+        ) from error  # fmt: skip
+    return files
+
+
+def _script_safe(jinja2, value: Any) -> Any:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+    return jinja2.utils.markupsafe.Markup(text)
+
+
+def _title(found: list[collect.Section]) -> str:
+    names = list(dict.fromkeys(section.title for section in found))
+    return " · ".join(names[:3]).capitalize() + (" …" if len(names) > 3 else "")
+
+
+def _section(index: int, section: collect.Section) -> dict[str, Any]:
+    heads, rows, note = tables.results(section)
+    colours = figures.colours(section)
+    drawn = figures.of(section)
+    scene = {m.label: s for m in section.methods if (s := scenes.scene(m)) is not None}
+    return {
+        "id": f"s{index}", "kind": section.kind, "title": section.title, "options": section.options,
+        "heads": heads, "rows": rows, "table_note": note, "summary": _summary(section),
+        "methods": [
+            {"label": m.label, "colour": colours[m.label], "settings": m.settings, "command": m.command, "runs": m.count,
+             "seed": m.runs[0].seed, "trouble": m.trouble}
+            for m in section.methods
+        ],
+        "figures": [
+            {"id": f"s{index}-{f.key}", "title": f.title, "caption": f.caption, "log_x": f.log_x, "log_y": f.log_y,
+             "switch": f.key not in ("sequences", "profile", "endings"), "plot": json.loads(f.plot.to_json())}  # type: ignore[attr-defined]
+            for f in drawn
+        ],
+        "scenes": scene, "samples": _samples(section), "provenance": _provenance(section),
+    }  # fmt: skip
+
+
+def _summary(section: collect.Section) -> str:
+    """One true sentence about the section, from its numbers alone."""
+    graded = [m for m in section.methods if m.best is not None and "gap" in m.trace and not m.model_based]
+    if not graded:
+        return ""
+    hits = {m.label: int((m.trace["gap"][:, -1] <= collect.SUCCESS * abs(m.best or 0)).sum()) for m in graded}
+    first = max(graded, key=lambda m: hits[m.label] / m.count)
+    if not hits[first.label]:
+        return "No method ends within 5 % of the best known value at this budget."
+    samples = first.trace["samples"][:, -1].mean()
+    return (
+        f"{first.label} ends within 5 % of the best known value in {hits[first.label]} of {first.count} runs "
+        f"of {samples:,.0f} samples."
+    )
+
+
+def _samples(section: collect.Section) -> list[dict[str, Any]]:
+    """The first and the last sample table of each language-model method."""
+    found = []
+    for m in section.methods:
+        if m.samples:
+            steps = sorted({row["iteration"] for row in m.samples})
+            before, after = ([r for r in m.samples if r["iteration"] == k][:SAMPLE_ROWS] for k in (steps[0], steps[-1]))
+            found.append({"label": m.label, "first": steps[0], "last": steps[-1], "before": before, "after": after})
+    return found
+
+
+def _provenance(section: collect.Section) -> dict[str, str]:
+    run = section.methods[0].runs[0]
+    p = run.provenance
+    hardware = p.get("hardware", {})
+    machine = f"{hardware.get('cpu', 'unknown processor')}, {hardware.get('cores', '?')} cores"
+    if hardware.get("memory_gib"):
+        machine += f", {hardware['memory_gib']} GiB"
+    if hardware.get("accelerator"):
+        machine += f", {hardware['accelerator']}"
+    return {
+        "When": str(p.get("time", "")).replace("T", " "),
+        "Machine": machine,
+        "Versions": f"Python {p.get('python', '?')}, " + ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items()),
+    }

@@ -1,0 +1,73 @@
+"""The results table of a section: every method, every number with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bilevel_rl import statistics
+from bilevel_rl.report.collect import SUCCESS, Method, Section
+
+FINITE_NOTE = (
+    "Objective and gap: interquartile mean over runs with its 95 % bootstrap interval, graded by exact oracles, never by "
+    "the method's own estimates. Within 5 %: runs that end within 5 % of the best known value, with the exact 95 % interval. "
+    "Samples to 5 %: median over runs of the first record from which a run stays within 5 %."
+)
+LLM_NOTE = (
+    "Last recorded iteration; interquartile mean over seeds with its 95 % bootstrap interval. The gold score is the "
+    "held-out classifier that no method may see; the learned reward is the model that x parameterises."
+)
+
+
+def results(section: Section) -> tuple[list[str], list[list[str]], str]:
+    """Heads, rows (label first) and the note below."""
+    return finite(section) if section.kind == "finite" else llm(section)
+
+
+def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
+    """Table of a finite problem."""
+    heads = ["method", "runs", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"]
+    rows = []
+    for m in section.methods:
+        row = [m.label, str(m.count), "model" if m.model_based else f"{m.trace['samples'][:, -1].mean():,.0f}"]
+        row.append(interval(m, "objective"))
+        row.append(interval(m, "gap"))
+        row += success(m)
+        stopped = sum(int((np.asarray(run.trace.get("status", 0)) != 0).sum()) for run in m.runs)
+        rows.append([*row, str(stopped)])
+    return heads, rows, FINITE_NOTE
+
+
+def success(m: Method) -> list[str]:
+    """Success count with interval, and samples to success."""
+    if m.best is None or "gap" not in m.trace:
+        return ["–", "–"]
+    hits = m.trace["gap"] <= SUCCESS * abs(m.best)
+    rate = statistics.success_rate(hits[:, -1])
+    median = float(np.median(statistics.samples_to_target(m.trace["samples"], hits)))
+    first = "–" if m.model_based or not np.isfinite(median) else f"{median:,.0f}"
+    return [f"{int(hits[:, -1].sum())} of {m.count} [{rate.low:.2f}, {rate.high:.2f}]", first]
+
+
+def llm(section: Section) -> tuple[list[str], list[list[str]], str]:
+    """Table of a language-model task."""
+    columns = [("gold", "gold score"), ("learned_reward", "learned reward"), ("kl", "KL, nats"), ("entropy", "entropy, nats"),
+               ("labels", "labels"), ("samples", "tokens")]  # fmt: skip
+    shown = [(k, head) for k, head in columns if any(k in m.trace for m in section.methods)]
+    rows = [[m.label, str(m.count), *(interval(m, key) for key, _ in shown)] for m in section.methods]
+    return ["method", "seeds", *(head for _, head in shown)], rows, LLM_NOTE
+
+
+def interval(m: Method, key: str) -> str:
+    """Interquartile mean of the last record with its interval."""
+    if key not in m.trace:
+        return "–"
+    series = m.trace[key]
+    filled = np.isfinite(series).all(axis=0)
+    if not filled.any():
+        return "–"
+    last = series[:, np.flatnonzero(filled)[-1]]
+    if np.ptp(last) == 0:
+        return f"{last[0]:,.0f}" if key in ("labels", "samples") else f"{last[0]:.3g}"
+    if key in ("labels", "samples"):
+        return f"{last.mean():,.0f}"
+    return str(statistics.bootstrap(last))

@@ -62,5 +62,5 @@ class Adora:
         number = segment_sum(wrong, index, count)
         mean = segment_sum(wrong * length, index, count) / number.clamp(min=1)
         full = (number > 0) & (longest > mean)
-        weight = torch.where(full, 1.0, self.weight).to(length.dtype)
-        return self.inner(batch) * weight[index][:, None]
+        advantage = self.inner(batch)
+        return torch.where(full[index][:, None], advantage, self.weight * advantage)

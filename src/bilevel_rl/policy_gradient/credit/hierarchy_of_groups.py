@@ -114,7 +114,7 @@ class HierarchyOfGroups:
                 a = a / (segment_std(returns, index, count)[index] + self.eps)
             company = segment_size(index, count, a.dtype)[index] > 1
             used = company & (a != 0) if self.drop_zeros else company
-            weight = torch.where(used, float((k + 1) ** self.alpha), 0.0).to(a.dtype)
+            weight = used.to(a.dtype) * (k + 1) ** self.alpha
             total, norm = total + weight * a, norm + weight
         if self.base is not None:
             a = turns.mean(self.base(batch))[valid]

@@ -43,5 +43,4 @@ class ReplayCredit:
         """[N, T] advantages."""
         (replayed,) = self.card.take(batch, "replayed")
         advantage = self.inner(batch)
-        factor = torch.where(replayed.bool(), self.alpha, 1.0).to(advantage.dtype)
-        return advantage * factor[:, None]
+        return torch.where(replayed.bool()[:, None], self.alpha * advantage, advantage)

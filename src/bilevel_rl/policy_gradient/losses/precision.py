@@ -75,7 +75,7 @@ class Precision:
             width = law.shape[-1]
             likely = torch.zeros_like(law, dtype=torch.bool)
             likely.scatter_(-1, law.detach().topk(min(self.k, width), -1).indices, True)
-            reward = torch.where(likely, self.top, self.tail).to(law.dtype)
+            reward = torch.where(likely, law.new_tensor(self.top), law.new_tensor(self.tail))
             reward = reward.scatter(-1, target[..., None], 0.0)
             loss = loss - (law.exp() * reward).sum(-1)
         return self.aggregate(loss, batch)

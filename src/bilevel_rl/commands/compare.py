@@ -96,35 +96,22 @@ def ask(text: str, problem: load.Target, problem_options: dict, settings: Settin
     name, _, given = text.partition(":") if "=" in text else (text, "", "")
     target = load.find_solver(name)
     solver_options = options.set_dotted(target.make, given)
-    plain = execute.Ask(
-        problem,
-        target,
-        problem_options,
-        solver_options,
-        samples=settings.samples,
-        runs=settings.runs,
-        seed=settings.seed,
-        label=text,
-    )
-    extra = [
-        f"--solver.{part.partition('=')[0]} {part.partition('=')[2]}" for part in given.split(",") if part
+    extra = [f"--solver.{p.partition('=')[0]} {p.partition('=')[2]}" for p in given.split(",") if p]
+    exact = target.build(solver_options).draws(problem.build(problem_options)) == 0
+    length = ["--iterations", str(settings.iterations)] if exact else ["--samples", str(settings.samples)]
+    words = [
+        "bilevel-rl",
+        "run",
+        problem.name,
+        name,
+        *length,
+        "--runs",
+        str(settings.runs),
+        "--seed",
+        str(settings.seed),
     ]
-    made = problem.build(problem_options)
-    exact = target.build(solver_options).draws(made) == 0
-    length = {"iterations": settings.iterations, "samples": None} if exact else {}
-    words = ["--iterations", str(settings.iterations)] if exact else ["--samples", str(settings.samples)]
-    command = shlex.join(
-        [
-            "bilevel-rl",
-            "run",
-            problem.name,
-            name,
-            *words,
-            "--runs",
-            str(settings.runs),
-            "--seed",
-            str(settings.seed),
-            *" ".join(extra).split(),
-        ]
-    )
-    return dataclasses.replace(plain, command=command, **length)
+    return execute.Ask(
+        problem, target, problem_options, solver_options, runs=settings.runs, seed=settings.seed, label=text,
+        iterations=settings.iterations if exact else None, samples=None if exact else settings.samples,
+        command=shlex.join([*words, *" ".join(extra).split()]),
+    )  # fmt: skip

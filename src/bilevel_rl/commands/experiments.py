@@ -1,12 +1,17 @@
-"""`bilevel-rl experiments NAME`: an experiment of the paper, whole."""
+"""`bilevel-rl experiments NAME`: an experiment of the paper, whole: runs, results table, report."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
 
+from rich.markup import escape
+from rich.table import Table
+
 from bilevel_rl import experiments
-from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.commands import screen
+from bilevel_rl.errors import InvalidConfig, MissingDependency, did_you_mean, message
+from bilevel_rl.launch import options
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,9 +23,29 @@ def main(argv: Sequence[str]) -> int:
         return 0
     name, *rest = argv
     if name not in experiments.ALL:
-        raise InvalidConfig(
-            message(
-                "bilevel-rl experiments", repr(name), did_you_mean(name, experiments.ALL), "Name one of these"
-            )
+        known = did_you_mean(name, experiments.ALL)
+        raise InvalidConfig(message("bilevel-rl experiments", repr(name), known, "Name one of these"))
+    module = importlib.import_module(experiments.ALL[name][0])
+    settings = options.parse(f"experiments {name}", module.Settings, rest)
+    show(module.run(settings, screen.progress))
+    return 0
+
+
+def show(folder) -> None:
+    """Print the results table of a folder of runs, write its report, print where it is."""
+    from bilevel_rl.report import build, collect, tables
+
+    for section in collect.sections([folder]):
+        heads, rows, note = tables.results(section)
+        table = Table(title=section.title, title_justify="left", caption=escape(note), caption_justify="left")
+        for i, head in enumerate(heads):
+            table.add_column(head, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        screen.console().print(table)
+    try:
+        screen.console().print(
+            f"report: {build([folder], folder / 'report.html')}", highlight=False, soft_wrap=True
         )
-    return int(importlib.import_module(experiments.ALL[name][0]).main(rest) or 0)
+    except MissingDependency as error:
+        print(f"no report: {error}")

@@ -18,11 +18,14 @@ arg = tyro.conf.arg
 class Settings:
     """One self-contained HTML page (or figures) from every run folder at or below the folders given."""
 
-    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(help="run folders, or folders of run folders")]
+    folders: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], arg(help="run folders, or folders of run folders")
+    ]
     out: Annotated[Path | None, arg(help="the HTML file; by default report.html in the first folder")] = None
     title: Annotated[str, arg(help="headline; by default the problems' names")] = ""
     figures: Annotated[
-        Literal["pdf", "png", "svg"] | None, arg(help="also write each figure as a file, through Kaleido and Chromium")
+        Literal["pdf", "png", "svg"] | None,
+        arg(help="also write each figure as a file, through Kaleido and Chromium"),
     ] = None
 
 

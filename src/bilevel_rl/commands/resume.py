@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,8 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Resume a run."""
     given = options.parse("resume", Settings, argv)
     if records.read_header(given.folder)["kind"] == "llm":
-        from bilevel_rl.llm import commands
-
+        commands = importlib.import_module("bilevel_rl.llm.commands")
         return int(commands.main(["resume", str(given.folder)]) or 0)
     if screen.read_status(given.folder).get("state") == "finished":
         print(f"{given.folder}: finished already; nothing to do")

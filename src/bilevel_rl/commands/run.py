@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -55,10 +55,8 @@ def main(argv: Sequence[str]) -> int:
     if not words:
         if set(rest) & {"-h", "--help"}:
             print(USAGE)
-            for field in dataclasses.fields(Settings):
-                print(
-                    f"  --{field.name:<12} {Settings.__annotations__[field.name].split('help=')[1].strip(')]').strip(chr(34))}"
-                )
+            for name, hint in get_type_hints(Settings, include_extras=True).items():
+                print(f"  --{name:<12} {hint.__metadata__[0].help}")
             return 0
         raise InvalidConfig(
             message("bilevel-rl run", "no problem", "PROBLEM comes first", "`bilevel-rl list` names them")

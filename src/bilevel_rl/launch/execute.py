@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
         "solver_options": complete(ask.solver, ask.solver_options),
         "label": ask.label or getattr(solver, "name", ask.solver.name),
         "iterations": iterations,
+        "samples": ask.samples,
         "record_every": max(1, iterations // max(1, ask.records)),
         "runs": ask.runs,
         "seed": ask.seed,
@@ -300,6 +302,16 @@ def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], N
         writer.flush()
 
     return write
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON gives them back: tuples are lists."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder says that its run is over."""
+    return records.read_json(folder / "status.json").get("state") == "finished"
 
 
 def within(trace_gap: np.ndarray, best: float, fraction: float = 0.05) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import sys
@@ -21,34 +20,12 @@ RECOMMENDED = "coupled_penalty"
 
 def problem_classes() -> dict[str, Any]:
     """Name -> class of every problem of the library."""
-    return {kind.name: kind for kind in _all(problems, BilevelProblem)}
+    return {kind.name: kind for kind in problems.ALL}
 
 
 def solver_classes() -> dict[str, Any]:
     """Name -> class of every solver of the library."""
-    return {kind.name: kind for kind in _all(solvers, Solver)}
-
-
-def _all(package, base):
-    if hasattr(package, "ALL"):
-        return package.ALL
-    import pkgutil
-
-    found = []
-    for m in pkgutil.iter_modules(package.__path__):
-        try:
-            mod = importlib.import_module(f"{package.__name__}.{m.name}")
-        except Exception:
-            continue
-        found += [
-            v
-            for v in vars(mod).values()
-            if isinstance(v, type)
-            and issubclass(v, base)
-            and v.__module__ == mod.__name__
-            and not inspect.isabstract(v)
-        ]
-    return tuple(found)
+    return {kind.name: kind for kind in solvers.ALL}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,9 @@ class Method:
         found = []
         for folder, run in zip(self.folders, self.runs, strict=True):
             if run.status.get("state") != "finished" or run.status.get("message"):
-                found.append(f"{folder.name}: {run.status.get('state')}. {run.status.get('message', '')}".strip())
+                found.append(
+                    f"{folder.name}: {run.status.get('state')}. {run.status.get('message', '')}".strip()
+                )
         return found
 
 
@@ -117,10 +119,13 @@ def sections(paths: Sequence[str | Path]) -> list[Section]:
         groups.setdefault(place, {}).setdefault(label_of(run), []).append((folder, run))
     if not groups:
         raise unreadable[0] if unreadable else RunNotFound(f"{paths[0]}: no run has recorded anything yet.")
-    return [
-        Section(kind, problem, options, tuple(_method(label, found) for label, found in methods.items()))
-        for (kind, problem, options), methods in groups.items()
-    ]
+    made = []
+    for (kind, problem, options), methods in groups.items():
+        found = [_method(label, runs) for label, runs in methods.items()]
+        # in the order they were started, methods that use the model last
+        found.sort(key=lambda m: (m.model_based, m.runs[0].provenance.get("time", "")))
+        made.append(Section(kind, problem, options, tuple(found)))
+    return made
 
 
 def label_of(run: records.Run) -> str:
@@ -146,7 +151,9 @@ def _method(label: str, found: list[tuple[Path, records.Run]]) -> Method:
     scene: dict[str, np.ndarray] = {}
     if (folders[0] / "scene.npz").exists():
         scene = records.read_arrays(folders[0] / "scene.npz")
-    return Method(label, trace, tuple(runs), tuple(folders), scene, tuple(_samples(folders[0] / "samples.jsonl")))
+    return Method(
+        label, trace, tuple(runs), tuple(folders), scene, tuple(_samples(folders[0] / "samples.jsonl"))
+    )
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from bilevel_rl.statistics import bootstrap_curve, performance_profile
 # Okabe and Ito's palette, its extremes moved to the middle so that every colour reads on white and on near-black.
 COLOURS = ("#0a84c6", "#e08a00", "#0a9e73", "#d4582a", "#b36fa8", "#7d8590", "#a59100", "#4fb3d9")
 DASHES = ("solid", "solid", "solid", "dash", "dash", "dot", "dashdot", "dot")
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 BAND = "Line: interquartile mean over {runs}; band: 95 % bootstrap interval."
 
 
@@ -57,7 +58,9 @@ def objective(section: Section) -> Figure | None:
     """The exact hyper-objective against samples."""
     best = section.methods[0].best
     said = "" if best is None else f" Thin line: the best known value, {best:.4g}, found by brute force."
-    figure = curves(section, M.OBJECTIVE, "Objective", "The exact hyper-objective Φ_τ(x) of the current x." + said)
+    figure = curves(
+        section, M.OBJECTIVE, "Objective", "The exact hyper-objective Φ_τ(x) of the current x." + said
+    )
     if figure is not None and best is not None:
         figure.plot.add_hline(y=best, line={"width": 1, "color": "#8a8f98"})  # type: ignore[attr-defined]
     return figure
@@ -79,12 +82,16 @@ def gradient_error(section: Section) -> Figure | None:
 
 def lower_gap(section: Section) -> Figure | None:
     """Suboptimality of the follower."""
-    return curves(section, M.LOWER_GAP, "Lower-level gap", "J_τ(x, π*) − J_τ(x, π) of the tracked follower.", log_y=True)
+    return curves(
+        section, M.LOWER_GAP, "Lower-level gap", "J_τ(x, π*) − J_τ(x, π) of the tracked follower.", log_y=True
+    )
 
 
 def gradient_norm(section: Section) -> Figure | None:
     """Norm of the exact hyper-gradient."""
-    return curves(section, M.GRADIENT_NORM, "Stationarity", "Norm of the exact hyper-gradient |∇Φ_τ(x)|.", log_y=True)
+    return curves(
+        section, M.GRADIENT_NORM, "Stationarity", "Norm of the exact hyper-gradient |∇Φ_τ(x)|.", log_y=True
+    )
 
 
 def sequences(section: Section) -> Figure | None:
@@ -94,7 +101,13 @@ def sequences(section: Section) -> Figure | None:
         return None
     go = require("plotly.graph_objects", "report")
     m = found[0]
-    names = {"zeta": "ζ step of x", "alpha": "α step of actors", "beta": "β step of critics", "w": "w penalty", "tau": "τ entropy"}
+    names = {
+        "zeta": "ζ step of x",
+        "alpha": "α step of actors",
+        "beta": "β step of critics",
+        "w": "w penalty",
+        "tau": "τ entropy",
+    }
     plot = _empty(go, "iteration", "value")
     for i, (key, name) in enumerate(names.items()):
         x, y = m.trace["iteration"][0], m.trace[key][0]
@@ -107,7 +120,7 @@ def sequences(section: Section) -> Figure | None:
             font={"color": COLOURS[i], "size": 12},
         )  # fmt: skip
     plot.update_layout(margin={"r": 118})
-    plot.update_yaxes(type="log")
+    plot.update_yaxes(type="log", nticks=6, exponentformat="power")
     caption = (
         f"The five sequences of {m.label} (run 1 of {m.count}). The theory asks for the order ζ ≪ α ≤ β ≪ w ≪ τ, read as "
         "how fast they fall."
@@ -121,8 +134,9 @@ def profile(section: Section) -> Figure | None:
     if not found:
         return None
     go = require("plotly.graph_objects", "report")
-    finals = {m.label: np.maximum(m.trace["gap"][:, -1], 1e-9) for m in found}
-    low = max(min(v.min() for v in finals.values()), 1e-6)
+    floor = _floor(found, "gap")
+    finals = {m.label: np.maximum(m.trace["gap"][:, -1], floor) for m in found}
+    low = min(v.min() for v in finals.values())
     thresholds = np.geomspace(low, max(max(v.max() for v in finals.values()), 2 * low), 160)
     plot = _empty(go, "gap at the end, objective", "fraction of runs")
     for m in found:
@@ -134,7 +148,9 @@ def profile(section: Section) -> Figure | None:
         )  # fmt: skip
     plot.update_yaxes(range=[-0.02, 1.04], tickformat=".0%")
     plot.update_xaxes(type="log")
-    caption = f"Every run counts: the fraction of {_runs(found)} whose final gap is at most the value on the axis."
+    caption = (
+        f"Every run counts: the fraction of {_runs(found)} whose final gap is at most the value on the axis."
+    )
     return Figure("profile", "Performance profile", caption, plot, log_x=True)
 
 
@@ -198,7 +214,12 @@ def gold_against_labels(section: Section) -> Figure | None:
 
 def learned(section: Section) -> Figure | None:
     """Learned reward against tokens."""
-    return curves(section, M.BY_KEY["learned_reward"], "Learned reward", "Mean of the reward model that x parameterises.")
+    return curves(
+        section,
+        M.BY_KEY["learned_reward"],
+        "Learned reward",
+        "Mean of the reward model that x parameterises.",
+    )
 
 
 def kl(section: Section) -> Figure | None:
@@ -213,17 +234,34 @@ def entropy(section: Section) -> Figure | None:
 
 def upper(section: Section) -> Figure | None:
     """Upper objective against tokens."""
-    return curves(section, M.BY_KEY["upper"], "Upper objective", "The upper level's loss f, as the judge's labels give it.")
+    return curves(
+        section,
+        M.BY_KEY["upper"],
+        "Upper objective",
+        "The upper level's loss f, as the judge's labels give it.",
+    )
 
 
 FINITE = (objective, gap, gradient_error, lower_gap, gradient_norm, sequences, profile, endings)
-LLM = (gold, gold_against_reward, gold_against_kl, gold_against_labels, learned, kl, entropy, upper, sequences)
+LLM = (
+    gold,
+    gold_against_reward,
+    gold_against_kl,
+    gold_against_labels,
+    learned,
+    kl,
+    entropy,
+    upper,
+    sequences,
+)
 
 
 # -- how they are drawn ---------------------------------------------------------------------------------------------
 
 
-def curves(section: Section, metric: M.Metric, title: str, caption: str, log_y: bool = False) -> Figure | None:
+def curves(
+    section: Section, metric: M.Metric, title: str, caption: str, log_y: bool = False
+) -> Figure | None:
     """Interquartile mean and band of a metric against samples, one line a method."""
     found = [m for m in section.methods if metric.key in m.trace and np.isfinite(m.trace[metric.key]).any()]
     if not found:
@@ -232,6 +270,8 @@ def curves(section: Section, metric: M.Metric, title: str, caption: str, log_y: 
     unit = metric.unit if metric.unit not in ("1", "") else ""
     word = "tokens" if section.kind == "llm" else "samples"
     plot = _empty(go, word, metric.label + (f", {unit}" if unit else ""))
+    floor = _floor(found, metric.key) if log_y else -np.inf
+    below = []
     widest = max((m.trace["samples"].mean(axis=0)[-1] for m in found), default=1.0) or 1.0
     for i, m in enumerate(section.methods):
         if m not in found:
@@ -245,9 +285,10 @@ def curves(section: Section, metric: M.Metric, title: str, caption: str, log_y: 
         if m.model_based:  # no samples: its last value, all along
             x, value, low, high = np.array([0, widest]), *(np.repeat(v[-1:], 2) for v in (value, low, high))
             dash, hover = "dot", f"{m.label} (uses the model): %{{y:.3g}}<extra></extra>"
-        if log_y:
-            floor = 1e-9
-            value, low, high = (np.maximum(v, floor) for v in (value, low, high))
+        if m.model_based and value[-1] < floor:
+            below.append(f"{m.label} (uses the model) lies below the axis, at {value[-1]:.1g}.")
+            continue
+        value, low, high = (np.maximum(v, floor) for v in (value, low, high))
         if m.count > 1 and not m.model_based:
             plot.add_scatter(
                 x=_list(np.concatenate([x, x[::-1]])), y=_list(np.concatenate([high, low[::-1]])), fill="toself",
@@ -258,13 +299,25 @@ def curves(section: Section, metric: M.Metric, title: str, caption: str, log_y: 
             x=_list(x), y=_list(value), name=m.label, mode="lines", legendgroup=m.label,
             line={"color": colour, "width": 2.2, "dash": dash}, hovertemplate=hover,
         )  # fmt: skip
-    plot.update_yaxes(type="log" if log_y else "linear", exponentformat="power")
-    return Figure(metric.key, title, f"{caption} {BAND.format(runs=_runs(found))}", plot, log_y=log_y)
+    plot.update_yaxes(type="log" if log_y else "linear", exponentformat="power", nticks=6)
+    words = " ".join([caption, BAND.format(runs=_runs(found)), *below])
+    return Figure(metric.key, title, words, plot, log_y=log_y)
+
+
+def _floor(methods: list[Method], key: str) -> float:
+    """Lowest value worth an axis: a tenth of the lowest that a sampling method reaches on average."""
+    sampled = [m for m in methods if not m.model_based]
+    if not sampled:
+        return 1e-12
+    lows = [np.nanmin(np.maximum(np.nanmean(m.trace[key], axis=0), 1e-12)) for m in sampled]
+    return 0.1 * float(min(lows))
 
 
 def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) -> Figure | None:
     """One metric against another, in time, smoothed over a tenth of the run."""
-    found = [m for m in section.methods if {x_key, y_key} <= m.trace.keys() and np.isfinite(m.trace[y_key]).any()]
+    found = [
+        m for m in section.methods if {x_key, y_key} <= m.trace.keys() and np.isfinite(m.trace[y_key]).any()
+    ]
     if not found:
         return None
     go = require("plotly.graph_objects", "report")
@@ -286,7 +339,10 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
                 marker={"color": colour, "size": 9, "symbol": symbol, "line": {"width": 2}}, hoverinfo="skip",
             )  # fmt: skip
         if m.count > 1:
-            ends = [np.nanmean(m.trace[k][:, -max(1, m.trace[k].shape[1] // 10) :], axis=1) for k in (x_key, y_key)]
+            ends = [
+                np.nanmean(m.trace[k][:, -max(1, m.trace[k].shape[1] // 10) :], axis=1)
+                for k in (x_key, y_key)
+            ]
             plot.add_scatter(
                 x=_list(ends[0]), y=_list(ends[1]), mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
                 marker={"color": colour, "size": 5, "opacity": 0.6}, hovertemplate=f"{m.label}: one seed<extra></extra>",
@@ -312,11 +368,17 @@ def _axis(metric: M.Metric) -> str:
 
 def _empty(go, x: str, y: str):
     plot = go.Figure()
-    axis = {"zeroline": False, "showline": False, "ticks": "", "gridcolor": "rgba(128,134,144,.22)", "automargin": True}
+    axis = {
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "gridcolor": "rgba(128,134,144,.22)",
+        "automargin": True,
+    }
     plot.update_layout(
         template="none", height=330, margin={"l": 58, "r": 16, "t": 8, "b": 46}, showlegend=False, hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif", "size": 13, "color": "#444b55"},
+        font={"family": FONT, "size": 13, "color": "#444b55"},
         xaxis={**axis, "title": {"text": x, "standoff": 8}}, yaxis={**axis, "title": {"text": y, "standoff": 6}},
     )  # fmt: skip
     return plot
@@ -334,4 +396,8 @@ def _list(values: np.ndarray) -> list[float | None]:
 
 def _runs(methods: list[Method]) -> str:
     counts = sorted({m.count for m in methods})
-    return f"{counts[0]} run{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+    return (
+        f"{counts[0]} run{'s' if counts[0] > 1 else ''}"
+        if len(counts) == 1
+        else f"{counts[0]} to {counts[-1]} runs"
+    )

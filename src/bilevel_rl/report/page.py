@@ -32,7 +32,10 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
     offline = require("plotly.offline", "report")
     found = collect.sections(paths)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bilevel_rl.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("bilevel_rl.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: _script_safe(jinja2, value)
     text = environment.get_template("page.html.jinja").render(
@@ -65,7 +68,9 @@ def export(paths: Sequence[str | Path], folder: str | Path, kind: str) -> list[P
             plots.append(plot)
             files.append(folder / f"{section.problem}-{figure.key}.{kind}")
     try:
-        require("plotly.io", "report").write_images(plots, files, width=640, height=420, scale=2 if kind == "png" else 1)
+        require("plotly.io", "report").write_images(
+            plots, files, width=640, height=420, scale=2 if kind == "png" else 1
+        )
     except Exception as error:  # Kaleido raises its own kinds, by the browser it finds or does not
         raise MissingDependency(
             message(f"report --figures {kind}", f"{type(error).__name__}: {str(error).splitlines()[0]}",
@@ -75,7 +80,11 @@ def export(paths: Sequence[str | Path], folder: str | Path, kind: str) -> list[P
 
 
 def _script_safe(jinja2, value: Any) -> Any:
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+    text = (
+        json.dumps(value, separators=(",", ":"), allow_nan=False)
+        .replace("</", "<\\/")
+        .replace("<!--", "<\\!--")
+    )
     return jinja2.utils.markupsafe.Markup(text)
 
 
@@ -91,7 +100,8 @@ def _section(index: int, section: collect.Section) -> dict[str, Any]:
     scene = {m.label: s for m in section.methods if (s := scenes.scene(m)) is not None}
     return {
         "id": f"s{index}", "kind": section.kind, "title": section.title, "options": section.options,
-        "heads": heads, "rows": rows, "table_note": note, "summary": _summary(section),
+        "heads": heads, "rows": [[cell.partition(" [") for cell in row] for row in rows], "table_note": note,
+        "summary": _summary(section),
         "methods": [
             {"label": m.label, "colour": colours[m.label], "settings": m.settings, "command": m.command, "runs": m.count,
              "seed": m.runs[0].seed, "trouble": m.trouble}
@@ -114,7 +124,7 @@ def _summary(section: collect.Section) -> str:
     hits = {m.label: int((m.trace["gap"][:, -1] <= collect.SUCCESS * abs(m.best or 0)).sum()) for m in graded}
     first = max(graded, key=lambda m: hits[m.label] / m.count)
     if not hits[first.label]:
-        return "No method ends within 5 % of the best known value at this budget."
+        return "No method that samples ends within 5 % of the best known value at this budget."
     samples = first.trace["samples"][:, -1].mean()
     return (
         f"{first.label} ends within 5 % of the best known value in {hits[first.label]} of {first.count} runs "
@@ -128,8 +138,12 @@ def _samples(section: collect.Section) -> list[dict[str, Any]]:
     for m in section.methods:
         if m.samples:
             steps = sorted({row["iteration"] for row in m.samples})
-            before, after = ([r for r in m.samples if r["iteration"] == k][:SAMPLE_ROWS] for k in (steps[0], steps[-1]))
-            found.append({"label": m.label, "first": steps[0], "last": steps[-1], "before": before, "after": after})
+            before, after = (
+                [r for r in m.samples if r["iteration"] == k][:SAMPLE_ROWS] for k in (steps[0], steps[-1])
+            )
+            found.append(
+                {"label": m.label, "first": steps[0], "last": steps[-1], "before": before, "after": after}
+            )
     return found
 
 
@@ -145,5 +159,6 @@ def _provenance(section: collect.Section) -> dict[str, str]:
     return {
         "When": str(p.get("time", "")).replace("T", " "),
         "Machine": machine,
-        "Versions": f"Python {p.get('python', '?')}, " + ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items()),
+        "Versions": f"Python {p.get('python', '?')}, "
+        + ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items()),
     }

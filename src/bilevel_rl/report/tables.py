@@ -9,8 +9,8 @@ from bilevel_rl.report.collect import SUCCESS, Method, Section
 
 FINITE_NOTE = (
     "Objective and gap: interquartile mean over runs with its 95 % bootstrap interval, graded by exact oracles, never by "
-    "the method's own estimates. Within 5 %: runs that end within 5 % of the best known value, with the exact 95 % interval. "
-    "Samples to 5 %: median over runs of the first record from which a run stays within 5 %."
+    "the method's own estimates. Within 5 %: runs that end within 5 % of the best known value, with its exact 95 % "
+    "interval. Samples to 5 %: median over runs of the first record from which a run stays within 5 %."
 )
 LLM_NOTE = (
     "Last recorded iteration; interquartile mean over seeds with its 95 % bootstrap interval. The gold score is the "
@@ -28,7 +28,11 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
     heads = ["method", "runs", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"]
     rows = []
     for m in section.methods:
-        row = [m.label, str(m.count), "model" if m.model_based else f"{m.trace['samples'][:, -1].mean():,.0f}"]
+        row = [
+            m.label,
+            str(m.count),
+            "model" if m.model_based else f"{m.trace['samples'][:, -1].mean():,.0f}",
+        ]
         row.append(interval(m, "objective"))
         row.append(interval(m, "gap"))
         row += success(m)
@@ -50,8 +54,8 @@ def success(m: Method) -> list[str]:
 
 def llm(section: Section) -> tuple[list[str], list[list[str]], str]:
     """Table of a language-model task."""
-    columns = [("gold", "gold score"), ("learned_reward", "learned reward"), ("kl", "KL, nats"), ("entropy", "entropy, nats"),
-               ("labels", "labels"), ("samples", "tokens")]  # fmt: skip
+    columns = [("gold", "gold score"), ("learned_reward", "learned reward"), ("kl", "KL, nats"),
+               ("entropy", "entropy, nats"), ("labels", "labels"), ("samples", "tokens")]  # fmt: skip
     shown = [(k, head) for k, head in columns if any(k in m.trace for m in section.methods)]
     rows = [[m.label, str(m.count), *(interval(m, key) for key, _ in shown)] for m in section.methods]
     return ["method", "seeds", *(head for _, head in shown)], rows, LLM_NOTE

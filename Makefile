@@ -1,0 +1,40 @@
+# `make run` and `make test` are all a new machine needs: each makes .venv, installs with pip, and works.
+# A second call skips the installation until pyproject.toml or constraints.txt changes.
+PYTHON ?= python3
+BIN := .venv/bin
+QUICK ?=
+
+.PHONY: run test lint types docs unit clean help
+
+help:
+	@echo "make run     the paper's experiments: results table and HTML report"
+	@echo "make test    lint, types, tests and the documentation"
+	@echo "make clean   remove .venv and everything built"
+
+run: .venv/.installed
+	$(BIN)/bilevel-rl experiments gridworld --out runs/gridworld $(QUICK)
+	$(BIN)/bilevel-rl llm happy-tweets --quick --out runs/happy-tweets
+	$(BIN)/bilevel-rl report runs/gridworld runs/happy-tweets --out runs/report.html
+
+test: lint types unit docs
+
+lint: .venv/.installed
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/lint-imports
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+unit: .venv/.installed
+	$(BIN)/pytest -q --durations=15
+
+docs: .venv/.installed
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv site runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

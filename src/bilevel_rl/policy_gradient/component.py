@@ -146,12 +146,13 @@ def check_before(component: Any, fields: Collection[str], group_size: int) -> No
         for name in card.needs:
             if name not in fields:
                 raise card.lacks(name)
-        if group_size < card.group:
+        smallest = getattr(part, "smallest_group", card.group)  # where it depends on the options
+        if group_size < smallest:
             raise InvalidConfig(
                 message(
                     f"{card.slot} '{card.name}'",
                     f"{group_size} response{'' if group_size == 1 else 's'} a prompt",
-                    f"it compares responses to one prompt and needs at least {card.group}",
+                    f"it compares responses to one prompt and needs at least {smallest}",
                     "Sample more responses a prompt, or choose a credit rule with a critic (gae)",
                 )
             )

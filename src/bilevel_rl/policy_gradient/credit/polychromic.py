@@ -74,6 +74,11 @@ class Polychromic:
         cost="O(NT) + a sort of the responses",
     )
 
+    @property
+    def smallest_group(self) -> int:
+        """Two sets of responses a prompt."""
+        return 2 * self.size
+
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a set."""
         (answer,) = self.card.take(batch, "answer")

@@ -1,0 +1,85 @@
+"""The table of all components, written from their own declarations: `python -m bilevel_rl.policy_gradient.catalogue`."""
+
+from __future__ import annotations
+
+from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS
+
+HEADER = """# Catalogue of policy-gradient components
+
+This page is generated from the declarations in the code: `python -m
+bilevel_rl.policy_gradient.catalogue > docs/catalogue.md`.
+
+A recipe is `rollout -> select -> reward -> credit -> weigh -> loss + regular -> step`, each slot a function of one record,
+`Batch`. Name a recipe (`--recipe grpo`) or its parts (`--recipe "credit=empg(adora(group_norm)), loss=clipped(high=0.28)"`).
+
+**Effect** says what happens to the objective that the policy ends up maximising. Components that keep it may serve as the
+lower level where the bi-level guarantees are claimed; those that rescale it per prompt keep each prompt's optimum and change
+the mixture; those that change it are heuristics. Decide select and weigh once an iteration and share them between both
+followers, or their difference is biased.
+
+**Formula**: *SEEN*, read in the named source or its released code; *INFERRED*, reconstructed from the
+abstract or recalled, in
+the spirit of the paper until somebody compares; *classical*, textbook. Numbers under **#** count the
+research papers that the
+library set out to cover.
+"""
+
+
+def cards(slot: Slot) -> list[Card]:
+    """The declarations of a slot's components, in the order of its `ALL`."""
+    return [cls.card for cls in COMPONENTS if cls.card.slot == slot]  # type: ignore[attr-defined]
+
+
+def row(card: Card) -> str:
+    """One line of the table."""
+    needs = ", ".join(f"`{name}`" for name in card.needs) or "nothing"
+    number = "" if card.number is None else str(card.number)
+    note = f" *{card.note}*" if card.note else ""
+    return (
+        f"| `{card.name}` | {number} | {card.effect}.{note} | {needs} | {card.scope} | {card.cost} | {card.source} | "
+        f"{card.status} |"
+    )
+
+
+def render() -> str:
+    """The page, in Markdown."""
+    lines = [HEADER]
+    every = [cls.card for cls in COMPONENTS]  # type: ignore[attr-defined]
+    papers = {c.number for c in every if c.number is not None}
+    inferred = sorted({c.number for c in every if c.number is not None and c.status is Status.INFERRED})
+    keeps = sum(c.effect is Effect.KEEPS for c in every)
+    lines.append(
+        f"{len(every)} components of {len(papers)} papers and of common practice; {keeps} keep the objective. Papers with a "
+        f"component that is INFERRED: {', '.join(map(str, inferred))}.\n"
+    )
+    for slot in Slot:
+        lines.append(f"## {slot}\n")
+        lines.append("| name | # | effect | needs | compares | cost | source | formula |")
+        lines.append("|---|---|---|---|---|---|---|---|")
+        lines += [row(card) for card in cards(slot)]
+        lines.append("")
+    lines.append("## Recipes by name\n")
+    lines.append("| recipe | select | reward | credit | weigh | loss | regular |")
+    lines.append("|---|---|---|---|---|---|---|")
+    for recipe in ALL:
+        slots = [
+            " ".join(_label(c) for c in recipe.select),
+            " ".join(_label(c) for c in recipe.reward),
+            _label(recipe.credit),
+            " ".join(_label(c) for c in recipe.weigh),
+            _label(recipe.loss),
+            " ".join(f"{k:g} {_label(c)}" for k, c in recipe.regular),
+        ]
+        lines.append(f"| `{recipe.name}` | " + " | ".join(slots) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _label(component: object) -> str:
+    inner = getattr(component, "inner", None)
+    name = component.card.name  # type: ignore[attr-defined]
+    return f"{name}({_label(inner)})" if inner is not None else name
+
+
+if __name__ == "__main__":
+    print(render(), end="")

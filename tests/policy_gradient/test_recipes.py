@@ -1,0 +1,186 @@
+"""Recipes by name and by parts, the generated page, and the solver that the bi-level layer sees."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.policy_gradient import Recipe, credit, losses
+from bilevel_rl.policy_gradient.aggregate import per_sequence
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.catalogue import render
+from bilevel_rl.policy_gradient.losses.unified import ClipMask
+from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS, component, compose, named
+from bilevel_rl.policy_gradient.regularizers import SampledKL
+from bilevel_rl.policy_gradient.regularizers.kl import k3
+from bilevel_rl.policy_gradient.solver import Solver
+from bilevel_rl.policy_gradient.steps import HARPG, SGD, Adam, ImplicitTransport
+from bilevel_rl.schedules import PowerDecay
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "catalogue.md"
+
+
+def test_the_page_is_what_the_code_declares():
+    assert PAGE.read_text() == render(), (
+        "run: python -m bilevel_rl.policy_gradient.catalogue > docs/catalogue.md"
+    )
+    for cls in COMPONENTS:
+        assert f"| `{cls.card.name}` |" in render()
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=[r.name for r in ALL])
+def test_every_recipe_runs_and_teaches(recipe, batch):
+    """From rewards to a finite gradient that is not zero, on the batch with every field."""
+    recipe.check(batch.fields, group_size=4)
+    ready = recipe.prepare(batch.replace(advantage=None, weight=None, memory=recipe.init()))
+    field = recipe.loss.card.gradient[0]
+    leaf = ready.inside(field).clone().requires_grad_()
+    loss, terms = recipe.objective(ready.replace(**{field: leaf}))
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+    assert all(t.isfinite() for t in terms.values())
+    recipe.update(ready.memory, ready)
+
+
+def test_recipe_names_are_unique_and_every_component_is_in_one():
+    names = [r.name for r in ALL]
+    assert len(set(names)) == len(names)
+    used = {type(c) for r in ALL for c in r.components}
+    missing = {cls.card.name for cls in COMPONENTS if cls not in used and cls.card.slot != "step"}
+    # the trainer adds regularisers and the KL reward by tau
+    assert missing == {"exact_kl", "sampled_kl", "entropy", "kl_reward", "dynamic_sampling"} - {
+        "dynamic_sampling"
+    }
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(InvalidConfig, match="Did you mean 'grpo'"):
+        named("gpro")
+    with pytest.raises(InvalidConfig, match="Did you mean 'group_norm'"):
+        component("group_nrom")
+
+
+def test_compose_builds_what_it_names():
+    recipe = compose(
+        "select=[dynamic_sampling, d3s(start=0.25)], credit=empg(adora(group_norm(eps=0.1)), zeta=0.2), "
+        "weigh=clip_cov, loss=clipped(high=0.28, aggregate=per_sequence), regular=[0.01*sampled_kl(estimator=k3), entropy]"
+    )
+    assert recipe.credit == credit.EMPG(inner=credit.Adora(inner=credit.GroupNorm(eps=0.1)), zeta=0.2)
+    assert recipe.loss == losses.Clipped(high=0.28, aggregate=per_sequence)
+    assert recipe.regular[0] == (0.01, SampledKL(k3))
+    assert recipe.regular[1][0] == 1.0
+    assert [s.card.name for s in recipe.select] == ["dynamic_sampling", "d3s"]
+    assert compose("grpo") is named("grpo")
+    assert compose("loss=unified(stable=clip_mask(low=0.1))").loss.stable == ClipMask(low=0.1)
+    assert compose("credit=batch_norm(inner=group_mean)").credit.inner == credit.GroupMean()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("credit=empg(", "parse"),
+        ("empg(group_norm)", "without its slot"),
+        ("credits=empg", "Did you mean 'credit'"),
+        ("credit=clipped", "belongs in 'loss'"),
+        ("credit=[gae, rloo]", "takes one"),
+        ("credit=gae(lamb=0.9)", "Did you mean 'lam'"),
+        ("credit=gae(group_norm)", "wraps nothing"),
+        ("credit=__import__('os').system('x')", "where a part is expected"),
+        ("loss=clipped(high=open('x'))", "component"),
+        ("loss=clipped(high=1+x)", "number"),
+        ("loss=clipped(aggregate=per_tokn)", "Did you mean 'per_token'"),
+        ("credit=nothing", "Known"),
+    ],
+)
+def test_compose_says_what_is_wrong(text, match):
+    with pytest.raises(InvalidConfig, match=match):
+        compose(text)
+
+
+# -- the solver -----------------------------------------------------------------------------------------------------------
+
+ARMS = 5
+G = torch.Generator().manual_seed(0)
+REF = torch.randn(ARMS, generator=G).double().log_softmax(0)
+REWARD = torch.randn(ARMS, generator=G).double()
+COST = torch.randn(ARMS, generator=G).double()
+TAU = 0.5
+
+
+def rollout(parameters, iteration, n=256):
+    """One-token responses to one prompt, four a group."""
+    g = torch.Generator().manual_seed(iteration)
+    law = parameters["theta"].log_softmax(0)
+    token = torch.multinomial(law.exp(), n, replacement=True, generator=g)
+    return Batch.make(
+        mask=torch.ones(n, 1), reward=torch.zeros(n).double(), group=torch.arange(n) // 4, old=law[token][:, None],
+        ref=REF[token][:, None], target=token[:, None],
+    )  # fmt: skip
+
+
+def evaluate(parameters, batch):
+    token = batch.get("target")
+    return batch.replace(logp=parameters["theta"].log_softmax(0)[token])
+
+
+def solved(recipe, method, extra_loss=None, steps=600, tau=TAU):
+    solver = Solver(recipe, rollout, evaluate, method)
+    state = solver.init({"theta": torch.zeros(ARMS, dtype=torch.float64)})
+    average = torch.zeros(ARMS, dtype=torch.float64)
+    for k in range(steps):
+        state, _ = solver.step(state, lambda b: REWARD[b.get("target")], tau, extra_loss)
+        if k >= steps // 2:
+            average += state.parameters["theta"].log_softmax(0) / (steps - steps // 2)
+    assert state.iteration == steps
+    assert state.samples == 256 * steps
+    return average.softmax(0)
+
+
+def distance(p, q):
+    return 0.5 * (p - q).abs().sum().item()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method"),
+    [
+        (Recipe(), Adam(PowerDecay(0.1, 0.5))),
+        (Recipe(), SGD(PowerDecay(2.0, 0.5))),
+        (named("mdpo"), Adam(PowerDecay(0.1, 0.5))),
+        (Recipe(), ImplicitTransport(PowerDecay(0.5, 0.7), eta=0.5)),
+        (named("ppo").__class__("clip", loss=losses.Clipped()), Adam(PowerDecay(0.1, 0.5))),
+    ],
+    ids=["adam", "sgd", "mdpo", "igt", "clipped"],
+)
+def test_solvers_reach_the_regularised_optimum(recipe, method):
+    best = (REF + REWARD / TAU).softmax(0)
+    assert distance(solved(recipe, method), best) < 2e-2
+    assert distance(torch.full((ARMS,), 1 / ARMS).double(), best) > 0.2
+
+
+def test_the_extra_loss_moves_the_follower_to_the_penalised_optimum():
+    """Extra loss w f with f = E[cost], by score function: the optimum is ref exp((R - w cost)/tau)."""
+    w = 0.6
+
+    def extra(batch):
+        cost = COST[batch.get("target")]
+        return w * (cost - cost.mean()).mul(batch.logp).mean()
+
+    best = (REF + (REWARD - w * COST) / TAU).softmax(0)
+    assert distance(solved(Recipe(), Adam(PowerDecay(0.1, 0.5)), extra), best) < 2e-2
+    assert distance((REF + REWARD / TAU).softmax(0), best) > 0.1
+
+
+def test_decisions_are_made_once_and_can_be_shared():
+    solver = Solver(Recipe(), rollout, evaluate, SGD())
+    one = solver.init({"theta": torch.zeros(ARMS, dtype=torch.float64)})
+    batch = solver.decide(one, lambda b: REWARD[b.get("target")], TAU)
+    assert batch.reward.shape[-1] == 2
+    first, terms = solver.learn(one, batch)
+    second, more = solver.learn(one, batch, lambda b: 0.0 * b.logp.sum())
+    assert torch.equal(first.parameters["theta"], second.parameters["theta"])
+    assert set(more) == {*terms, "extra"}
+    assert HARPG().card.slot == "step"

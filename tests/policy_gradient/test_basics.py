@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient import Batch, Recipe
 from bilevel_rl.policy_gradient.credit.gae import GAE, discounted_residuals, returns_to_go, value_targets
 from bilevel_rl.policy_gradient.credit.group_normalised import BatchNorm, GroupMean, GroupNorm
 from bilevel_rl.policy_gradient.credit.leave_one_out import Greedy, LeaveOneOut, Return
+from bilevel_rl.policy_gradient.credit.polychromic import Polychromic
 from bilevel_rl.policy_gradient.losses.clipped import Clipped, clip_fraction
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient, Supervised
 from bilevel_rl.policy_gradient.regularizers import kl
@@ -213,6 +214,8 @@ def test_recipe_names_what_is_missing_before_training():
     with pytest.raises(InvalidConfig, match=r"regular 'exact_kl'.*'kl'"):
         Recipe(regular=((0.1, kl.ExactKL()),)).check({"logp"})
     Recipe(credit=BatchNorm(inner=GroupMean())).check({"logp"})
+    with pytest.raises(InvalidConfig, match=r"polychromic.*4 responses.*at least 8"):
+        Recipe(credit=Polychromic(size=4)).check({"logp", "answer"}, group_size=4)
     with pytest.raises(InvalidConfig, match="group_mean"):
         Recipe(credit=BatchNorm(inner=GroupMean())).check({"logp"}, group_size=1)
 

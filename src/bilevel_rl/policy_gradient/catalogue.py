@@ -7,22 +7,23 @@ from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS
 
 HEADER = """# Catalogue of policy-gradient components
 
-This page is generated from the declarations in the code: `python -m
-bilevel_rl.policy_gradient.catalogue > docs/catalogue.md`.
+Generated from the declarations in the code:
 
-A recipe is `rollout -> select -> reward -> credit -> weigh -> loss + regular -> step`, each slot a function of one record,
-`Batch`. Name a recipe (`--recipe grpo`) or its parts (`--recipe "credit=empg(adora(group_norm)), loss=clipped(high=0.28)"`).
+    python -m bilevel_rl.policy_gradient.catalogue > docs/catalogue.md
 
-**Effect** says what happens to the objective that the policy ends up maximising. Components that keep it may serve as the
-lower level where the bi-level guarantees are claimed; those that rescale it per prompt keep each prompt's optimum and change
-the mixture; those that change it are heuristics. Decide select and weigh once an iteration and share them between both
-followers, or their difference is biased.
+A recipe is `rollout -> select -> reward -> credit -> weigh -> loss + regular -> step`, each slot a function of
+one record, `Batch`. Name a recipe (`grpo`) or its parts:
 
-**Formula**: *SEEN*, read in the named source or its released code; *INFERRED*, reconstructed from the
-abstract or recalled, in
-the spirit of the paper until somebody compares; *classical*, textbook. Numbers under **#** count the
-research papers that the
-library set out to cover.
+    credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl
+
+**Effect** says what happens to the objective that the policy ends up maximising. Components that keep it may
+serve as the lower level where the bi-level guarantees are claimed; those that rescale it per prompt keep each
+prompt's optimum and change the mixture; those that change it are heuristics. Decide select and weigh once an
+iteration and share them between both followers, or their difference is biased.
+
+**Formula**: *SEEN*, read in the named source, in notes on it or in its released code; *INFERRED*, reconstructed
+from the abstract or recalled, in the spirit of the paper until somebody compares; *classical*, textbook. Numbers
+under **#** are those of the list of research papers that the library set out to cover.
 """
 
 

@@ -44,6 +44,65 @@ BIBTEX: dict[str, str] = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2021}
 }""",
+    "williams1992reinforce": """@article{williams1992reinforce,
+  title   = {Simple statistical gradient-following algorithms for connectionist reinforcement learning},
+  author  = {Williams, Ronald J.},
+  journal = {Machine Learning},
+  volume  = {8},
+  pages   = {229--256},
+  year    = {1992}
+}""",
+    "robbins1951stochastic": """@article{robbins1951stochastic,
+  title   = {A Stochastic Approximation Method},
+  author  = {Robbins, Herbert and Monro, Sutton},
+  journal = {The Annals of Mathematical Statistics},
+  volume  = {22},
+  number  = {3},
+  pages   = {400--407},
+  year    = {1951}
+}""",
+    "kingma2015adam": """@inproceedings{kingma2015adam,
+  title     = {Adam: A Method for Stochastic Optimization},
+  author    = {Kingma, Diederik P. and Ba, Jimmy},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2015}
+}""",
+    "schulman2016gae": """@inproceedings{schulman2016gae,
+  title     = {High-Dimensional Continuous Control Using Generalized Advantage Estimation},
+  author    = {Schulman, John and Moritz, Philipp and Levine, Sergey and Jordan, Michael I. and Abbeel, Pieter},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2016}
+}""",
+    "schulman2017ppo": """@article{schulman2017ppo,
+  title   = {Proximal Policy Optimization Algorithms},
+  author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg},
+  journal = {arXiv preprint arXiv:1707.06347},
+  year    = {2017}
+}""",
+    "ziegler2019finetuning": """@article{ziegler2019finetuning,
+  title   = {Fine-Tuning Language Models from Human Preferences},
+  author  = {Ziegler, Daniel M. and others},
+  journal = {arXiv preprint arXiv:1909.08593},
+  year    = {2019}
+}""",
+    "ahmadian2024rloo": """@article{ahmadian2024rloo,
+  title   = {Back to Basics: Revisiting {REINFORCE} Style Optimization for Learning from Human Feedback in {LLMs}},
+  author  = {Ahmadian, Arash and others},
+  journal = {arXiv preprint arXiv:2402.14740},
+  year    = {2024}
+}""",
+    "shao2024deepseekmath": """@article{shao2024deepseekmath,
+  title   = {{DeepSeekMath}: Pushing the Limits of Mathematical Reasoning in Open Language Models},
+  author  = {Shao, Zhihong and others},
+  journal = {arXiv preprint arXiv:2402.03300},
+  year    = {2024}
+}""",
+    "yu2025dapo": """@article{yu2025dapo,
+  title   = {{DAPO}: An Open-Source {LLM} Reinforcement Learning System at Scale},
+  author  = {Yu, Qiying and others},
+  journal = {arXiv preprint arXiv:2503.14476},
+  year    = {2025}
+}""",
 }
 
 

@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Scope, Slot, Status, parts
 from bilevel_rl.policy_gradient.credit import GroupNorm, LeaveOneOut
 from bilevel_rl.policy_gradient.losses.unified import ClipMask, Unified, behaviour, itself, one
+from bilevel_rl.references import BIBTEX
 
 PACKAGES = {
     Slot.CREDIT: credit,
@@ -114,6 +115,7 @@ def test_names_are_unique_and_declarations_complete():
     for cls in classes:
         card = cls.card
         assert card.source, card.name
+        assert set(card.cite) <= set(BIBTEX), card.name
         assert isinstance(card.effect, Effect)
         assert isinstance(card.status, Status)
         assert (card.number is None) == (card.status is Status.CLASSICAL), card.name

@@ -51,6 +51,7 @@ class LeaveOneOut:
         needs=("reward", "group"),
         group=2,
         source="Back to Basics: Revisiting REINFORCE Style Optimization, arXiv 2402.14740",
+        cite=("ahmadian2024rloo",),
         status=Status.CLASSICAL,
     )
 

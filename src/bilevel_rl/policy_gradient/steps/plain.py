@@ -45,7 +45,8 @@ class SGD:
         effect=Effect.KEEPS,
         scope=Scope.BATCH,
         cost="O(parameters)",
-        source="A stochastic approximation method (1951)",
+        source="A Stochastic Approximation Method (1951)",
+        cite=("robbins1951stochastic",),
     )
 
     def init(self, parameters: TensorsLike) -> Tensors:

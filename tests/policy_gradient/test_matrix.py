@@ -10,7 +10,8 @@ import torch
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.policy_gradient import credit, losses, regularizers, reward, select, steps, weigh
 from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
-from bilevel_rl.policy_gradient.component import Effect, Scope, Slot, Status, parts
+from bilevel_rl.policy_gradient.checks import check_component, scope_of, with_memory
+from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status, parts
 from bilevel_rl.policy_gradient.credit import GroupNorm, LeaveOneOut
 from bilevel_rl.policy_gradient.losses.unified import ClipMask, Unified, behaviour, itself, one
 from bilevel_rl.references import BIBTEX
@@ -60,24 +61,6 @@ SCALARS = [c for c in INSTANCES if c.card.slot in SCALAR_SLOTS]
 def only(*slots):
     chosen = [(c, n) for c, n in zip(INSTANCES, NAMES, strict=True) if c.card.slot in slots]
     return pytest.mark.parametrize("component", [c for c, _ in chosen], ids=[n for _, n in chosen])
-
-
-def remember(component, batch):
-    """The batch with the memory that the component has after one update."""
-    if not hasattr(component, "init"):
-        return batch
-    state = component.update(component.init(), batch)
-    return batch.replace(memory={component.card.name: state})
-
-
-def scope_of(component):
-    """The widest scope of a component and what it wraps."""
-    order = [Scope.RESPONSE, Scope.GROUP, Scope.BATCH]
-    widest = max((order.index(p.card.scope) for p in parts(component)), default=0)
-    extra = (
-        Scope.BATCH if getattr(component, "normalise", False) or getattr(component, "across", 1) < 1 else None
-    )
-    return extra or order[widest]
 
 
 def finite(value):
@@ -167,7 +150,7 @@ def test_a_missing_field_is_named_with_component_and_provider(component, batch):
 
 @every
 def test_padding_changes_nothing(component, batch):
-    batch = remember(component, batch)
+    batch = with_memory(component, batch)
     out, wide = component(batch), component(batch.pad(3))
     if isinstance(out, Batch):
         assert out.trajectory.tolist() == wide.trajectory.tolist()
@@ -189,9 +172,9 @@ def test_what_the_padding_holds_is_never_read(component, batch):
         state_key=torch.where(batch.mask, batch.state_key, 9),
         target=torch.where(batch.mask, batch.get("target"), 0),
     )
-    out = component(remember(component, batch))
+    out = component(with_memory(component, batch))
     assert finite(out)
-    other = component(remember(component, nonsense))
+    other = component(with_memory(component, nonsense))
     if component.card.slot is Slot.REWARD:  # the old rewards of padded positions are passed through
         out, other = (torch.where(batch.mask[..., None], r, 0) for r in (out, other))
     close(out, other)
@@ -201,7 +184,7 @@ def test_what_the_padding_holds_is_never_read(component, batch):
 
 @every
 def test_permuting_responses_permutes_results(component, batch):
-    batch = remember(component, batch)
+    batch = with_memory(component, batch)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
     out, moved = component(batch), component(batch.rows(order))
     if isinstance(out, Batch):
@@ -218,7 +201,7 @@ SEPARABLE = [(c, n) for c, n in zip(INSTANCES, NAMES, strict=True) if scope_of(c
 @pytest.mark.parametrize("component", [c for c, _ in SEPARABLE], ids=[n for _, n in SEPARABLE])
 def test_a_batch_is_its_parts(component, batch):
     """Units that the component does not compare (responses, or groups) can be computed apart."""
-    batch = remember(component, batch)
+    batch = with_memory(component, batch)
     key = batch.group if scope_of(component) is Scope.GROUP else torch.arange(len(batch))
     out = component(batch)
     whole = batch.replace(tokens=float(batch.mask.sum()), sequences=float(len(batch)))
@@ -238,7 +221,7 @@ def test_a_batch_is_its_parts(component, batch):
 
 @only(*SCALAR_SLOTS)
 def test_gradients_flow_to_the_declared_fields_and_stay_inside_the_mask(component, batch):
-    batch = remember(component, batch.replace(kl=batch.kl + 1.0, entropy=batch.entropy * 3))
+    batch = with_memory(component, batch.replace(kl=batch.kl + 1.0, entropy=batch.entropy * 3))
     if component.card.name == "epo":  # outside its band, where bonus and penalty don't cancel
         batch = batch.replace(entropy=batch.entropy * 5, progress=0.25)
     assert component.card.gradient
@@ -254,7 +237,7 @@ def test_gradients_flow_to_the_declared_fields_and_stay_inside_the_mask(componen
 
 @only(*SCALAR_SLOTS)
 def test_no_gradient_reaches_what_is_data(component, batch):
-    batch = remember(component, batch)
+    batch = with_memory(component, batch)
     leaves = {}
     for field in ("old", "ref", "advantage", "weight", "reward", "behaviour"):
         leaves[field] = batch.get(field).clone().requires_grad_()
@@ -267,7 +250,7 @@ def test_no_gradient_reaches_what_is_data(component, batch):
 @only(*TOKEN_SLOTS, Slot.REWARD)
 def test_decisions_carry_no_gradient(component, batch):
     wet = {f: batch.get(f).clone().requires_grad_() for f in ("logp", "entropy", "value", "kl", "advantage")}
-    assert not component(remember(component, batch).replace(**wet)).requires_grad
+    assert not component(with_memory(component, batch).replace(**wet)).requires_grad
 
 
 # -- precision ----------------------------------------------------------------------------------------------
@@ -276,7 +259,7 @@ def test_decisions_carry_no_gradient(component, batch):
 @every
 def test_32_bit_stays_32_bit_and_agrees_with_64(component, batch):
     narrow = batch.to(dtype=torch.float32)
-    out, small = component(remember(component, batch)), component(remember(component, narrow))
+    out, small = component(with_memory(component, batch)), component(with_memory(component, narrow))
     if isinstance(out, Batch):
         assert out.trajectory.tolist() == small.trajectory.tolist()
         return
@@ -288,8 +271,8 @@ def test_32_bit_stays_32_bit_and_agrees_with_64(component, batch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
 @every
 def test_an_accelerator_gives_the_same(component, batch):
-    out = component(remember(component, batch))
-    there = component(remember(component, batch).to("cuda"))
+    out = component(with_memory(component, batch))
+    there = component(with_memory(component, batch).to("cuda"))
     if isinstance(out, Batch):
         assert out.trajectory.tolist() == there.trajectory.tolist()
     else:
@@ -376,7 +359,7 @@ DEGENERATE = [
 @pytest.mark.parametrize("change", DEGENERATE, ids=[f.__name__ for f in DEGENERATE])
 @every
 def test_degenerate_input_has_a_finite_result(component, change, batch):
-    bad = remember(component, change(batch))
+    bad = with_memory(component, change(batch))
     leaves = {f: bad.get(f).clone().requires_grad_() for f in component.card.gradient}
     out = component(bad.replace(**leaves))
     assert finite(out)
@@ -402,3 +385,51 @@ def test_credit_relative_to_a_group_is_zero_where_there_is_nothing_to_compare(co
     out = component(change(batch))
     quotient = component.card.name in ("optimal_baseline", "length_baseline")  # of sums: rounding remains
     assert out.abs().max() <= (1e-14 if quotient else 0)
+
+
+# -- the public check, on the library's components and on broken ones ---------------------------------------
+
+
+@every
+def test_the_public_check_finds_nothing_wrong(component, batch):
+    if component.card.name == "epo":  # its bonus and its penalty cancel at the start of training
+        batch = batch.replace(progress=0.25)
+    assert check_component(component, batch) == []
+
+
+def broken(name, function, slot=Slot.CREDIT, scope=Scope.GROUP, gradient=()):
+    """A component that does one thing wrong."""
+    body = {
+        "card": Card(name, slot, Effect.CHANGES, scope=scope, gradient=gradient),
+        "__call__": lambda self, batch: function(batch),
+    }
+    return type(name, (), body)()
+
+
+def running_sum(b):
+    return b.spread(b.score.cumsum(0))
+
+
+BROKEN = [
+    (broken("by_width", lambda b: b.spread(b.score / b.mask.shape[1])), "padding is added"),
+    (broken("careless", lambda b: b.spread(torch.nan_to_num(b.logp).sum(1))), "padding holds"),
+    (broken("ordered", running_sum), "order"),
+    (broken("wide", lambda b: b.spread(b.score - b.score.mean())), "more than a group"),
+    (broken("divides", lambda b: b.spread(b.score / (b.score - b.score[:1]))), "equal rewards"),
+    (broken("wet", lambda b: b.inside("logp")), "carries a gradient"),
+    (
+        broken("dry", lambda b: b.inside("logp").detach().sum() + 0 * b.inside("logp").sum(), Slot.LOSS,
+               gradient=("logp",)),
+        "no gradient",
+    ),
+    (
+        broken("leaks", lambda b: torch.nan_to_num(b.logp.clamp(min=-50)).sum() + b.logp.nan_to_num(1.0)[:, 1].sum(),
+               Slot.LOSS, gradient=("logp",)),
+        "padding holds",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("component", "sentence"), BROKEN, ids=[c.card.name for c, _ in BROKEN])
+def test_the_public_check_finds_what_is_wrong(component, sentence):
+    assert any(sentence in line for line in check_component(component)), check_component(component)

@@ -1,0 +1,203 @@
+"""Public checks for components, the library's own and those written elsewhere: what every component must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
+from bilevel_rl.policy_gradient.component import Scope, Slot, parts
+
+VOCABULARY = 5
+
+
+def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int = 7, terms: int = 2) -> Batch:
+    """Responses with a gap in their masks (an observation), every field and extra, NaN in the padding."""
+    g = torch.Generator().manual_seed(seed)
+    n = prompts * samples
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=g, dtype=torch.float64)
+
+    def integers(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(high, shape, generator=g)
+
+    length = 2 + integers(width - 1, n)
+    mask = torch.arange(width) < length[:, None]
+    mask[:, 1] = False  # an observation between the first action and the rest
+    logits = normal(n, width, VOCABULARY)
+    law = logits.log_softmax(-1)
+    token = integers(VOCABULARY, n, width)
+    logp = law.gather(-1, token[..., None])[..., 0]
+    turn = ((torch.arange(width) >= 2).long() + (torch.arange(width) >= 4).long()).expand(n, width)
+    group = torch.arange(prompts).repeat_interleave(samples)
+    noise = torch.where(mask, 0, torch.nan)
+
+    def by_turn(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(1, turn)
+
+    winner = torch.arange(n) % 2 == 0
+    return Batch.make(
+        mask=mask,
+        reward=paid_at_end(mask, normal(n, terms)),
+        group=group,
+        trajectory=torch.arange(n) + 100,
+        done=integers(4, n) > 0,
+        logp=logp + noise,
+        old=logp + 0.3 * normal(n, width) + noise,
+        ref=logp + 0.3 * normal(n, width) + noise,
+        entropy=-(law.exp() * law).sum(-1) + noise,
+        value=normal(n, width) + noise,
+        kl=normal(n, width).square() + noise,
+        advantage=normal(n, width) + noise,
+        weight=uniform(n, width) + noise,
+        turn=turn,
+        state_key=by_turn(integers(3, n, 3)),
+        action_key=by_turn(integers(2, n, 3)),
+        answer=integers(3, n),
+        duration=uniform(n) + 0.1,
+        score_norm=uniform(n, width) + noise,
+        switch=by_turn(integers(2, n, 3)).bool(),
+        value_high=normal(n, width) + noise,
+        confidence=by_turn(uniform(n, 3)) + noise,
+        accuracy=by_turn(uniform(n, 3)) + noise,
+        other_advantage=normal(n, width) + noise,
+        predicted_gain=0.5 * normal(n, width) + noise,
+        predicted_shift=0.1 * uniform(n, width) + noise,
+        hint=(torch.arange(width) < 3).expand(n, width) & winner[:, None],
+        hinted=winner,
+        replayed=torch.arange(n) % 5 == 0,
+        baseline=normal(n),
+        prompt_value=uniform(prompts)[group],
+        demonstration=torch.arange(n) % samples == 0,
+        prefix_value=normal(n, width) + noise,
+        sensitivity=normal(n, 3),
+        cover=integers(2, n, width, 4).bool(),
+        behaviour=logp + 0.3 * normal(n, width) + noise,
+        target=token,
+        logits=logits + noise[..., None],
+        winner=winner,
+        path=torch.stack([torch.arange(n) % samples // 2, torch.arange(n) % samples], 1),
+        depth=(torch.arange(width) >= 4).long().expand(n, width),
+        final_value=normal(n),
+    )
+
+
+def scope_of(component: Any) -> Scope:
+    """The widest scope of a component and of what it wraps."""
+    order = [Scope.RESPONSE, Scope.GROUP, Scope.BATCH]
+    widest = max((order.index(part.card.scope) for part in parts(component)), default=0)
+    if getattr(component, "normalise", False) or getattr(component, "across", 1) < 1:
+        return Scope.BATCH
+    return order[widest]
+
+
+def with_memory(component: Any, batch: Batch) -> Batch:
+    """The batch with what a stateful component remembers after having seen it once."""
+    if not hasattr(component, "init"):
+        return batch
+    return batch.replace(memory={component.card.name: component.update(component.init(), batch)})
+
+
+def check_component(component: Any, batch: Batch | None = None) -> list[str]:
+    """Sentences, one for each property that a component breaks; empty when it is sound.
+
+    Checked: padding and what it holds change nothing; permuting responses permutes results; units that it doesn't compare
+    can be computed apart; results are finite on equal rewards, empty masks and impossible tokens; decisions carry no
+    gradient; a loss's gradient reaches its declared fields, is finite and stays inside the mask.
+
+    Args:
+        component: anything with a `card` that can be called on a batch.
+        batch: data with every field it needs; `random_batch()` when missing.
+
+    Example:
+        >>> from bilevel_rl.policy_gradient.credit import GroupNorm
+        >>> check_component(GroupNorm())
+        []
+    """
+    batch = with_memory(component, random_batch() if batch is None else batch)
+    slot, broken = component.card.slot, []
+    out = component(batch)
+
+    def note(good: bool, sentence: str) -> None:
+        if not good:
+            broken.append(f"{slot} '{component.card.name}' {sentence}")
+
+    note(_same(out, _cut(component(batch.pad(3)), 3)), "changes when padding is added")
+    clean = batch.map(lambda x: torch.nan_to_num(x, nan=0.5) if x.is_floating_point() else x)
+    note(_same(_inside(out, batch), _inside(component(clean), batch)), "reads what the padding holds")
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
+    moved = component(batch.rows(order))
+    expected = out[order] if isinstance(out, Tensor) and out.ndim else out
+    note(_same(expected, moved, order=False), "depends on the order of the responses")
+    scope = scope_of(component)
+    if isinstance(out, Tensor) and out.ndim and scope is not Scope.BATCH:
+        key = batch.group if scope is Scope.GROUP else torch.arange(len(batch))
+        pieces = [component(batch.rows(key == unit)) for unit in key.unique()]
+        note(_same(out, torch.cat(pieces)), f"compares more than a {scope}, which is its declared scope")
+    for name, change in DEGENERATE.items():
+        bad = change(batch)
+        result = component(bad)
+        values = result.token_reward if isinstance(result, Batch) else _inside(result, bad)
+        note(bool(values.isfinite().all()), f"isn't finite on {name}")
+    if slot in (Slot.CREDIT, Slot.WEIGH, Slot.REWARD):
+        wet = {f: batch.get(f).clone().requires_grad_() for f in ("logp", "entropy", "value", "advantage")}
+        note(not component(batch.replace(**wet)).requires_grad, "carries a gradient, but is a decision")
+    for field in component.card.gradient:
+        leaf = batch.get(field).clone().requires_grad_()
+        (g,) = torch.autograd.grad(component(batch.replace(**{field: leaf})), leaf)
+        note(bool(g.isfinite().all()), f"has a gradient in '{field}' that isn't finite")
+        note(bool((g[~batch.mask] == 0).all()), f"has a gradient in '{field}' outside the mask")
+        note(bool((g[batch.mask] != 0).any()), f"has no gradient in '{field}', which it declares")
+    return broken
+
+
+def _equal_rewards(b: Batch) -> Batch:
+    return b.replace(reward=paid_at_end(b.mask, torch.full((len(b), 2), 0.1, dtype=b.reward.dtype)))
+
+
+def _empty(b: Batch) -> Batch:
+    return b.replace(mask=torch.zeros_like(b.mask), length=torch.zeros_like(b.length))
+
+
+def _impossible(b: Batch) -> Batch:
+    changed = {}
+    for k, name in enumerate(("logp", "old", "ref")):
+        changed[name] = b.get(name).clone()
+        changed[name][k, 0] = changed[name][3, 0] = -torch.inf
+    return b.replace(**changed)
+
+
+DEGENERATE: dict[str, Callable[[Batch], Batch]] = {
+    "equal rewards": _equal_rewards,
+    "empty masks": _empty,
+    "impossible tokens": _impossible,
+    "one response": lambda b: b.rows(torch.tensor([0])),
+    "no response": lambda b: b.rows(torch.tensor([], dtype=torch.long)),
+    "groups of one": lambda b: b.replace(group=torch.arange(len(b))),
+}
+
+
+def _cut(out: Any, extra: int) -> Any:
+    if isinstance(out, Batch):
+        return out.replace(reward=out.reward[:, :-extra], mask=out.mask[:, :-extra])
+    return out if out.ndim == 0 else out[:, :-extra]
+
+
+def _inside(out: Any, batch: Batch) -> Any:
+    if isinstance(out, Batch) or out.ndim < 3:
+        return out
+    return torch.where(batch.mask[..., None], out, 0)  # rewards of padded positions are passed through
+
+
+def _same(one: Any, two: Any, order: bool = True) -> bool:
+    if isinstance(one, Batch):
+        a, b = one.trajectory.tolist(), two.trajectory.tolist()
+        return a == b if order else sorted(a) == sorted(b)
+    return one.shape == two.shape and torch.allclose(one, two, rtol=1e-10, atol=1e-11, equal_nan=True)

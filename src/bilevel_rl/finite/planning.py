@@ -43,11 +43,41 @@ def entropy(pi: Float[Array, "*S A"]) -> Float[Array, "*S"]:
     return jnp.sum(entr(pi), axis=-1)
 
 
+@jax.custom_batching.sequential_vmap
+def _factor(A: Float[Array, "S S"]) -> tuple[Array, Array]:
+    return jax.scipy.linalg.lu_factor(A)
+
+
+@jax.custom_batching.sequential_vmap
+def _back_substitute(lu: Array, pivots: Array, b: Float[Array, " S"]) -> Float[Array, " S"]:
+    return jax.scipy.linalg.lu_solve((lu, pivots), b)
+
+
+@jax.custom_batching.sequential_vmap
+def _back_substitute_transposed(lu: Array, pivots: Array, b: Float[Array, " S"]) -> Float[Array, " S"]:
+    return jax.scipy.linalg.lu_solve((lu, pivots), b, trans=1)
+
+
+def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve A v = b by LU, one system of a batch after the other.
+
+    Not `jnp.linalg.solve`: its batched factorisation hands the batch to the thread pool that it itself runs on and
+    waits. Two of them in one program then wait for each other for ever on a machine of two cores. One at a time is
+    also what makes a batch agree bit for bit with its members.
+    """
+    lu, pivots = _factor(jax.lax.stop_gradient(A))
+    return jax.lax.custom_linear_solve(
+        lambda v: A @ v, b,
+        solve=lambda _, b: _back_substitute(lu, pivots, b),
+        transpose_solve=lambda _, b: _back_substitute_transposed(lu, pivots, b),
+    )  # fmt: skip
+
+
 def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool) -> Float[Array, " S"]:
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose."""
     if mdp.n_states <= DENSE_LIMIT:
         A = jnp.eye(mdp.n_states) - mdp.discount * mdp.under(pi)
-        return jnp.linalg.solve(A.T if transpose else A, b)
+        return dense_solve(A.T if transpose else A, b)
 
     def apply(v):
         moved = mdp.flow(v[:, None] * pi) if transpose else jnp.sum(pi * mdp.expect(v), axis=-1)

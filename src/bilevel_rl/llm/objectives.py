@@ -56,11 +56,19 @@ class Sample:
 
 @dataclasses.dataclass
 class Upper:
-    """An objective's answer: see the module's head. `loss` None: f has no direct gradient in x here."""
+    """An objective's answer: see the module's head.
+
+    Attributes:
+        value: estimate of f from the batch, the same on every process.
+        loss: None where f has no direct gradient in x.
+        bonus: [N].
+        share: what this process's stored pairs add to the value; summed over processes.
+    """
 
     value: float
     loss: Tensor | None
     bonus: Tensor
+    share: float = 0.0
 
 
 class UpperObjective(Protocol):
@@ -97,7 +105,7 @@ class Preference:
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
         bonus = torch.zeros_like(sample.rewards.detach())
-        fresh, loss, value = len(sample.pairs), None, float("nan")
+        fresh, loss, value, share = len(sample.pairs), None, float("nan"), 0.0
         count = fresh + sample.replayed_total
         if fresh:
             first, second = sample.pairs.unbind(1)
@@ -109,16 +117,18 @@ class Preference:
             u = margin.detach()
             if fresh > 1:
                 u = u - (u.sum() - u) / (fresh - 1)
-            share = sample.rollout.size / fresh
-            bonus = bonus.index_add(0, first, share * sample.weights[second] * u)
-            bonus = bonus.index_add(0, second, share * sample.weights[first] * u)
+            u = u * (sample.rollout.size / fresh)
+            bonus = bonus.index_add(0, first, sample.weights[second] * u)
+            bonus = bonus.index_add(0, second, sample.weights[first] * u)
         if sample.replayed is not None and len(sample.replayed[0].ids):
             margin = _margin(sample.reward, sample.replayed)
             replay = -margin.sum() / count
             loss = replay if loss is None else loss + replay
             if not fresh:
-                value = -float(margin.detach().mean())
-        return Upper(value, loss, bonus)
+                share = -float(margin.detach().sum()) / count
+        if not fresh and count:
+            value = 0.0
+        return Upper(value, loss, bonus, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +142,12 @@ class StoredPreference:
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
         bonus = torch.zeros_like(sample.rewards.detach())
-        if sample.stored is None or not len(sample.stored[0].ids):
+        if not sample.stored_total:
             return Upper(float("nan"), None, bonus)
-        margin = _margin(sample.reward, sample.stored)
-        return Upper(-float(margin.detach().mean()), -margin.sum() / sample.stored_total, bonus)
+        if sample.stored is None:  # more processes than pairs
+            return Upper(0.0, None, bonus)
+        loss = -_margin(sample.reward, sample.stored).sum() / sample.stored_total
+        return Upper(0.0, loss, bonus, float(loss.detach()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +191,8 @@ class Mixture:
         parts = [(weight, term.evaluate(sample)) for weight, term in self.terms]
         losses = [weight * part.loss for weight, part in parts if part.loss is not None]
         bonus = sum((weight * part.bonus for weight, part in parts), torch.zeros_like(sample.weights))
-        return Upper(
-            sum(weight * part.value for weight, part in parts), sum(losses) if losses else None, bonus
-        )
+        value, share = (sum(w * getattr(part, name) for w, part in parts) for name in ("value", "share"))
+        return Upper(value, sum(losses) if losses else None, bonus, share)
 
 
 ALL: Mapping[str, Any] = {"preference": Preference(), "stored_preference": StoredPreference(), "gold": Gold()}

@@ -455,6 +455,11 @@ class BilevelTrainer:
     def _evaluate(self, sample: Sample) -> Upper:
         with self.roles.model("reward"), precision(self.config.dtype, self.processes.device):
             upper = self.objective.evaluate(sample)
+        if self.processes.count > 1:
+            share = torch.tensor([upper.share], dtype=torch.float64, device=self.processes.device)
+            self.processes.add([share])
+            upper.share = float(share)
+        upper.value, upper.share = upper.value + upper.share, 0.0
         self._finite("upper objective's bonus", upper.bonus)
         if upper.loss is not None:
             self._finite("upper objective", upper.loss)

@@ -1,0 +1,78 @@
+"""Child processes that start in no time: forked from a server that has imported everything and run nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import sys
+import time
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+
+
+def context():
+    """A forkserver with the test models preloaded."""
+    found = multiprocessing.get_context("forkserver")
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if HERE not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, paths)])
+    found.set_forkserver_preload(["llm_models", "llm_spawn"])
+    return found
+
+
+def start(function, *args):
+    """Start `function(*args)` in a child; the function must be importable from a module of this folder."""
+    process = context().Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def run_together(count: int, options: dict, folder: Path, resume: bool = False, kill_at: int | None = None) -> None:
+    """Train in `count` gloo processes; each writes its weights and history to `folder`.
+
+    With `kill_at`, all are killed (SIGKILL) at some moment after the checkpoint of that step was written.
+    """
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = [start(train_rank, rank, count, port, options, str(folder), resume) for rank in range(count)]
+    if kill_at is not None:
+        state = Path(options["out"]) / "checkpoint" / "state.json"
+        deadline = time.monotonic() + 100
+        while not (state.exists() and json.loads(state.read_text())["step"] >= kill_at):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(random.Random(kill_at).uniform(0, 0.03))
+        for child in children:
+            child.kill()
+    for child in children:
+        child.join(120)
+        if kill_at is None:
+            assert child.exitcode == 0, child.exitcode
+        child.close()
+
+
+def train_rank(rank: int, count: int, port: int, options: dict, folder: str, resume: bool) -> None:
+    """One rank's life."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    sys.path.insert(0, HERE)
+    import torch
+    from llm_models import trainer, weights
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    made = trainer(device="cpu", resume=resume, **options)
+    assert made.processes.count == count
+    made.train()
+    save_file(weights(made), Path(folder) / f"rank{rank}.safetensors")
+    (Path(folder) / f"rank{rank}.json").write_text(json.dumps(made.history))
+    if count > 1:
+        torch.distributed.destroy_process_group()

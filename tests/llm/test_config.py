@@ -1,0 +1,90 @@
+"""The configuration: few keys, each documented, unknown ones refused with a suggestion."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.llm.config import REFUSED, Config, parse_overrides
+
+
+def test_there_are_fewer_than_sixty_keys_and_each_says_what_it_means():
+    keys = Config.keys()
+    assert len(keys) < 60
+    assert all(len(meaning) > 10 for meaning in keys.values())
+
+
+def test_it_survives_yaml_and_overrides(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    path = tmp_path / "config.yaml"
+    config = Config(steps=7, objective={"gold": 2.0, "preference": 1.0}, lora_targets=["c_attn"], zeta=1e-3)
+    path.write_text(yaml.safe_dump(config.asdict()))
+    assert Config.load(path) == config
+    changed = Config.load(path, ["steps=9", "--estimator=paired", "w=1e-2", "gradient-checkpointing=true", "out=a=b"])
+    assert (changed.steps, changed.estimator, changed.w, changed.gradient_checkpointing, changed.out) == (
+        9, "paired", 0.01, True, "a=b",
+    )  # fmt: skip
+    path.write_text("zeta: 1e-3\nobjective: gold\n")  # YAML reads 1e-3 as text
+    assert (Config.load(path).zeta, Config.load(path).objective) == (1e-3, {"gold": 1.0})
+    path.write_text("")
+    assert Config.load(path) == Config()
+
+
+def test_schedules_are_the_papers_powers():
+    at = Config(zeta=0.5, zeta_power=0.5, w=0.3, w_power=0.15, tau=0.1).schedules.at(3)
+    assert (at.zeta, at.w, at.tau) == (0.25, pytest.approx(0.3 / 4**0.15), 0.1)
+
+
+def test_a_configuration_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().steps = 3
+
+
+BAD = {
+    "unknown key": ({"stepz": 3}, "config: got the unknown key 'stepz'; Did you mean 'steps'?"),
+    "unknown choice": ({"estimator": "pair"}, "config.estimator: got 'pair'; Did you mean 'paired'?"),
+    "top-p": ({"top_p": 0.9}, "config.top_p: got 0.9; training gradients are those of the true sampling law"),
+    "remote code": ({"trust_remote_code": True}, "code from a model's repository is never run"),
+    "type": ({"steps": "many"}, "config.steps: got 'many'; a value of type int is needed. Correct the value."),
+    "bool is no int": ({"steps": True}, "config.steps: got True; a value of type int is needed"),
+    "range": ({"group": 0}, "config.group: got 0; it must be a whole number of at least 1. Set group accordingly."),
+    "not finite": ({"temperature": float("nan")}, "config.temperature: got nan; it must be a finite number above 0"),
+    "lambda": ({"gae_lambda": 1.5}, r"config.gae_lambda: got 1.5; it must lie in [0, 1]"),
+    "schedule": ({"w": 0.0}, "config.w.initial: got 0.0; it must be a finite number above 0"),
+    "rising schedule": ({"tau_power": -0.1}, "a schedule may not increase"),
+    "objective": ({"objective": {"golf": 1.0}}, "the unknown objective 'golf'; Did you mean 'gold'?"),
+    "no objective": ({"objective": {}}, "at least one objective with a weight other than 0"),
+    "pairs": ({"pairs_per_step": 99}, "config.pairs_per_step: got 99; a batch of 64 completions has at most 32"),
+    "pair of one": ({"group": 1, "pairs_per_step": 2}, "a pair is two completions of one prompt"),
+    "group norm": ({"credit": "group_norm"}, "group_norm scores whole completions. Set level=sequence."),
+    "k3 entropy": ({"regularizer": "entropy", "kl_estimator": "k3"}, "k3 estimates a KL, not an entropy"),
+    "fixed gold": ({"method": "fixed_reward", "objective": "gold"}, "nothing would fit the reward model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_values_are_named_with_what_is_allowed(name):
+    values, text = BAD[name]
+    with pytest.raises(InvalidConfig) as caught:
+        Config.from_dict(values)
+    assert text in str(caught.value)
+
+
+def test_refused_keys_are_not_keys():
+    assert not REFUSED.keys() & Config.keys().keys()
+
+
+def test_files_that_are_not_configurations(tmp_path):
+    with pytest.raises(InvalidConfig, match="a readable YAML file is needed"):
+        Config.load(tmp_path / "none.yaml")
+    path = tmp_path / "a.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(InvalidConfig, match="got list; a mapping of keys to values is needed"):
+        Config.load(path)
+    path.write_text("a: [")
+    with pytest.raises(InvalidConfig, match="text that is not YAML"):
+        Config.load(path)
+    with pytest.raises(InvalidConfig, match="an override reads key=value"):
+        parse_overrides(["steps"])

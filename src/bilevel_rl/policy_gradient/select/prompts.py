@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -141,18 +142,21 @@ def allocate(pass_rate: Tensor, total: int, smallest: int = 1, largest: int = 64
                 "Raise it",
             )
         )
-    p = pass_rate.double().clamp(0, 1)
-    steps = torch.arange(smallest, largest, dtype=torch.float64, device=p.device)
-    gain = contrast(steps[None] + 1, p[:, None]) - contrast(steps[None], p[:, None])
-    budget = torch.full((len(p),), smallest, dtype=torch.long, device=p.device)
-    here = torch.zeros_like(budget)
+    p = pass_rate.double().clamp(0, 1).cpu()
+    steps = torch.arange(smallest, largest, dtype=torch.float64)
+    gain = (contrast(steps[None] + 1, p[:, None]) - contrast(steps[None], p[:, None])).tolist()
+    budget = [smallest] * len(p)
+    waiting = [(-row[0], q) for q, row in enumerate(gain) if row]
+    heapq.heapify(waiting)
     for _ in range(min(total, largest * len(p)) - smallest * len(p)):
-        marginal = torch.where(
-            here < len(steps), gain.gather(1, here.clamp(max=len(steps) - 1)[:, None])[:, 0], -torch.inf
-        )
-        best = marginal.argmax()
-        here[best] += 1
-    return budget + here
+        _, q = waiting[0]
+        budget[q] += 1
+        taken = budget[q] - smallest
+        if taken < len(gain[q]):
+            heapq.heapreplace(waiting, (-gain[q][taken], q))
+        else:
+            heapq.heappop(waiting)
+    return torch.tensor(budget, dtype=torch.long, device=pass_rate.device)
 
 
 @dataclasses.dataclass(frozen=True)

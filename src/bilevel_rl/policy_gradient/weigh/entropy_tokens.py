@@ -52,11 +52,13 @@ class EntropyTokens:
         score = (advantage.abs() * entropy.detach())[batch.mask]
         number = min(math.ceil(share * score.numel() - 1e-9), score.numel())
         kept = torch.zeros_like(score, dtype=torch.bool)
-        # ties follow the trajectory ids, not the order of rows
-        row = batch.trajectory[:, None].expand_as(batch.mask)[batch.mask]
-        order = torch.argsort(row, stable=True)
-        order = order[torch.argsort(score[order], descending=True, stable=True)]
-        kept[order[:number]] = True
+        if number:
+            limit = score.kthvalue(score.numel() - number + 1).values
+            kept, ties = score > limit, torch.nonzero(score == limit)[:, 0]
+            # ties follow the trajectory ids, not the order of rows
+            row = batch.trajectory[:, None].expand_as(batch.mask)[batch.mask]
+            ties = ties[torch.argsort(row[ties], stable=True)]
+            kept[ties[: number - int(kept.sum())]] = True
         weight = torch.zeros_like(advantage)
         weight[batch.mask] = kept.to(weight.dtype)
         return weight

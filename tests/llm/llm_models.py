@@ -67,3 +67,13 @@ def weights(trainer: BilevelTrainer) -> dict[str, torch.Tensor]:
 def untimed(history):
     """The history without what depends on the clock or the machine."""
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "memory")} for line in history]
+
+
+def stirred(roles):
+    """The roles with every trained number moved, so that no adapter is the identity."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for role in roles.names:
+            for p in roles.parameters(role).values():
+                p.add_(0.3 * torch.randn(p.shape, generator=generator).to(p))
+    return roles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llm_models import gpt2, llama, trainer, weights
+from llm_models import gpt2, llama, stirred, trainer, weights
 from torch import nn
 
 from bilevel_rl.errors import InvalidConfig
@@ -18,16 +18,6 @@ PROMPTS = [Prompt(tuple(range(3, 3 + n)), None) for n in (4, 2, 3, 1)]
 @pytest.fixture
 def rollout():
     return Sampler((1,), 2)(gpt2(), PROMPTS, uniforms(4, 6, 0))
-
-
-def stirred(roles):
-    """The roles with every trained number moved, so that no adapter is the identity."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for role in roles.names:
-            for p in roles.parameters(role).values():
-                p.add_(0.3 * torch.randn(p.shape, generator=generator).to(p))
-    return roles
 
 
 @pytest.mark.parametrize("make", [FullRoles, LoraRoles])

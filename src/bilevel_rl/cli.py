@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
+import platform
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from bilevel_rl import __version__
 from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
@@ -71,7 +76,28 @@ def _dispatch(argv: list[str]) -> int:
                 "`bilevel-rl --help` explains each",
             )
         )
+    keep_compiled_programs()
     return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs between calls, which takes most of the time of a short run.
+
+    They lie below `$XDG_CACHE_HOME/bilevel-rl` (or `~/.cache`), apart for each kind of processor; set
+    `JAX_COMPILATION_CACHE_DIR` to put them elsewhere, to the empty string to keep none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    processor = platform.processor() + platform.machine()
+    if (facts := Path("/proc/cpuinfo")).exists():
+        processor += next((line for line in facts.read_text().splitlines() if line.startswith("flags")), "")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+        home / "bilevel-rl" / hashlib.sha256(processor.encode()).hexdigest()[:12]
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    # a cache that can't be read or written costs time, nothing else
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
 
 
 def overview() -> str:

@@ -31,6 +31,7 @@ class Settings:
     tau: Annotated[
         float | None, arg(help="temperature at which results are graded; the problem's own when absent")
     ] = None
+    no_optimum: Annotated[bool, arg(help="do not search for the best known value by brute force")] = False
     tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
 
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         if set(rest) & {"-h", "--help"}:
             print(USAGE)
             for name, hint in get_type_hints(Settings, include_extras=True).items():
-                print(f"  --{name:<12} {hint.__metadata__[0].help}")
+                print(f"  --{name.replace(chr(95), chr(45)):<12} {hint.__metadata__[0].help}")
             return 0
         raise InvalidConfig(
             message("bilevel-rl run", "no problem", "PROBLEM comes first", "`bilevel-rl list` names them")
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     folder = settings.out or screen.new_folder(
         Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"
     )
+    execute.check_free(folder)
     return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
 
 
@@ -109,6 +111,7 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
         settings.records,
         settings.tau,
         command=shlex.join(["bilevel-rl", "run", *words, *rest]),
+        search=not settings.no_optimum,
     )
     return ask, settings
 

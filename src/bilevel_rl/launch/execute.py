@@ -35,6 +35,7 @@ class Ask:
         records: how many times the run is graded.
         tau: temperature of grading; the problem's when None.
         command: the command that makes this run, for captions.
+        search: whether to look for the best known value by brute force where that is possible.
     """
 
     problem: Target
@@ -49,6 +50,7 @@ class Ask:
     records: int = 100
     tau: float | None = None
     command: str = ""
+    search: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,11 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
     problem, solver = ask.problem.build(ask.problem_options), ask.solver.build(ask.solver_options)
     solver.check(problem)
     iterations = iterations_of(ask, problem, solver)
+    every = max(1, iterations // max(1, ask.records))
+    iterations -= iterations % every
     small = problem.mdp.n_states <= BRUTE_FORCE_STATES
     tau = problem.temperature() if ask.tau is None else ask.tau
-    if optimum is None and small:
+    if optimum is None and small and ask.search:
         optimum = best_known(problem, tau)
     config = {
         "problem": ask.problem.name,
@@ -105,7 +109,7 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
         "label": ask.label or getattr(solver, "name", ask.solver.name),
         "iterations": iterations,
         "samples": ask.samples,
-        "record_every": max(1, iterations // max(1, ask.records)),
+        "record_every": every,
         "runs": ask.runs,
         "seed": ask.seed,
         "tau": tau,
@@ -126,17 +130,18 @@ def start(
     return ready.start(folder, on_record=on_record)
 
 
-def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
-    """Copy a user's own files into the run folder, so that it can be rebuilt without them."""
+def check_free(folder: Path) -> None:
+    """Raise `InvalidConfig` where a run lives already."""
     if (folder / "run.json").exists():
         raise InvalidConfig(
-            message(
-                str(folder),
-                "a folder that already holds a run",
-                "a new run needs a folder of its own",
-                "Choose another --out, or continue with `bilevel-rl resume`",
-            )
-        )
+            message(str(folder), "a folder that already holds a run", "a new run needs a folder of its own",
+                    "Choose another --out, or continue with `bilevel-rl resume`")
+        )  # fmt: skip
+
+
+def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
+    """Copy a user's own files into the run folder, so that it can be rebuilt without them."""
+    check_free(folder)
     for word, target in (("problem", ask.problem), ("solver", ask.solver)):
         if target.source is not None:
             records.make_folder(folder)

@@ -223,7 +223,7 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"[╭╮╰╯│─]+", " ", heard.getvalue())
+        text = re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", heard.getvalue())
         text = " ".join(re.split("For full helptext|Argument helptext", text)[0].split())
         text = re.sub("^(Parsing|Value) error ", "", text).strip(" .")
         raise InvalidConfig(
@@ -317,13 +317,15 @@ def set_dotted(target: Any, text: str) -> dict[str, Any]:
     if not text:
         return {}
     kind = as_dataclass("settings", options_of(target))
-    argv = []
+    argv, names = [], set()
     for part in re.split(r",(?=[A-Za-z_.]+=)", text):
-        name, equals, value = part.partition("=")
-        argv += [f"--{name.strip()}", *value.split()] if equals else [part]
-    parsed = values(parse(f"compare --solvers {_name(target)}", kind, argv))
-    names = {part.split("=")[0].strip() for part in re.split(r",(?=[A-Za-z_.]+=)", text)}
-    return _only(parsed, names)
+        name, equals, value = (word.strip() for word in part.partition("="))
+        names.add(name)
+        if value in ("True", "False"):  # options that are on or off
+            argv += [f"--{name}"] if value == "True" else []
+        else:
+            argv += [f"--{name}", *value.split()] if equals else [part]
+    return _only(values(parse(f"compare --solvers {_name(target)}", kind, argv)), names)
 
 
 def _only(tree: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,244 @@
+"""The command line: what each verb prints, and what bad input gets. Errors are compared with the words on file."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bilevel_rl import records
+from bilevel_rl.cli import VERBS, main
+from bilevel_rl.launch import execute, load, options
+
+SMALL = ["--problem.rows", "3", "--problem.columns", "3"]
+MINE = """
+import jax.numpy as jnp
+from bilevel_rl.finite import BilevelProblem, FiniteMDP
+from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
+
+
+class Toll(BilevelProblem):
+    def __init__(self, price: float = 0.5):
+        self.mdp = FiniteMDP.from_dense([[[0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.1, 0.9]]], discount=0.9)
+        self.objective = VisitationUtility(jnp.array([0.0, 1.0]), weight=0.1)
+        self.x0 = jnp.array([price])
+
+    def reward(self, x):
+        return jnp.zeros((2, 2)).at[1, :].set(x[0])
+
+    def box(self):
+        return jnp.array([0.0]), jnp.array([1.0])
+
+
+problem = Toll
+ready = Toll(0.2)
+broken = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's own problem in the current folder."""
+    (tmp_path / "my_problem.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small finished run, started from the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    argv = ["run", "goal_placement", "penalty_actor_critic", *SMALL, "--solver.chains", "4", "--iterations", "40", "--records", "4",
+            "--runs", "3", "--seed", "5", "--out", str(folder)]  # fmt: skip
+    assert main(argv) == 0
+    return folder
+
+
+def said(capsys, argv: list[str], *folders) -> str:
+    """Exit code and standard error of a failing call, with paths taken out."""
+    code = main([str(word) for word in argv])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    text = captured.err
+    for folder in folders:
+        text = text.replace(str(folder), "FOLDER")
+    return f"{code} {text.strip()}"
+
+
+WRONG = {
+    "verb": ["rum", "goal_placement"],
+    "problem": ["run", "goal_placment"],
+    "solver": ["run", "goal_placement", "penalty_actor"],
+    "no-problem": ["run", "--runs", "3"],
+    "three-words": ["run", "goal_placement", "penalty_actor_critic", "exact_descent"],
+    "option": ["run", "goal_placement", "penalty_actor_critic", "--solver.chans", "3", "--iterations", "3"],
+    "value": ["run", "goal_placement", "penalty_actor_critic", "--runs", "many", "--iterations", "3"],
+    "choice": ["run", "goal_placement", "penalty_actor_critic", "--solver.sampling", "fancy", "--iterations", "3"],
+    "length": ["run", "goal_placement", "penalty_actor_critic"],
+    "both-lengths": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--samples", "3"],
+    "iterations": ["run", "goal_placement", "exact_descent", "--iterations", "0"],
+    "runs": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--runs", "0"],
+    "samples-of-a-model": ["run", "goal_placement", "exact_descent", "--samples", "100", *SMALL],
+    "chains": ["run", "goal_placement", "penalty_actor_critic", "--solver.chains", "0", "--iterations", "3"],
+    "schedule": ["run", "goal_placement", "penalty_actor_critic", "--solver.scales.w.initial", "0", "--iterations", "3"],
+    "increasing": ["run", "goal_placement", "penalty_actor_critic", "--solver.scales.w.power", "-1", "--iterations", "3"],
+    "tau": ["run", "goal_placement", "penalty_actor_critic", "--solver.scales.tau.initial", "0", "--iterations", "3"],
+    "discount": ["run", "goal_placement", "exact_descent", "--problem.discount", "1", "--iterations", "3"],
+    "slip": ["run", "goal_placement", "exact_descent", "--problem.slip", "2", "--iterations", "3"],
+    "x0": ["check", "goal_placement", "--problem.x0", "2", "0"],
+    "compare-twice": ["compare", "goal_placement", "--solvers", "exact_descent", "exact_descent"],
+    "compare-setting": ["compare", "goal_placement", "--solvers", "penalty_actor_critic:chans=3"],
+    "list": ["list", "solver"],
+    "cite": ["cite", "exact_descend"],
+    "experiment": ["experiments", "grid"],
+    "bench": ["bench", "no-such-benchmark"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_sentence_and_exit_code_2(case, capsys, snapshot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    text = said(capsys, WRONG[case])
+    assert text.startswith("2 error: ")
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == [tmp_path / "benchmarks"], "nothing may be written before the input is checked"
+    # the list of known names grows with the library: its beginning is what matters
+    assert re.sub(r"Known: .*?\. ", "Known: ... . ", text) == snapshot
+
+
+@pytest.mark.parametrize("case", ["missing", "attribute", "type", "import"])
+def test_bad_user_file(case, mine, capsys, snapshot):
+    (mine / "raises.py").write_text("1 / 0\n")
+    name = {"missing": "absent.py:problem", "attribute": "my_problem.py:problm", "type": "my_problem.py:broken",
+            "import": "raises.py:problem"}[case]  # fmt: skip
+    assert said(capsys, ["check", name]) == snapshot
+
+
+def test_every_verb_explains_itself(capsys):
+    for verb in VERBS:
+        if verb in ("llm", "plan", "sweep", "diagnose"):
+            continue
+        try:
+            code = main([verb, "--help"])
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert code == 0, verb
+        assert len(capsys.readouterr().out) > 40, verb
+
+
+def test_overview_names_every_verb(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+
+
+def test_list_names_everything(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in [*load.problem_classes(), *load.solver_classes(), "gridworld"]:
+        assert name in text
+
+
+def test_every_problem_and_solver_has_options_with_help():
+    for name in load.problem_classes():
+        target = load.find_problem(name)
+        assert target.summary
+        target.build({})
+    for name in load.solver_classes():
+        target = load.find_solver(name)
+        undocumented = [o.name for o in target.options if not o.help]
+        assert not undocumented, f"{name}: options without a sentence in Args: {undocumented}"
+
+
+def test_run_folder_rebuilds_the_run(finished, tmp_path):
+    again = tmp_path / "again"
+    assert main(["run", "--from", str(finished), "--out", str(again)]) == 0
+    one, two = records.Run.read(finished), records.Run.read(again)
+    assert {k: v for k, v in one.config.items() if k != "command"} == {k: v for k, v in two.config.items() if k != "command"}
+    for key, series in one.trace.items():
+        np.testing.assert_array_equal(series, two.trace[key], err_msg=key)
+
+
+def test_config_holds_every_option(finished):
+    config = records.read_header(finished)["config"]
+    assert config["problem_options"]["rows"] == 3
+    assert config["problem_options"]["slip"] == 0.1  # a default, written down
+    assert config["solver_options"]["chains"] == 4
+    assert config["solver_options"]["scales"]["w"]["power"] == 0.15
+    assert config["optimum"]["value"] <= config["optimum"]["grid_value"]
+
+
+def test_options_survive_json():
+    """Objects rebuilt from JSON equal those built directly, nested schedules and tuples included."""
+    target = load.find_solver("penalty_actor_critic")
+    given = options.set_dotted(target.make, "chains=8,scales.w.initial=0.5,common_noise=True")
+    assert given["chains"] == 8
+    full = json.loads(json.dumps(execute.complete(target, given)))
+    made = target.build(full)
+    assert (made.chains, made.scales.w.initial, made.scales.w.power, made.common_noise) == (8, 0.5, 0.15, True)
+    walls = load.find_problem("goal_placement").build({"walls": [[0, 1], [2, 2]]})
+    assert walls.mdp.n_states == 34
+
+
+def test_a_new_run_needs_a_folder_of_its_own(finished, capsys, snapshot):
+    argv = ["run", "goal_placement", "exact_descent", *SMALL, "--iterations", "2", "--out", finished]
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert said(capsys, argv, finished) == snapshot
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def test_resume_of_a_finished_run_does_nothing(finished, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert main(["resume", str(finished)]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_own_problem_is_checked_run_and_kept(mine, capsys):
+    assert main(["check", "my_problem.py:problem", "--problem.price", "0.4"]) == 0
+    assert "well posed" in capsys.readouterr().out
+    assert main(["check", "my_problem.py:ready"]) == 0
+    argv = ["run", "my_problem.py:problem", "exact_descent", "--iterations", "3", "--runs", "1", "--out", "mine", "--no-optimum",
+            "--problem.price", "0.4"]  # fmt: skip
+    assert main(argv) == 0
+    (mine / "my_problem.py").unlink()  # the folder alone is enough
+    ready, _ = execute.again(mine / "mine")
+    assert float(ready.problem.x0[0]) == 0.4
+
+
+def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
+    out = tmp_path / "cmp"
+    argv = ["compare", "goal_placement", *SMALL, "--solvers", "penalty_actor_critic:chains=4", "exact_descent",
+            "--samples", "800", "--iterations", "3", "--runs", "2", "--out", str(out)]  # fmt: skip
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert "800" in text
+    runs = {run.name: run for run in map(records.Run.read, records.find_runs(out))}
+    assert set(runs) == {"penalty_actor_critic:chains=4", "exact_descent"}
+    sampled = runs["penalty_actor_critic:chains=4"]
+    assert sampled.trace["samples"][:, -1].tolist() == [800, 800]
+    assert "--solver.chains 4" in sampled.config["command"]
+    assert "--samples 800" in sampled.config["command"]
+
+
+def test_cite(finished, capsys):
+    assert main(["cite", str(finished)]) == 0
+    assert "2601.16399" in capsys.readouterr().out
+
+
+def test_tensorboard_events_hold_the_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    folder = tmp_path / "tb"
+    argv = ["run", "goal_placement", "exact_descent", *SMALL, "--iterations", "4", "--runs", "2", "--records", "4",
+            "--tensorboard", "--no-optimum", "--out", str(folder)]  # fmt: skip
+    assert main(argv) == 0
+    (file,) = (folder / "tensorboard").iterdir()
+    values = [v for event in EventFileLoader(str(file)).Load() for v in event.summary.value if v.tag == "objective"]
+    measured = records.Run.read(folder).trace["objective"][0, 1:]
+    got = [v.tensor.float_val[0] if v.HasField("tensor") else v.simple_value for v in values]
+    np.testing.assert_allclose(got, measured, rtol=1e-6)

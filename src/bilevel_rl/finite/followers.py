@@ -106,6 +106,12 @@ def learn(
     return Follower(theta - now.alpha * penalty, V, f.s)
 
 
+def evaluate(V: Float[Array, " S"], seen: Transition, r: Float[Array, " N"], beta, gamma) -> Float[Array, " S"]:
+    r"""TD(0) without entropy: $V(s) \leftarrow V(s) + \beta (r + \gamma V(s') - V(s))$."""
+    delta = sampling.visit_mean(seen.s, V.shape[0], r + gamma * V[seen.s_next] - V[seen.s])
+    return V.at[seen.s].add(beta * delta)
+
+
 def penalty_direction(
     problem: BilevelProblem, x: Float[Array, " d"], seen: Transition, seen_l: Transition,
     V: Float[Array, " S"], V_l: Float[Array, " S"], w,

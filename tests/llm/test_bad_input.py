@@ -25,99 +25,99 @@ def tokenizer(size: int = 20, eos: bool = True) -> PreTrainedTokenizerFast:
 
 PAIR = {"prompt": [3], "chosen": [4], "rejected": [5]}
 CASES = {
-    "no prompts": (dict(prompts=[]), "prompts: got none; at least one prompt is needed. Check the data's path."),
+    "no prompts": ({"prompts": []}, "prompts: got none; at least one prompt is needed. Check the data's path."),
     "empty prompt": (
-        dict(prompts=[[3], []]),
+        {"prompts": [[3], []]},
         "prompts[1]: got an empty prompt ([]); a prompt has at least one token. Remove it, or begin every prompt with "
         "the tokenizer's BOS.",
     ),
     "duplicate prompts": (
-        dict(prompts=[[3], [4], [3]]),
+        {"prompts": [[3], [4], [3]]},
         "prompts[2]: got the same prompt as prompts[0] ([3]); prompts must differ, or one is weighted twice silently. "
         "Remove the duplicate.",
     ),
     "long prompt": (
-        dict(prompts=[[3] * 9], max_prompt_tokens=8),
+        {"prompts": [[3] * 9], "max_prompt_tokens": 8},
         "prompts[0]: got 9 tokens; a prompt has at most 8. Shorten or remove it, or raise max_prompt_tokens.",
     ),
     "longer than the context": (
-        dict(prompts=[[3] * 20], max_new_tokens=13),
+        {"prompts": [[3] * 20], "max_new_tokens": 13},
         "prompts: got a prompt of 20 tokens with max_new_tokens=13; the policy's context holds 32 tokens. Shorten the "
         "prompts or lower max_new_tokens.",
     ),
     "ids outside the vocabulary": (
-        dict(prompts=[[3], [24]]),
+        {"prompts": [[3], [24]]},
         "prompts[1]: got the token id 24; the policy's vocabulary has 24 ids. Use the tokenizer that belongs to the "
         "policy.",
     ),
     "text without a tokenizer": (
-        dict(prompts=["hello"]),
+        {"prompts": ["hello"]},
         "prompts[0]: got text without a tokenizer; text needs a tokenizer. Pass tokenizer=, or ids.",
     ),
     "a row without a prompt": (
-        dict(prompts=[{"text": "a"}]),
+        {"prompts": [{"text": "a"}]},
         "prompts[0]: got a row with the columns ['text']; a row needs the column 'prompt'. Rename the column.",
     ),
     "a conversation without a template": (
-        dict(prompts=[[{"role": "user", "content": "hi"}]], tokenizer=tokenizer()),
+        {"prompts": [[{"role": "user", "content": "hi"}]], "tokenizer": tokenizer()},
         "prompts[0]: got a conversation, and a tokenizer without a chat template; conversations need a chat template. "
         "Set tokenizer.chat_template, or pass plain text.",
     ),
     "a tokenizer without EOS": (
-        dict(tokenizer=tokenizer(eos=False), stop_ids=[]),
+        {"tokenizer": tokenizer(eos=False), "stop_ids": []},
         "tokenizer: got a tokenizer without an EOS token; a completion ends at a stop id. Set tokenizer.eos_token, or "
         "config.stop_ids.",
     ),
     "a vocabulary mismatch": (
-        dict(tokenizer=tokenizer(30)),
+        {"tokenizer": tokenizer(30)},
         "tokenizer: got 30 tokens; the policy's vocabulary has 24 ids. Use the tokenizer that belongs to the policy, or "
         "resize the policy's embeddings.",
     ),
     "a stop id outside the vocabulary": (
-        dict(stop_ids=[99]),
+        {"stop_ids": [99]},
         "config.stop_ids: got 99; the policy's vocabulary has 24 ids. Correct the id.",
     ),
     "no judge": (
-        dict(judge=None),
+        {"judge": None},
         "BilevelTrainer.judge: got nothing; the upper objective needs a pairwise judge. Pass judge=, or choose another "
         "objective.",
     ),
     "no gold": (
-        dict(gold=None, objective="gold"),
+        {"gold": None, "objective": "gold"},
         "BilevelTrainer.gold: got nothing; the upper objective needs a gold scorer. Pass gold=, or choose another "
         "objective.",
     ),
     "labels missing": (
-        dict(objective="stored_preference"),
+        {"objective": "stored_preference"},
         "BilevelTrainer.preferences: got nothing; the upper objective needs stored preference pairs. Pass preferences=, "
         "or choose another objective.",
     ),
     "preference columns": (
-        dict(objective="stored_preference", preferences=[{"prompt": [3], "chosen": [4]}]),
+        {"objective": "stored_preference", "preferences": [{"prompt": [3], "chosen": [4]}]},
         "preferences[0]: got a row without 'rejected'; a row has the columns prompt, chosen, rejected. Rename the "
         "columns.",
     ),
     "equal completions": (
-        dict(objective="stored_preference", preferences=[PAIR, PAIR | {"chosen": [5]}]),
+        {"objective": "stored_preference", "preferences": [PAIR, PAIR | {"chosen": [5]}]},
         "preferences[1]: got completions that are equal or empty; a preference needs two that differ. Remove the row.",
     ),
     "LoRA targets": (
-        dict(backend="lora", lora_targets=["nothing"]),
+        {"backend": "lora", "lora_targets": ["nothing"]},
         "config.lora_targets: got ['nothing']; at least one module's name must match. Name the linear layers to adapt, "
         "e.g. ['c_attn', 'c_fc', 'c_proj'].",
     ),
     "LoRA with a reference": (
-        dict(backend="lora", reference=gpt2()),
+        {"backend": "lora", "reference": gpt2()},
         "BilevelTrainer.reference: got a model, with backend=lora; the reference is the base with its adapters off. "
         "Leave reference out, or use backend=full.",
     ),
     "a function as reward": (
-        dict(reward=len),
+        {"reward": len},
         "BilevelTrainer.reward: got builtin_function_or_method; a module, a folder or hub id, 'classifier' or 'linear'. "
         "Wrap reward functions in WeightedRewards.",
     ),
     "a reward that can't train": (
-        dict(reward=WeightedRewards([lambda **_: []], [1.0]).requires_grad_(False)),
+        {"reward": WeightedRewards([lambda **_: []], [1.0]).requires_grad_(False)},
         "BilevelTrainer.reward: got a module without trained parameters; x is what the upper level moves. Leave "
         "requires_grad on for at least one parameter.",
     ),
@@ -152,9 +152,9 @@ def test_a_gold_scorer_with_a_bad_answer_is_named(values, text):
 def test_no_policy_and_names_that_cannot_be_loaded(tmp_path):
     from bilevel_rl.llm.config import Config
 
-    with pytest.raises(InvalidConfig, match="BilevelTrainer.policy: got nothing"):
+    with pytest.raises(InvalidConfig, match="BilevelTrainer.policy: got nothing"):  # noqa: RUF043
         BilevelTrainer(Config(), prompts=PROMPTS)
-    with pytest.raises(InvalidConfig, match="config.policy: got .*nowhere.*"):
+    with pytest.raises(InvalidConfig, match="config.policy: got .*nowhere.*"):  # noqa: RUF043
         BilevelTrainer(Config(), str(tmp_path / "nowhere"), prompts=PROMPTS)
 
 
@@ -164,7 +164,7 @@ def test_weights_that_are_not_safetensors_are_not_read(tmp_path):
     model = gpt2()
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InvalidConfig, match="config.policy"):
+    with pytest.raises(InvalidConfig, match="config.policy"):  # noqa: RUF043
         BilevelTrainer(Config(), str(tmp_path), prompts=PROMPTS, tokenizer=tokenizer())
 
 

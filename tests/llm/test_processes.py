@@ -16,14 +16,14 @@ from bilevel_rl.llm.prompts import Prompt
 from bilevel_rl.llm.rollout import from_pairs
 
 VARIANTS = {
-    "shared": dict(credit="gae", replay_pairs=3, gold_prompts=True),
-    "paired lora parts": dict(estimator="paired", backend="lora", micro_batch=3, objective="gold"),
-    "fixed reward": dict(method="fixed_reward", reward_steps=2, label_budget=6, steps=4),
-    "stored": dict(
-        objective={"stored_preference": 1.0, "preference": 0.5}, x_penalty=0.1,
-        preferences=[{"prompt": [3], "chosen": [7 + i, 1], "rejected": [9 + i, 11, 1]} for i in range(5)],
-    ),
-    "finite difference": dict(method="finite_difference", steps=4),
+    "shared": {"credit": "gae", "replay_pairs": 3, "gold_prompts": True},
+    "paired lora parts": {"estimator": "paired", "backend": "lora", "micro_batch": 3, "objective": "gold"},
+    "fixed reward": {"method": "fixed_reward", "reward_steps": 2, "label_budget": 6, "steps": 4},
+    "stored": {
+        "objective": {"stored_preference": 1.0, "preference": 0.5}, "x_penalty": 0.1,
+        "preferences": [{"prompt": [3], "chosen": [7 + i, 1], "rejected": [9 + i, 11, 1]} for i in range(5)],
+    },
+    "finite difference": {"method": "finite_difference", "steps": 4},
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_rows_that_do_not_divide_are_refused():
     processes.count, processes.rank = 3, 1
     assert processes.share(9) == slice(3, 6)
     assert [Processes.part(_rank(i, 3), 7) for i in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 7)]
-    with pytest.raises(InvalidConfig, match="config.prompts_per_step: got 4; it must be divisible by the 3 processes"):
+    with pytest.raises(InvalidConfig, match="config.prompts_per_step: got 4; it must be divisible by the 3 processes"):  # noqa: RUF043
         processes.share(4)
 
 

@@ -17,12 +17,12 @@ from bilevel_rl.errors import InvalidConfig, RunNotFound, StorageFailed
 from bilevel_rl.llm import checkpoint
 
 VARIANTS = {
-    "shared": dict(credit="gae", replay_pairs=2, save_every=1),
-    "paired lora": dict(estimator="paired", backend="lora", save_every=1),
-    "nested": dict(method="nested", save_every=1),
-    "finite difference": dict(method="finite_difference", save_every=1),
-    "fixed reward": dict(method="fixed_reward", label_budget=6, reward_steps=3, save_every=1),
-    "sgd parts": dict(optimizer="sgd", micro_batch=3, epochs=2, save_every=1),
+    "shared": {"credit": "gae", "replay_pairs": 2, "save_every": 1},
+    "paired lora": {"estimator": "paired", "backend": "lora", "save_every": 1},
+    "nested": {"method": "nested", "save_every": 1},
+    "finite difference": {"method": "finite_difference", "save_every": 1},
+    "fixed reward": {"method": "fixed_reward", "label_budget": 6, "reward_steps": 3, "save_every": 1},
+    "sgd parts": {"optimizer": "sgd", "micro_batch": 3, "epochs": 2, "save_every": 1},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -123,7 +124,7 @@ def test_fixed_reward_fits_first_and_then_leaves_x_alone():
         made.history.append(made.iterate(k))
         made.step += 1
         stages.append(weights(made))
-    changed = [{key.split("/")[0] for key in a if not torch.equal(a[key], b[key])} for a, b in zip(stages, stages[1:])]
+    changed = [{key.split("/")[0] for key in a if not torch.equal(a[key], b[key])} for a, b in itertools.pairwise(stages)]
     assert changed == [{"reward"}, {"reward"}, {"reward"}, {"policy"}, {"policy"}]
     assert [line["labels"] for line in made.history] == [4, 6, 6, 6, 6]
     assert made.history[2]["samples"] == made.history[1]["samples"]  # nothing is generated once labels are spent
@@ -138,7 +139,7 @@ def test_nested_moves_x_once_for_each_inner_loop():
         made.step += 1
         x.append(weights(made))
     key = next(k for k in x[0] if k.startswith("reward/") and "score" in k)
-    assert [not torch.equal(a[key], b[key]) for a, b in zip(x, x[1:])] == [False, False, True, False, False, True]
+    assert [not torch.equal(a[key], b[key]) for a, b in itertools.pairwise(x)] == [False, False, True, False, False, True]
 
 
 def test_label_budget_is_kept_and_spent_labels_hold_x():
@@ -277,7 +278,7 @@ def test_a_broken_judge_stops_the_run_and_loses_nothing(answer, text, tmp_path):
 
 def test_a_judge_without_an_answer_drops_the_pair():
     def shy(prompts, completions, shuffle_order=False):
-        return [-1] + judge(prompts, completions)[1:]
+        return [-1, *judge(prompts, completions)[1:]]
 
     made = trainer(judge=shy, replay_pairs=1, steps=2)
     made.train()

@@ -104,7 +104,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case, capsys, snapshot, tmp_p
     text = said(capsys, WRONG[case])
     assert text.startswith("2 error: ")
     assert "Traceback" not in text
-    assert list(tmp_path.iterdir()) == [tmp_path / "benchmarks"], "nothing may be written before the input is checked"
+    assert list(tmp_path.iterdir()) == [tmp_path / "benchmarks"], (
+        "nothing may be written before the input is checked"
+    )
     # the list of known names grows with the library: its beginning is what matters
     assert re.sub(r"Known: .*?\. ", "Known: ... . ", text) == snapshot
 
@@ -157,7 +159,9 @@ def test_run_folder_rebuilds_the_run(finished, tmp_path):
     again = tmp_path / "again"
     assert main(["run", "--from", str(finished), "--out", str(again)]) == 0
     one, two = records.Run.read(finished), records.Run.read(again)
-    assert {k: v for k, v in one.config.items() if k != "command"} == {k: v for k, v in two.config.items() if k != "command"}
+    assert {k: v for k, v in one.config.items() if k != "command"} == {
+        k: v for k, v in two.config.items() if k != "command"
+    }
     for key, series in one.trace.items():
         np.testing.assert_array_equal(series, two.trace[key], err_msg=key)
 
@@ -178,7 +182,12 @@ def test_options_survive_json():
     assert given["chains"] == 8
     full = json.loads(json.dumps(execute.complete(target, given)))
     made = target.build(full)
-    assert (made.chains, made.scales.w.initial, made.scales.w.power, made.common_noise) == (8, 0.5, 0.15, True)
+    assert (made.chains, made.scales.w.initial, made.scales.w.power, made.common_noise) == (
+        8,
+        0.5,
+        0.15,
+        True,
+    )
     walls = load.find_problem("goal_placement").build({"walls": [[0, 1], [2, 2]]})
     assert walls.mdp.n_states == 34
 
@@ -238,7 +247,9 @@ def test_tensorboard_events_hold_the_metrics(tmp_path):
             "--tensorboard", "--no-optimum", "--out", str(folder)]  # fmt: skip
     assert main(argv) == 0
     (file,) = (folder / "tensorboard").iterdir()
-    values = [v for event in EventFileLoader(str(file)).Load() for v in event.summary.value if v.tag == "objective"]
+    values = [
+        v for event in EventFileLoader(str(file)).Load() for v in event.summary.value if v.tag == "objective"
+    ]
     measured = records.Run.read(folder).trace["objective"][0, 1:]
     got = [v.tensor.float_val[0] if v.HasField("tensor") else v.simple_value for v in values]
     np.testing.assert_allclose(got, measured, rtol=1e-6)

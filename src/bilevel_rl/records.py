@@ -98,7 +98,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         RunNotFound: missing or half-written.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise _unreadable(path, error) from error

@@ -1,0 +1,270 @@
+"""The report: what it says is what the run folders hold, it needs no network, and it works in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from bilevel_rl import records
+from bilevel_rl.errors import RunNotFound
+from bilevel_rl.report import build, collect, export, figures, scenes, tables
+
+BEST = -0.5
+RECORDS, STATES = 12, 6
+
+
+def finite_run(folder, name: str, final: float, runs: int = 5, model: bool = False, seed: int = 0) -> None:
+    """A run folder as `solve` writes it, with made-up numbers: the gap falls from 0.4 to `final`."""
+    noise = np.random.default_rng(seed).normal(size=(runs, RECORDS)) * 1e-3
+    gap = np.geomspace(0.4, final, RECORDS) * (1 + noise)
+    k = np.arange(RECORDS) * 100.0
+    trace = {
+        "samples": np.tile(0 * k if model else 10 * k, (runs, 1)), "iteration": np.tile(k, (runs, 1)),
+        "gap": gap, "objective": BEST + gap, "status": np.zeros(runs, int),
+        "x": np.random.default_rng(1).uniform(size=(runs, RECORDS, 2)),
+    }  # fmt: skip
+    if not model:
+        trace["gradient_error"] = gap
+        trace |= {
+            key: np.tile(1 / (k + 1) ** p, (runs, 1))
+            for key, p in zip(("zeta", "alpha", "beta", "w", "tau"), (0.9, 0.5, 0.5, 0.15, 0.05), strict=True)
+        }
+    config = {
+        "problem": "toy", "problem_options": {"rows": 2, "columns": 3}, "solver": name, "command": f"bilevel-rl run toy {name}",
+        "solver_options": {"chains": 8, "scales": {"w": {"initial": 0.5, "power": 0.15, "floor": 0.0}}},
+        "optimum": {"x": [0.5, 0.5], "value": BEST, "grid_value": BEST},
+    }  # fmt: skip
+    run = records.Run(
+        "finite",
+        name,
+        "toy",
+        config,
+        trace,
+        {"state": "finished", "message": ""},
+        records.provenance("made up"),
+        seed,
+    )
+    run.write(folder)
+    policy = np.random.default_rng(2).dirichlet(np.ones(4), size=(RECORDS, STATES))
+    records.write_arrays(folder / "scene.npz", {
+        "policy": policy, "visitation": policy[:, :, 0], "reward": policy[:, :, 1],
+        "marker": np.linspace([0, 0], [1, 2], RECORDS), "rows": np.array(2), "columns": np.array(3),
+        "cells": np.argwhere(np.ones((2, 3))), "arrows": np.array([[-1, 0], [0, 1], [1, 0], [0, -1]]),
+    })  # fmt: skip
+
+
+def llm_run(folder, method: str, seed: int, gain: float) -> None:
+    """A language-model run folder as the trainer writes it."""
+    records.make_folder(folder)
+    config = {"method": method, "estimator": "shared", "seed": seed, "alpha": 0.001}
+    run = records.Run(
+        "llm", method, "tweets", config, {}, {}, records.provenance("bilevel-rl llm happy-tweets"), seed
+    )
+    records.write_json(folder / "run.json", run.header())
+    records.write_json(folder / "status.json", {"state": "finished", "message": ""})
+    for k in range(RECORDS):
+        records.append_line(folder / "metrics.jsonl", {
+            "iteration": k + 1, "samples": 640 * (k + 1), "labels": 8 * (k + 1), "gold": 0.3 + gain * k + 0.01 * seed,
+            "learned_reward": 0.1 * k, "kl": 0.2 * k, "entropy": 2.0 - 0.05 * k, "upper": 0.7 - 0.01 * k,
+        })  # fmt: skip
+    for k in (1, RECORDS):
+        text = "I am <b>happy</b> </script>" if k > 1 else "so tired"
+        row = {
+            "iteration": k,
+            "prompt": "today ",
+            "completion": text,
+            "reward": 0.5,
+            "gold": None if k == 1 else 0.9,
+        }
+        records.append_line(folder / "samples.jsonl", row)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    finite_run(folder / "a", "first_method", 0.005)
+    finite_run(folder / "b", "second_method", 0.3, seed=3)
+    finite_run(folder / "c", "with_model", 1e-12, model=True)
+    for seed in range(3):
+        llm_run(folder / f"llm/bilevel-{seed}", "bilevel", seed, 0.04)
+        llm_run(folder / f"llm/fixed-{seed}", "fixed_reward", seed, 0.01)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    return build([runs], runs / "report.html")
+
+
+def test_page_fetches_nothing(page):
+    """No element of the page names another file or host; links inside Plotly's own code are never followed."""
+    text = page.read_text()
+    body = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", body)
+    assert "url(" not in body
+    assert "@import" not in body
+
+
+def test_page_holds_plotly_once(page):
+    assert page.read_text().count("plotly.js v") == 1
+
+
+def test_text_of_a_model_cannot_break_the_page(page):
+    text = page.read_text()
+    assert "I am &lt;b&gt;happy&lt;/b&gt; &lt;/script&gt;" in text
+    assert text.count("</script>") == 2
+
+
+def test_table_says_what_the_folders_hold(runs):
+    section = next(s for s in collect.sections([runs]) if s.kind == "finite")
+    heads, rows, _ = tables.results(section)
+    by_label = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
+    assert list(by_label) == ["first_method", "second_method", "with_model"]
+    assert by_label["first_method"]["within 5 %"].startswith("5 of 5")
+    assert by_label["second_method"]["within 5 %"].startswith("0 of 5")
+    assert by_label["with_model"]["samples"] == "model"
+    gap = np.sort(records.Run.read(runs / "a").trace["gap"][:, -1])[1:-1].mean()
+    assert by_label["first_method"]["gap"].startswith(f"{gap:.3g}")
+    # within 5 % of 0.5: a gap of 0.025; geomspace(0.4, 0.005, 12) is below it from record 7 on, 1,000 samples a record
+    assert by_label["first_method"]["samples to 5 %"] == "7,000"
+    assert by_label["second_method"]["samples to 5 %"] == "–"
+
+
+def test_seeds_of_a_language_model_are_one_method(runs):
+    section = next(s for s in collect.sections([runs]) if s.kind == "llm")
+    assert {m.label: m.count for m in section.methods} == {"bilevel, shared": 3, "fixed_reward": 3}
+    keys = [figure.key for figure in figures.of(section)]
+    for key in ("gold", "gold-learned_reward", "gold-kl", "gold-labels", "entropy"):
+        assert key in keys
+
+
+def test_finite_figures(runs):
+    section = next(s for s in collect.sections([runs]) if s.kind == "finite")
+    drawn = {figure.key: figure for figure in figures.of(section)}
+    assert {"objective", "gap", "gradient_error", "sequences", "profile", "endings"} <= drawn.keys()
+    assert "5 runs" in drawn["gap"].caption
+    lines = [t for t in drawn["gap"].plot.data if t.fill is None]
+    assert [t.name for t in lines] == ["first_method", "second_method"]
+    assert "with_model (uses the model) lies below the axis" in drawn["gap"].caption
+    assert lines[0].x[-1] == 11_000
+
+
+def test_captions_and_commands_are_on_the_page(page):
+    text = page.read_text()
+    assert "bilevel-rl run toy first_method" in text
+    assert "chains 8 · w 0.5/(k+1)^0.15" in text
+
+
+def test_scene_keeps_probabilities(runs):
+    method = collect.sections([runs / "a"])[0].methods[0]
+    scene = scenes.scene(method)
+    assert scene["rows"] == 2
+    np.testing.assert_allclose(np.sum(scene["policy"], -1), 1, atol=3e-3)
+    assert np.max(scene["visitation"]) == 1
+    assert scene["marker"][-1] == [1, 2]
+
+
+def test_no_run_is_a_clear_error(tmp_path, snapshot):
+    with pytest.raises(RunNotFound) as error:
+        build([tmp_path], tmp_path / "report.html")
+    assert str(error.value).replace(str(tmp_path), "FOLDER") == snapshot
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_half_written_run_does_not_hide_the_others(tmp_path):
+    finite_run(tmp_path / "good", "good", 0.1)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/run.json").write_text("{")
+    assert [m.label for m in collect.sections([tmp_path])[0].methods] == ["good"]
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------------
+
+
+def chromium() -> str | None:
+    """Path of a Chromium or Chrome, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if chromium() is None or shutil.which("chromedriver") is None:
+        pytest.skip("no Chromium with chromedriver here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium()
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,900",
+    ):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(120)
+    yield driver
+    driver.quit()
+    service.stop()
+
+
+@pytest.mark.slow
+def test_page_works_in_a_browser_offline(page, browser):
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    browser.get(page.as_uri())
+    run = browser.execute_script
+    assert run("return document.documentElement.dataset.ready") == "yes"
+    assert run("return document.querySelectorAll('.plot .main-svg').length") >= 10
+
+    # the slider moves the grid: another frame, another picture, another reading
+    picture = "return document.querySelector('canvas').toDataURL()"
+    reading = "return document.querySelector('.readout').textContent"
+    last, last_text = run(picture), run(reading)
+    run(
+        "const s = document.querySelector('input[type=range]'); s.value = 0; s.dispatchEvent(new Event('input'));"
+    )
+    first, first_text = run(picture), run(reading)
+    assert first != last
+    assert first_text != last_text
+    assert "11,000 samples" in last_text
+
+    # a chip hides its method everywhere; the switches change the axes; the theme changes the picture
+    run("document.querySelector('.chip').click()")
+    visible = "return document.getElementById('s0-gap').data.filter(t => t.legendgroup === 'first_method').map(t => t.visible)"
+    assert set(run(visible)) == {False}
+    run("document.querySelector('[data-plot=s0-gap][data-axis=yaxis]').click()")
+    assert run("return document.getElementById('s0-gap').layout.yaxis.type") == "linear"
+    run("document.getElementById('theme').click()")
+    assert run(picture) != first
+
+    # it plays to the end by itself
+    run("document.querySelector('.play').click()")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(
+        lambda _: run("return document.querySelector('input[type=range]').value") == str(RECORDS - 1)
+    )
+
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert not severe, json.dumps(severe, indent=1)
+
+
+@pytest.mark.slow
+def test_figures_for_a_paper(runs, tmp_path):
+    if chromium() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    files = export([runs / "a"], tmp_path, "svg")
+    assert {"toy-gap.svg", "toy-sequences.svg"} <= {file.name for file in files}
+    for file in files:
+        assert file.read_text().startswith("<svg")

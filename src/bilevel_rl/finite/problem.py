@@ -113,6 +113,7 @@ class BilevelProblem(eqx.Module):
     x0: Float[Array, " d"]
 
     name: ClassVar[str] = "problem"
+    state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
     references: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod

@@ -71,6 +71,7 @@ class GoalPlacement(BilevelProblem):
     walls: tuple[tuple[int, int], ...] = eqx.field(static=True)
 
     name: ClassVar[str] = "goal_placement"
+    state_reward: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
 
     def __init__(

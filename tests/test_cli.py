@@ -50,7 +50,8 @@ def mine(tmp_path, monkeypatch):
 def finished(tmp_path_factory):
     """A small finished run, started from the command line."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    argv = ["run", "goal_placement", "penalty_actor_critic", *SMALL, "--solver.chains", "4", "--iterations", "40", "--records", "4",
+    argv = ["run", "goal_placement", "penalty_actor_critic", *SMALL, "--solver.chains", "4", "--iterations", "40",
+            "--records", "4",
             "--runs", "3", "--seed", "5", "--out", str(folder)]  # fmt: skip
     assert main(argv) == 0
     return folder
@@ -210,7 +211,8 @@ def test_own_problem_is_checked_run_and_kept(mine, capsys):
     assert main(["check", "my_problem.py:problem", "--problem.price", "0.4"]) == 0
     assert "well posed" in capsys.readouterr().out
     assert main(["check", "my_problem.py:ready"]) == 0
-    argv = ["run", "my_problem.py:problem", "exact_descent", "--iterations", "3", "--runs", "1", "--out", "mine", "--no-optimum",
+    argv = ["run", "my_problem.py:problem", "exact_descent", "--iterations", "3", "--runs", "1", "--out", "mine",
+            "--no-optimum",
             "--problem.price", "0.4"]  # fmt: skip
     assert main(argv) == 0
     (mine / "my_problem.py").unlink()  # the folder alone is enough

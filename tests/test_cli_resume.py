@@ -87,7 +87,7 @@ def test_killed_at_a_random_moment_resumes_to_the_same_bits(attempt, whole, tmp_
         if seen.exists():
             records.read_arrays(seen)
         process = begin(["resume", folder])
-    out, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     same_bits(whole, folder)
 

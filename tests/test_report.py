@@ -34,7 +34,8 @@ def finite_run(folder, name: str, final: float, runs: int = 5, model: bool = Fal
             for key, p in zip(("zeta", "alpha", "beta", "w", "tau"), (0.9, 0.5, 0.5, 0.15, 0.05), strict=True)
         }
     config = {
-        "problem": "toy", "problem_options": {"rows": 2, "columns": 3}, "solver": name, "command": f"bilevel-rl run toy {name}",
+        "problem": "toy", "problem_options": {"rows": 2, "columns": 3}, "solver": name,
+        "command": f"bilevel-rl run toy {name}",
         "solver_options": {"chains": 8, "scales": {"w": {"initial": 0.5, "power": 0.15, "floor": 0.0}}},
         "optimum": {"x": [0.5, 0.5], "value": BEST, "grid_value": BEST},
     }  # fmt: skip
@@ -241,7 +242,8 @@ def test_page_works_in_a_browser_offline(page, browser):
 
     # a chip hides its method everywhere; the switches change the axes; the theme changes the picture
     run("document.querySelector('.chip').click()")
-    visible = "return document.getElementById('s0-gap').data.filter(t => t.legendgroup === 'first_method').map(t => t.visible)"
+    traces = "document.getElementById('s0-gap').data.filter(t => t.legendgroup === 'first_method')"
+    visible = f"return {traces}.map(t => t.visible)"
     assert set(run(visible)) == {False}
     run("document.querySelector('[data-plot=s0-gap][data-axis=yaxis]').click()")
     assert run("return document.getElementById('s0-gap').layout.yaxis.type") == "linear"

@@ -30,8 +30,8 @@ class PowerDecay:
     def __call__(self, k: Any) -> Any:
         """Value at iteration `k` (a number or an array of any array library)."""
         value = self.initial / (k + 1) ** self.power
-        # max(a, b) without naming an array library: exact when floor is 0
-        return value + (self.floor - value) * (value < self.floor)
+        # max(value, floor) without naming an array library
+        return value * (value >= self.floor) + self.floor * (value < self.floor)
 
     def check(self, where: str) -> None:
         """Raise unless the sequence is positive, finite and does not increase."""

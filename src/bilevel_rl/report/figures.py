@@ -267,9 +267,8 @@ def curves(
     if not found:
         return None
     go = require("plotly.graph_objects", "report")
-    unit = metric.unit if metric.unit not in ("1", "") else ""
     word = "tokens" if section.kind == "llm" else "samples"
-    plot = _empty(go, word, metric.label + (f", {unit}" if unit else ""))
+    plot = _empty(go, word, _axis(metric))
     floor = _floor(found, metric.key) if log_y else -np.inf
     below = []
     widest = max((m.trace["samples"].mean(axis=0)[-1] for m in found), default=1.0) or 1.0
@@ -363,7 +362,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _axis(metric: M.Metric) -> str:
-    return metric.label + (f", {metric.unit}" if metric.unit not in ("1", "") else "")
+    """Label and unit; a unit that the label already says is left out."""
+    said = metric.unit in ("1", "") or metric.unit in metric.label
+    return metric.label if said else f"{metric.label}, {metric.unit}"
 
 
 def _empty(go, x: str, y: str):

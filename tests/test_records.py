@@ -1,0 +1,121 @@
+"""Run folders: written whole or not at all, read back to the bit, never unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilevel_rl import records
+from bilevel_rl.errors import RunNotFound, StorageFailed
+
+
+def a_run() -> records.Run:
+    trace = {
+        "samples": np.arange(6.0).reshape(2, 3),
+        "gap": np.array([[1.0, np.nan, 1e-300], [0.1, 2.0, -0.0]]),
+    }
+    return records.Run("finite", "solver", "problem", {"a": 1, "b": [1, 2]}, trace, {"state": "finished", "message": ""},
+                       records.provenance("command"), seed=3)  # fmt: skip
+
+
+def test_read_gives_back_what_was_written(tmp_path):
+    one = a_run()
+    two = records.Run.read(one.write(tmp_path / "run"))
+    for key in one.trace:
+        assert one.trace[key].tobytes() == two.trace[key].tobytes()
+    for field in dataclasses.fields(records.Run):
+        if field.name != "trace":
+            assert getattr(one, field.name) == getattr(two, field.name)
+    assert two.runs == 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    records.write_json(path, {"state": "running"})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        records.write_json(path, {"state": "finished"})
+    assert records.read_json(path) == {"state": "running"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_in_json_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        records.write_json(tmp_path / "x.json", {"gap": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "metrics.npz", samples=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RunNotFound, match="unreadable"):
+        records.read_arrays(tmp_path / "metrics.npz")
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for k in range(3):
+        records.append_line(path, {"samples": k, "gold": 0.5 * k, "note": "text"})
+    path.write_text(path.read_text() + '{"samples": 3, "go')
+    trace = records.read_lines(path)
+    assert trace.keys() == {"samples", "gold"}
+    np.testing.assert_array_equal(trace["gold"], [[0, 0.5, 1]])
+
+
+def test_a_key_that_comes_late_is_nan_before(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records.append_line(path, {"samples": 0})
+    records.append_line(path, {"samples": 1, "gold": 2.0})
+    np.testing.assert_array_equal(records.read_lines(path)["gold"], [[np.nan, 2]])
+
+
+def test_killed_while_writing_leaves_a_readable_file(tmp_path):
+    """A process that rewrites an .npz for ever is killed: what is there is one of its versions, whole."""
+    path = tmp_path / "metrics.npz"
+    code = (
+        "import sys, itertools, numpy as np\nfrom pathlib import Path\nfrom bilevel_rl import records\n"
+        "for k in itertools.count():\n    records.write_arrays(Path(sys.argv[1]), {'a': np.full(200_000, k)})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    values = records.read_arrays(path)["a"]
+    assert values.shape == (200_000,)
+    assert len(np.unique(values)) == 1
+
+
+def test_the_lock_is_exclusive_and_released(tmp_path):
+    with (
+        records.locked(tmp_path),
+        pytest.raises(StorageFailed, match="another process"),
+        records.locked(tmp_path),
+    ):
+        pass
+    with records.locked(tmp_path):
+        pass
+
+
+def test_provenance_names_versions_hardware_and_command():
+    facts = records.provenance("the command")
+    assert facts["command"] == "the command"
+    assert {"bilevel-rl", "numpy", "jax"} <= facts["versions"].keys()
+    assert facts["hardware"]["cores"] >= 1
+
+
+def test_find_runs(tmp_path):
+    a_run().write(tmp_path / "b/two")
+    a_run().write(tmp_path / "a")
+    assert records.find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b/two"]
+    with pytest.raises(RunNotFound, match="no run folder"):
+        records.find_runs(Path(tmp_path / "none"))

@@ -28,8 +28,8 @@ GRADIENT_NORM = Metric(
     "gradient_norm", "|∇Φ_τ(x)|", "objective / unit of x", "down", "Norm of the exact hyper-gradient"
 )
 GRADIENT_ERROR = Metric(
-    "gradient_error", "relative hyper-gradient error", "1", "down",
-    "Distance of the solver's own mean hyper-gradient, at its current followers, from the exact one, relative",
+    "gradient_error", "hyper-gradient error", "objective / unit of x", "down",
+    "Distance of the solver's mean hyper-gradient, at its current followers, from the exact one",
 )  # fmt: skip
 LOWER_GAP = Metric(
     "lower_gap",
@@ -38,6 +38,10 @@ LOWER_GAP = Metric(
     "down",
     "Suboptimality of the tracked follower, discounted sum",
 )
+POLICY_GRADIENT = Metric(
+    "policy_gradient", "|∇_θ J_τ(x, π)|²", "reward²", "down",
+    "Squared norm of the exact policy gradient at the tracked follower; against lower_gap it shows gradient dominance",
+)  # fmt: skip
 DISTANCE = Metric("distance", "|x − x*|", "unit of x", "down", "Distance of x from the best known x")
 ZETA = Metric("zeta", "ζ_k", "1", "none", "Step of x")
 ALPHA = Metric("alpha", "α_k", "1", "none", "Step of the actors")
@@ -46,7 +50,8 @@ W = Metric("w", "w_k", "reward / objective", "none", "Penalty constant: smaller 
 TAU = Metric("tau", "τ_k", "reward", "none", "Entropy temperature")
 
 FINITE = (
-    SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP, DISTANCE, ZETA, ALPHA, BETA, W, TAU,
+    SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP, POLICY_GRADIENT, DISTANCE,
+    ZETA, ALPHA, BETA, W, TAU,
 )  # fmt: skip
 
 # Language models: one line an iteration, estimated on that iteration's rollouts of theta.

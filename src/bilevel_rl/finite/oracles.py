@@ -27,6 +27,14 @@ def lower_return(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau=0.0) -
     return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
 
 
+def policy_gradient(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, "S A"]:
+    r"""$\nabla_\theta J_\tau = d(s)\,\pi(a|s)\,(Q - \tau\log\pi - V)/(1-\gamma)$, exactly."""
+    mdp, reward = problem.transitions(x), problem.reward(x)
+    V = planning.policy_value(mdp, reward, pi, tau)
+    advantage = planning.action_value(mdp, reward, V) - tau * jnp.log(pi) - V[:, None]
+    return planning.visitation(mdp, pi)[:, None] * pi * advantage / (1 - mdp.discount)
+
+
 def lower_optimum(problem: BilevelProblem, x, tau) -> planning.Plan:
     r"""$\pi^*_\tau(x)$ and its values; tau = 0 (a Python number) gives the limit policy of the unregularised problem."""
     mdp, reward = problem.transitions(x), problem.reward(x)

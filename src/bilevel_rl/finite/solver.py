@@ -308,7 +308,7 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
             values |= solver.scales.at(k)._asdict()
         if not evaluate:
             return values
-        mdp, reward = problem.transitions(state.x), problem.reward(state.x)
+        mdp = problem.transitions(state.x)
         plan = oracles.lower_optimum(problem, state.x, tau)
         phi, exact = jax.value_and_grad(lambda x: oracles.hyper_objective(problem, x, tau))(state.x)
         values |= {M.OBJECTIVE.key: phi, M.GRADIENT_NORM.key: jnp.linalg.norm(exact)}
@@ -320,8 +320,9 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
             pi, pi_l = followers
             now = solver.scales.at(k)
             mean = oracles.penalty_estimate(problem, state.x, pi, pi_l, now.w)
-            values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact) / jnp.maximum(jnp.linalg.norm(exact), 1e-12)
+            values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact)
             values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V) - oracles.lower_return(problem, state.x, pi, tau)
+            values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(problem, state.x, pi, tau) ** 2)
         return values
 
     values = jax.vmap(one)(solver, states)

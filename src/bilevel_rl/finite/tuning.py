@@ -1,0 +1,333 @@
+"""Choosing hyper-parameters: `plan` proposes the five sequences from measured scales, `sweep` tunes under a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bilevel_rl import metrics as M
+from bilevel_rl import statistics
+from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.finite import oracles, planning
+from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.solver import Solver, solve
+from bilevel_rl.schedules import PowerDecay, TimeScales
+
+HESSIAN_STATES = 2048  # ours: above this many states the smoothness is taken from theory alone
+NOISE_SHARE = 0.25  # ours: random motion of x over a run, as a share of the width of x's set
+STEP_SHARE = 0.02  # ours: largest single step of x, as a share of that width
+TRAVEL = 2.0  # ours: how many widths x could travel at the pilot's mean gradient
+
+
+def with_options(solver: Solver, options: Mapping[str, Any]) -> Solver:
+    """The solver with some fields changed, named by dotted paths.
+
+    Raises:
+        InvalidConfig: an unknown field.
+
+    Example:
+        >>> from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
+        >>> with_options(CoupledPenalty(), {"scales.zeta.initial": 0.4}).scales.zeta.initial
+        0.4
+    """
+    for path, value in options.items():
+        solver = _replace(solver, path.split("."), value, path)
+    return solver
+
+
+def _replace(node: Any, names: list[str], value: Any, path: str) -> Any:
+    fields = [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if names[0] not in fields:
+        raise InvalidConfig(
+            message(f"option {path}", repr(names[0]), did_you_mean(names[0], fields), "Name an existing field")
+        )
+    inner = value if len(names) == 1 else _replace(getattr(node, names[0]), names[1:], value, path)
+    return dataclasses.replace(node, **{names[0]: inner})
+
+
+# -- plan -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """What `plan` measured and proposes.
+
+    Attributes:
+        scales: the proposed sequences.
+        gradient: norm of the mean of x's direction in the pilot.
+        noise: its standard deviation a step, all coordinates together.
+        correlation: iterations over which successive directions are correlated.
+        width: diameter of x's set, or the scale of x0 where it has none.
+        smoothness: $L_V$, largest curvature of $J_\\tau$ in the logits seen at the pilot's policies.
+        smoothness_theory: the bound $(8 r_{max} + \\tau(4 + 8 \\log A))/(1-\\gamma)^3$.
+        bound_by: which of travel, noise and step sets zeta.
+        broken: sentences on constraints that the proposal still breaks.
+        samples: transitions the pilot used.
+    """
+
+    scales: TimeScales
+    gradient: float
+    noise: float
+    correlation: float
+    width: float
+    smoothness: float
+    smoothness_theory: float
+    bound_by: str
+    broken: list[str]
+    samples: int
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(quantity, value, meaning), for printing."""
+        rows = [(f"{name}_0", f"{s.initial:.4g} / (k+1)^{s.power:.3g}", meaning) for name, s, meaning in (
+            ("zeta", self.scales.zeta, f"step of x; set by {self.bound_by}"),
+            ("alpha", self.scales.alpha, "step of the actors"),
+            ("beta", self.scales.beta, "step of the critics"),
+            ("w", self.scales.w, "penalty"),
+            ("tau", self.scales.tau, "entropy"),
+        )]  # fmt: skip
+        return [
+            *rows,
+            ("|E D|", f"{self.gradient:.4g}", "mean hyper-gradient of the pilot, at x0"),
+            ("std D", f"{self.noise:.4g}", f"noise a step; correlated over {self.correlation:.1f} iterations"),
+            ("width", f"{self.width:.4g}", "diameter of x's set"),
+            ("L_V", f"{self.smoothness:.4g}", f"measured smoothness of J_tau; theory: at most {self.smoothness_theory:.3g}"),
+        ]  # fmt: skip
+
+
+def smoothness(problem: BilevelProblem, x: Float[Array, " d"], pi: Float[Array, "S A"], tau, iterations: int = 50):
+    r"""Largest $|\nabla^2_\theta J_\tau|$ at a policy: power iteration on Hessian-vector products. $O(S^3)$ each."""
+
+    def gradient(theta):
+        return jax.grad(lambda t: oracles.lower_return(problem, x, jax.nn.softmax(t), tau))(theta)
+
+    def body(v, _):
+        hv = jax.jvp(gradient, (theta,), (v,))[1]
+        norm = jnp.linalg.norm(hv)
+        return hv / jnp.maximum(norm, 1e-300), norm
+
+    theta = jnp.log(pi)
+    start = jax.random.normal(jax.random.key(0), pi.shape)
+    _, norms = jax.lax.scan(body, start / jnp.linalg.norm(start), None, length=iterations)
+    return norms[-1]
+
+
+def plan(
+    problem: BilevelProblem, solver: Solver, *, iterations: int = 2000, pilot: int = 2000, seed: int = 0
+) -> Proposal:
+    r"""Propose the constants of the five sequences from a pilot at fixed x.
+
+    tau is the problem's temperature, w one that moves the penalised follower's logits by at most about one, beta 1 and
+    alpha what the measured smoothness allows ($\alpha_0/\tau_0 \le 1/L_V$, and at most $(1-\gamma)\beta_0$ where the
+    powers agree). zeta is the smallest of three: what would carry x twice across its set in `iterations` at the pilot's
+    mean gradient, what lets the noise move it by a quarter of the set, and what keeps single steps below a fiftieth.
+    The powers are the solver's own.
+
+    Args:
+        problem: the problem.
+        solver: a sampled solver with `scales`, and `direction` in its state.
+        iterations: length of the run being planned.
+        pilot: iterations of the pilot; its second half is measured.
+
+    Raises:
+        InvalidConfig: a solver without sequences to plan.
+    """
+    scales = getattr(solver, "scales", None)
+    if not isinstance(scales, TimeScales) or not hasattr(solver, "hold"):
+        raise InvalidConfig(
+            message(f"plan({solver.name})", "a solver without the five sequences", "plan needs `scales` and `hold`",
+                    "Plan for coupled_penalty or penalty_actor_critic, or use `bilevel-rl sweep`")
+        )  # fmt: skip
+    tau, gamma = problem.temperature(), float(problem.mdp.discount)
+    reward = problem.reward(problem.x0)
+    r_max, A = float(jnp.max(jnp.abs(reward))), problem.mdp.n_actions
+    theory = (8 * r_max + tau * (4 + 8 * np.log(A))) / (1 - gamma) ** 3
+    curvature = theory
+    if problem.mdp.n_states <= HESSIAN_STATES:
+        best = oracles.lower_optimum(problem, problem.x0, tau).pi
+        policies = (best, jnp.full_like(best, 1 / A))
+        curvature = max(float(eqx.filter_jit(smoothness)(problem, problem.x0, pi, tau)) for pi in policies)
+
+    # beta: critics that average what they see; alpha in the scale (1 - gamma) grad J
+    beta = PowerDecay(1.0, scales.beta.power)
+    limit = min(tau / curvature / (1 - gamma), (1 - gamma) if scales.alpha.power == scales.beta.power else 1.0)
+    alpha = PowerDecay(limit, scales.alpha.power)
+    spread = _utility_spread(problem, tau)
+    w = PowerDecay(tau / ((1 - gamma) * spread), scales.w.power)
+    base = dataclasses.replace(
+        solver, scales=TimeScales(scales.zeta, alpha, beta, w, PowerDecay(tau, scales.tau.power)), hold=float(10 * pilot)
+    )
+    directions, samples = _pilot(problem, base, jax.random.key(seed), pilot)
+    kept = np.asarray(directions[pilot // 2 :])
+    mean, centred = kept.mean(0), kept - kept.mean(0)
+    noise = float(np.sqrt((centred**2).sum(1).mean()))
+    correlation = _correlation_time(centred)
+    box = problem.box()
+    width = float(np.linalg.norm(box[1] - box[0])) if box is not None else float(max(1.0, np.linalg.norm(problem.x0)))
+    decay = (np.arange(iterations) + 1.0) ** -scales.zeta.power
+    limits = {
+        "travel": TRAVEL * width / (np.linalg.norm(mean) * decay.sum() + 1e-12),
+        "noise": NOISE_SHARE * width / (noise * np.sqrt(correlation * (decay**2).sum()) + 1e-12),
+        "step": STEP_SHARE * width / (np.linalg.norm(mean) + noise + 1e-12),
+    }
+    bound_by = min(limits, key=lambda name: limits[name])
+    proposal = dataclasses.replace(base.scales, zeta=PowerDecay(float(limits[bound_by]), scales.zeta.power))
+    return Proposal(
+        proposal, float(np.linalg.norm(mean)), noise, correlation, width, curvature, theory, bound_by,
+        proposal.broken_constraints(gamma, curvature), int(samples),
+    )  # fmt: skip
+
+
+def _utility_spread(problem: BilevelProblem, tau) -> float:
+    r"""Largest $|\partial f/\partial\theta| / (d \pi)$ over reached states: how strongly f prefers one action to another."""
+    x = problem.x0
+    pi = oracles.lower_optimum(problem, x, tau).pi
+    d = planning.visitation(problem.transitions(x), pi)
+    slope = jax.grad(lambda t: problem.objective.value(x, jax.nn.softmax(t), problem))(jnp.log(pi))
+    # stationarity in theta: the penalised logits move by w (1 - gamma) / tau times this
+    reached = d > 1e-6
+    preference = jnp.where(reached[:, None], jnp.abs(slope) / jnp.maximum(d[:, None] * pi, 1e-12), 0.0)
+    return float(jnp.max(preference)) or 1.0
+
+
+@eqx.filter_jit
+def _pilot(problem: BilevelProblem, solver: Solver, key: Array, length: int):
+    n = solver.draws(problem)
+
+    def body(state, k):
+        noise = jax.random.uniform(jax.random.fold_in(key, k), (n,))
+        before = state.direction
+        state = solver.step(problem, state, k, noise)
+        share = solver.momentum  # type: ignore[attr-defined]
+        return state, (state.direction - share * before) / (1 - share)
+
+    state, directions = jax.lax.scan(body, solver.init(problem, problem.x0, key), jnp.arange(length))
+    return directions, state.samples
+
+
+def _correlation_time(centred: np.ndarray) -> float:
+    """Integrated autocorrelation time in iterations, at least 1 (initial positive sequence)."""
+    n = len(centred)
+    spectrum = np.fft.rfft(centred, 2 * n, axis=0)
+    auto = np.fft.irfft((spectrum * spectrum.conj()).sum(1))[:n]
+    if auto[0] <= 0:
+        return 1.0
+    auto = auto / auto[0]
+    end = int(np.argmax(auto < 0.05)) or n
+    return float(max(1.0, 2 * auto[:end].sum() - 1))
+
+
+# -- sweep ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """Every setting tried and the one chosen.
+
+    Attributes:
+        grid: the values tried for each dotted field.
+        settings: [H] one dict a setting.
+        scores: [H] interquartile mean of the final hyper-objective over runs; infinite where most runs failed.
+        best: index of the chosen setting.
+        solver: the chosen solver.
+        budget: transitions each run was given; None for solvers that use none.
+        runs: seeds a setting.
+    """
+
+    grid: dict[str, list[Any]]
+    settings: list[dict[str, Any]]
+    scores: list[float]
+    best: int
+    solver: Solver
+    budget: int | None
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The committed record of a sweep: grid, every score, choice, budget."""
+        return {
+            "solver": self.solver.name, "grid": self.grid, "budget": self.budget, "runs": self.runs,
+            "settings": self.settings, "scores": [s if np.isfinite(s) else None for s in self.scores],
+            "chosen": self.settings[self.best],
+        }  # fmt: skip
+
+
+def samples_per_iteration(problem: BilevelProblem, solver: Solver) -> int:
+    """Transitions that one iteration draws, measured by taking one."""
+
+    @eqx.filter_jit
+    def one(problem, solver):
+        key = jax.random.key(0)
+        state = solver.init(problem, problem.x0, key)
+        noise = jax.random.uniform(key, (solver.draws(problem),))
+        return solver.step(problem, state, jnp.zeros((), int), noise).samples - state.samples
+
+    return int(one(jax.tree.map(jnp.asarray, problem), solver))
+
+
+def iterations_for(problem: BilevelProblem, solver: Solver, samples: int, otherwise: int = 1000) -> int:
+    """Iterations that a sample budget pays for; `otherwise` for solvers that draw no samples."""
+    each = samples_per_iteration(problem, solver)
+    if each == 0:
+        return otherwise
+    if samples < each:
+        raise InvalidConfig(
+            message(f"{solver.name}: samples", samples, f"one iteration draws {each} transitions",
+                    "Raise the budget, or lower chains or the inner iterations")
+        )  # fmt: skip
+    return samples // each
+
+
+def sweep(
+    problem: BilevelProblem,
+    solver: Solver,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    samples: int,
+    runs: int = 10,
+    seed: int = 1000,
+    tau: float | None = None,
+    iterations: int = 300,
+) -> SweepResult:
+    """Try every combination of a grid under an equal sample budget; all numeric settings run in one compiled program.
+
+    Args:
+        grid: dotted field -> values, e.g. `{"scales.zeta.initial": [0.1, 0.3], "chains": [8, 32]}`.
+        samples: transitions each run may use.
+        runs: seeds a setting; use other seeds for the final comparison (the default seed differs from `solve`'s).
+        iterations: for solvers that draw no samples.
+
+    Raises:
+        InvalidConfig: an empty grid or an unknown field.
+    """
+    if not grid or not all(len(values) for values in grid.values()):
+        raise InvalidConfig(
+            message("sweep.grid", dict(grid), "at least one field with at least one value is needed",
+                    "Give for instance {'scales.zeta.initial': [0.1, 0.3]}")
+        )  # fmt: skip
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    solvers = [with_options(solver, setting) for setting in settings]
+    scores = np.full(len(settings), np.inf)
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(solvers):
+        groups.setdefault(jax.tree.structure(one), []).append(i)
+    for indices in groups.values():
+        count = iterations_for(problem, solvers[indices[0]], samples, iterations)
+        trace = solve(
+            problem, [solvers[i] for i in indices], iterations=count, record_every=count, runs=runs, seed=seed, tau=tau
+        )
+        final = np.where(trace.status == 0, trace[M.OBJECTIVE.key][:, -1], np.inf).reshape(len(indices), runs)
+        for i, values in zip(indices, final, strict=True):
+            # a setting that loses a quarter of its runs or more is no choice
+            scores[i] = statistics.interquartile_mean(values) if np.isfinite(values).mean() > 0.75 else np.inf
+    best = int(np.argmin(scores))
+    return SweepResult(
+        {key: list(values) for key, values in grid.items()}, settings, [float(s) for s in scores], best, solvers[best],
+        samples if samples_per_iteration(problem, solver) else None, runs,
+    )  # fmt: skip

@@ -54,6 +54,8 @@ PROVIDERS: dict[str, str] = {
     "target": "A data set: the gold token of each position",
     "logits": "The policy: its next-token logits, [N, T, V]",
     "winner": "A data set of preferences: True for the preferred response of each group",
+    "tokens_in": "The sampler: the prompt's tokens, for policies that evaluate a batch again",
+    "completions": "The sampler: the response's tokens, for policies that evaluate a batch again",
     "set_id": "A vine sampler: the index of the set of responses that each response was put in",
     "segment": "A sampler: the number of the segment of each token (else cut by probability)",
     "path": "A tree sampler: the number of the node of each response at each depth, [N, D]",

@@ -66,6 +66,7 @@ class Card:
         cost: time beyond one pass over the batch.
         group: smallest number of responses a prompt for which it does anything.
         scope: the unit within which it compares: a batch of several units gives what each unit gives alone.
+        gives: fields that it adds to the batch for those after it.
         gradient: for losses and regularisers, the fields through which the gradient flows.
         note: what a reader should be warned of.
         cite: keys of `bilevel_rl.references`, where the bibliographic data are certain.
@@ -81,6 +82,7 @@ class Card:
     cost: str = "O(NT)"
     group: int = 1
     scope: Scope = Scope.GROUP
+    gives: tuple[str, ...] = ()
     gradient: tuple[str, ...] = ()
     note: str = ""
     cite: tuple[str, ...] = ()

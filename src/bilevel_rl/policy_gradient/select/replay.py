@@ -78,6 +78,7 @@ class Replay:
         status=Status.SEEN,
         number=49,
         cost="O(N) + the rows added",
+        gives=("replayed",),
     )
 
     def __call__(self, batch: Batch) -> Batch:

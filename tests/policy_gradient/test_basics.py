@@ -15,6 +15,7 @@ from bilevel_rl.policy_gradient.credit.leave_one_out import Greedy, LeaveOneOut,
 from bilevel_rl.policy_gradient.credit.polychromic import Polychromic
 from bilevel_rl.policy_gradient.losses.clipped import Clipped, clip_fraction
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient, Supervised
+from bilevel_rl.policy_gradient.recipes import named
 from bilevel_rl.policy_gradient.regularizers import kl
 
 
@@ -218,6 +219,22 @@ def test_recipe_names_what_is_missing_before_training():
         Recipe(credit=Polychromic(size=4)).check({"logp", "answer"}, group_size=4)
     with pytest.raises(InvalidConfig, match="group_mean"):
         Recipe(credit=BatchNorm(inner=GroupMean())).check({"logp"}, group_size=1)
+
+
+def test_a_component_may_give_what_a_later_one_needs():
+    replayed = named("r3")
+    replayed.check({"logp", "old", "entropy"})
+    with pytest.raises(InvalidConfig, match="replayed"):
+        Recipe(credit=replayed.credit).check({"logp", "old", "entropy"})
+
+
+def test_prepare_computes_afresh(batch):
+    stale = batch.replace(
+        advantage=torch.full_like(batch.advantage, 7.0), weight=torch.zeros_like(batch.weight)
+    )
+    ready = Recipe(credit=GroupMean()).prepare(stale)
+    torch.testing.assert_close(ready.advantage, GroupMean()(batch))
+    assert ready.weight is None
 
 
 def test_objective_is_loss_plus_coefficient_times_regulariser(batch):

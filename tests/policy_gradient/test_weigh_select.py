@@ -230,8 +230,8 @@ def test_pcl_with_exact_values_picks_the_most_variable_prompts():
 
 def test_pcl_component_keeps_whole_prompts(batch):
     b = batch.replace(prompt_value=torch.tensor([0.9, 0.45, 0.6]).double()[batch.group])
-    assert PromptCurriculum(prompts=2)(b).group.unique().tolist() == [1, 2]
-    assert len(PromptCurriculum(prompts=1)(b)) == 4
+    assert PromptCurriculum(share=2 / 3)(b).group.unique().tolist() == [1, 2]
+    assert len(PromptCurriculum(share=0.1)(b)) == 4
 
 
 def test_pass_rates_converge_to_the_true_ones_and_can_forget():

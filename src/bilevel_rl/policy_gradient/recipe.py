@@ -17,6 +17,10 @@ from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
 
 Memory = dict[str, dict[str, Tensor]]
+# what every prepared batch has
+ALWAYS = (
+    "advantage", "weight", "reward", "group", "mask", "trajectory", "length", "done", "truncated",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +78,7 @@ class Recipe:
         Raises:
             InvalidConfig: naming the component, the field and who provides it.
         """
-        have = {
-            *fields,
-            "advantage",
-            "weight",
-            "reward",
-            "group",
-            "mask",
-            "trajectory",
-            "length",
-            "done",
-            "truncated",
-        }
+        have = {*fields, *ALWAYS, *(name for c in self.components for name in c.card.gives)}
         for one in self._slots():
             check_before(one, have, group_size)
 
@@ -108,8 +101,9 @@ class Recipe:
 
         A selection that reads advantages gets them; whatever is selected keeps the advantage that it
         had in its whole
-        group (no second normalisation).
+        group (no second normalisation). Advantages and weights that the batch came with are dropped.
         """
+        batch = batch.replace(advantage=None, weight=None)
         for reward in self.reward:
             batch = batch.replace(reward=reward(batch))
         for select in self.select:

@@ -35,7 +35,7 @@ def nearest_to(value: Tensor, number: int, target: float = 0.5) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class PromptCurriculum:
-    r"""Keep the m prompts whose predicted reward is nearest to $\tau$, where a binary reward varies most.
+    r"""Keep the prompts whose predicted reward is nearest to $\tau$, where a binary reward varies most.
 
     $$|V(q) - \tau| \text{ smallest}, \qquad \tau = 0.5$$
 
@@ -44,7 +44,7 @@ class PromptCurriculum:
     `prompt_value` [N].
 
     Args:
-        prompts: m; at least 1.
+        share: of the prompts kept, at least one; one in four is published (candidates a prompt).
         target: $\tau$, in units of reward.
 
     References:
@@ -53,7 +53,7 @@ class PromptCurriculum:
         followers of a bi-level run.
     """
 
-    prompts: int = 2
+    share: float = 0.25
     target: float = 0.5
 
     card: ClassVar[Card] = Card(
@@ -71,7 +71,8 @@ class PromptCurriculum:
         """The responses of the prompts kept, in their order."""
         (value,) = self.card.take(batch, "prompt_value")
         index, count = label(batch.group)
-        kept = nearest_to(segment_mean(value.detach(), index, count), self.prompts, self.target)
+        number = max(round(self.share * count), 1)
+        kept = nearest_to(segment_mean(value.detach(), index, count), number, self.target)
         return batch.rows(torch.nonzero(torch.isin(index, kept))[:, 0])
 
 

@@ -108,9 +108,10 @@ def with_memory(component: Any, batch: Batch) -> Batch:
 def check_component(component: Any, batch: Batch | None = None) -> list[str]:
     """Sentences, one for each property that a component breaks; empty when it is sound.
 
-    Checked: padding and what it holds change nothing; permuting responses permutes results; units that it doesn't compare
-    can be computed apart; results are finite on equal rewards, empty masks and impossible tokens; decisions carry no
-    gradient; a loss's gradient reaches its declared fields, is finite and stays inside the mask.
+    Checked: padding and what it holds change nothing; permuting responses permutes results; units that it
+    doesn't compare can be computed apart; results are finite on equal rewards, empty masks and impossible
+    tokens; decisions carry no gradient; a loss's gradient reaches its declared fields, is finite and stays
+    inside the mask.
 
     Args:
         component: anything with a `card` that can be called on a batch.

@@ -39,8 +39,8 @@ class Recipe:
         regular: pairs (coefficient, Batch -> scalar), added.
 
     The rollout belongs to the caller, the step to an optimiser. `prepare` runs under no_grad, once an
-    iteration; give
-    its result to both followers of a bi-level run, or the difference of their gradients is biased.
+    iteration; give its result to both followers of a bi-level run, or the difference of their gradients is
+    biased.
 
     Example:
         >>> import torch
@@ -99,9 +99,9 @@ class Recipe:
     def prepare(self, batch: Batch) -> Batch:
         """Rewards, selection, advantages and weights of a fresh batch, without gradient.
 
-        A selection that reads advantages gets them; whatever is selected keeps the advantage that it
-        had in its whole
-        group (no second normalisation). Advantages and weights that the batch came with are dropped.
+        A selection that reads advantages gets them; whatever is selected keeps the advantage that it had in
+        its whole group (no second normalisation). Advantages and weights that the batch came with are
+        dropped.
         """
         batch = batch.replace(advantage=None, weight=None)
         for reward in self.reward:

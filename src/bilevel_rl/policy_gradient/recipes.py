@@ -1,7 +1,7 @@
 """Recipes by name, and recipes composed by naming their parts: what a command line needs.
 
-A recipe has no KL or entropy term of its own unless the method is about one: tau belongs to the problem, and the trainer
-adds it.
+A recipe has no KL or entropy term of its own unless the method is about one: tau belongs to the problem,
+and the trainer adds it.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ _SLOTS: dict[str, Slot] = {
 def compose(text: str) -> Recipe:
     """A recipe from a name, or from the names of its parts; nothing is executed but their constructors.
 
-    Decorators take what they wrap in parentheses, options are keywords, several parts of a slot go in brackets, and a
-    regulariser is multiplied by its coefficient.
+    Decorators take what they wrap in parentheses, options are keywords, several parts of a slot go in
+    brackets, and a regulariser is multiplied by its coefficient.
 
     Raises:
         InvalidConfig: text that doesn't parse, an unknown name, a part in the wrong slot, an option that doesn't exist.

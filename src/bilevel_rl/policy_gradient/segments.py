@@ -99,9 +99,8 @@ def members(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Rows of each segment side by side.
 
     Returns:
-        [count, k] row numbers, k the size of the largest segment (0 where there is none), and [count,
-        k] bool that
-        tells which are real.
+        [count, k] row numbers, k the size of the largest segment (0 where there is none), and [count, k]
+        bool that tells which are real.
     """
     size = torch.bincount(index, minlength=count)
     order = torch.argsort(index, stable=True)

@@ -40,8 +40,9 @@ class State:
 class Solver:
     r"""One first-order policy optimiser: `step(state, reward, tau, extra_loss)` is all that the bi-level layer knows.
 
-    It ascends $J_\tau = E[r - \tau\log(\pi/\pi_{ref})]$ and descends the extra loss: the leader-aware follower gets
-    `extra_loss` = w f. The regularisation is one more reward term a token, so every unbiased credit rule sees it.
+    It ascends $J_\tau = E[r - \tau\log(\pi/\pi_{ref})]$ and descends the extra loss: the leader-aware
+    follower gets `extra_loss` = w f. The regularisation is one more reward term a token, so every unbiased
+    credit rule sees it.
 
     Args:
         recipe: slots from reward to regular.

@@ -49,10 +49,8 @@ class Alignment:
 
     References:
         Learning Robust Social Strategies with Large Language Models (advantage alignment). SEEN (public
-        repository; its
-        option that multiplies by one more gamma, and its gamma to the power -t, are left out). Intended
-        to change the
-        objective: it shapes the other agent. Cost: one scan over turns.
+        repository; its option that multiplies by one more gamma, and its gamma to the power -t, are left
+        out). Intended to change the objective: it shapes the other agent. Cost: one scan over turns.
     """
 
     inner: TensorComponent = LeaveOneOut()

@@ -23,8 +23,7 @@ class EMPG:
       g(H) = \frac{e^{-k\bar H}}{\mathrm{mean}\, e^{-k\bar H}}, \quad f(H) = e^{-k'\bar H}$$
 
     with $H_t$ the mean token entropy of step t (a turn) and $\bar H$ its min-max normalisation over the
-    batch. The last
-    step of a response has no next step and no bonus. Means are over steps.
+    batch. The last step of a response has no next step and no bonus. Means are over steps.
 
     Args:
         inner: the credit rule that is modulated.
@@ -35,8 +34,8 @@ class EMPG:
 
     References:
         Harnessing Uncertainty: Entropy-Modulated Policy Gradients for Long-Horizon LLM Agents, arXiv
-        2509.09265. SEEN
-        (project page). Changes the objective: the bonus is not potential-based. Cost: O(NT).
+        2509.09265. SEEN (project page). Changes the objective: the bonus is not potential-based. Cost:
+        O(NT).
     """
 
     inner: TensorComponent = GroupNorm()

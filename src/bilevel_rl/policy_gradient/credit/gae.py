@@ -54,18 +54,16 @@ class GAE:
 
     $$A_t = \sum_{i \ge 0} (\gamma\lambda)^i \left(r_{t+i} + \gamma V(s_{t+i+1}) - V(s_{t+i})\right)$$
 
-    A response cut by a limit is bootstrapped only when the batch has the extra `final_value` [N];
-    otherwise the limit
-    is part of the task and the episode ends there.
+    A response cut by a limit is bootstrapped only when the batch has the extra `final_value` [N]; otherwise
+    the limit is part of the task and the episode ends there.
 
     Args:
         gamma: discount a token; 1 for language.
         lam: 1 is the Monte-Carlo return minus the value (unbiased), 0 the one-step residual.
 
     References:
-        Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation,
-        arXiv 1506.02438,
-        equation 16. Classical. Cost: one backward scan over T.
+        Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation, arXiv
+        1506.02438, equation 16. Classical. Cost: one backward scan over T.
     """
 
     gamma: float = 1.0

@@ -25,8 +25,7 @@ class Gate:
       \quad P > \gamma: \text{ samples with their } A,\ \text{demonstrations } 0$$
 
     Rows of the extra `demonstration` [N] bool are demonstrations; they take no part in the samples'
-    statistics. Use it
-    with `Unified(denominator=itself_on_demonstrations)`.
+    statistics. Use it with `Unified(denominator=itself_on_demonstrations)`.
 
     Args:
         inner: credit rule of the samples.

@@ -42,10 +42,8 @@ class GroupNorm:
 
     References:
         Shao et al., DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models,
-        arXiv 2402.03300,
-        section 4.1. Classical. The scale is computed from the group that it scales, so the per-prompt
-        statement is exact
-        only for an independent scale.
+        arXiv 2402.03300, section 4.1. Classical. The scale is computed from the group that it scales, so
+        the per-prompt statement is exact only for an independent scale.
     """
 
     eps: float = 1e-4

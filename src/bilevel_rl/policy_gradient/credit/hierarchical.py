@@ -73,13 +73,10 @@ class Hierarchical:
 
     Fields: `value` is the low-level critic and `value_high` the high-level one (both read at a turn's
         first action
-    token), `switch` [N, T] marks turns that open a segment. The extra `role` [N, T] says what each
-    token is: 0 action
-    (gets the low advantage; the default for all), 1 sub-goal (the high one, at boundaries), 2 the
-    switch decision, which
-    gets $(q_u - \beta_u)(V^{high}_u - V^{low}_u)$ with q the decision and $\beta$ the extra
-    `switch_probability`
-    [N, T] (0 without it).
+    token), `switch` [N, T] marks turns that open a segment. The extra `role` [N, T] says what each token
+    is: 0 action (gets the low advantage; the default for all), 1 sub-goal (the high one, at boundaries), 2
+    the switch decision, which gets $(q_u - \beta_u)(V^{high}_u - V^{low}_u)$ with q the decision and
+    $\beta$ the extra `switch_probability` [N, T] (0 without it).
 
     Args:
         gamma: discount a turn.
@@ -89,9 +86,8 @@ class Hierarchical:
     References:
         HiPER: Hierarchical Reinforcement Learning with Explicit Credit Assignment for Large Language
             Model Agents. SEEN
-        (public repository) for the two recursions; the switch advantage is the paper's form, the
-        released code differs.
-        Unbiased at lambda = 1. Cost: one scan over turns.
+        (public repository) for the two recursions; the switch advantage is the paper's form, the released
+        code differs. Unbiased at lambda = 1. Cost: one scan over turns.
     """
 
     gamma: float = 0.99

@@ -58,9 +58,8 @@ class HierarchyOfGroups:
     $$A_u = \sum_{k=1}^{K+1} w_k A^{(k)}_u, \qquad w_k \propto (k+1)^\alpha \text{ over the non-zero }
     A^{(k)}_u$$
 
-    where $A^{(k)}$ compares the discounted return of the step with those of the steps of the same
-    prompt whose last k
-    observations coincide. K = 0 is GiGPO's step-level advantage.
+    where $A^{(k)}$ compares the discounted return of the step with those of the steps of the same prompt
+    whose last k observations coincide. K = 0 is GiGPO's step-level advantage.
 
     Args:
         depth: K.
@@ -70,13 +69,11 @@ class HierarchyOfGroups:
         eps: added to it.
         base: a trajectory-level credit rule, added as one more group (weight 1 before normalisation).
         drop_zeros: leave out levels whose advantage is exactly 0 and renormalise, as the release does;
-            False keeps
-            every level that has company.
+            False keeps every level that has company.
 
     References:
-        Hierarchy-of-Groups Policy Optimization for Long-Horizon Agentic Tasks. SEEN (released code,
-        with its quirk that a
-        level whose advantage happens to be 0 is dropped). Cost: K + 1 sorts of the steps.
+        Hierarchy-of-Groups Policy Optimization for Long-Horizon Agentic Tasks. SEEN (released code, with
+        its quirk that a level whose advantage happens to be 0 is dropped). Cost: K + 1 sorts of the steps.
     """
 
     depth: int = 2

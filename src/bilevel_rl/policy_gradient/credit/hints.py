@@ -28,8 +28,7 @@ class HintCredit:
       p_{unhinted}/p_{hinted} & \text{hinted}\end{cases}$$
 
     with c the class of i, and p the shares solved, smoothed by one success and one failure (ours: hard
-    prompts have
-    $p_{unhinted} = 0$, and would learn nothing), the ratio at most 1.
+    prompts have $p_{unhinted} = 0$, and would learn nothing), the ratio at most 1.
 
     Args:
         threshold: a response is solved when its reward is above this.

@@ -40,8 +40,7 @@ class LeaveOneOut:
 
     References:
         Ahmadian et al., Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human
-        Feedback in LLMs,
-        arXiv 2402.14740. Classical. Cost: one reduction over groups.
+        Feedback in LLMs, arXiv 2402.14740. Classical. Cost: one reduction over groups.
     """
 
     card: ClassVar[Card] = Card(
@@ -66,9 +65,8 @@ class Return:
     r"""No baseline: $A_{i,t} = R_i$ (REINFORCE); a response's own group of one is enough.
 
     References:
-        Williams, Simple statistical gradient-following algorithms for connectionist reinforcement
-        learning, 1992.
-        Classical.
+        Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning,
+        1992. Classical.
     """
 
     card: ClassVar[Card] = Card(
@@ -98,8 +96,7 @@ class Greedy:
 
     References:
         Li et al., ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning
-        Large Language
-        Models, arXiv 2310.10505. Classical. Cost: one extra generation a prompt.
+        Large Language Models, arXiv 2310.10505. Classical. Cost: one extra generation a prompt.
     """
 
     card: ClassVar[Card] = Card(

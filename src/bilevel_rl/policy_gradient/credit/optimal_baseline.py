@@ -43,9 +43,8 @@ def weighted_baseline(score: Tensor, weight: Tensor, group: Tensor, leave_one_ou
         leave_one_out: leave the response itself out, which keeps the gradient unbiased.
 
     Returns:
-        [N] baselines; the reward itself (advantage 0) where there is nobody to compare with; the plain
-        mean where all
-        weights are 0.
+        [N] baselines; the reward itself (advantage 0) where there is nobody to compare with; the plain mean
+        where all weights are 0.
     """
     index, count = label(group)
     weight = weight.to(score.dtype)
@@ -74,15 +73,13 @@ class OptimalBaseline:
 
     Args:
         leave_one_out: estimate it from the other responses only (unbiased; the default). False is the
-            formula as
-            printed, which minimises the sampled second moment but is correlated with each response.
+            formula as printed, which minimises the sampled second moment but is correlated with each
+            response.
 
     References:
-        OBLR-PO: A Theoretical Framework for Stable Reinforcement Learning, arXiv 2511.23310. In the
-        spirit of: the formula
-        is INFERRED from the abstract (a classical result); the norm proxy is SEEN in a public trainer.
-        The leave-one-out
-        form is ours.
+        OBLR-PO: A Theoretical Framework for Stable Reinforcement Learning, arXiv 2511.23310. In the spirit
+        of: the formula is INFERRED from the abstract (a classical result); the norm proxy is SEEN in a
+        public trainer. The leave-one-out form is ours.
     """
 
     leave_one_out: bool = True

@@ -43,20 +43,17 @@ class Polychromic:
       A = f - \text{mean of } f \text{ over the other sets of the prompt}$$
 
     d is the share of distinct signatures (field `answer`). Sets are the extra `set_id` [N] of a vine
-    sampler, else the
-    prompt's responses in order, n at a time. With one set a prompt there is nothing to compare with:
-    advantage 0.
+    sampler, else the prompt's responses in order, n at a time. With one set a prompt there is nothing to
+    compare with: advantage 0.
 
     Args:
         size: n.
-        additive: weight of $\bar R + \alpha d$ in place of the product (a third-party replica does
-            that); None: the
-            product, as in the paper.
+        additive: weight of $\bar R + \alpha d$ in place of the product (a third-party replica does that);
+            None: the product, as in the paper.
 
     References:
         Polychromic Objectives for Reinforcement Learning. SEEN (paper notes). Changes the objective on
-        purpose: to that of
-        sets. Cost: a sort.
+        purpose: to that of sets. Cost: a sort.
     """
 
     size: int = 4

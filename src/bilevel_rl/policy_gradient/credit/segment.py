@@ -72,8 +72,7 @@ class SegmentChain:
     $$A_{seg,k} = \hat V(t_{k+1}) - \hat V(t_k)$$
 
     `prefix_value` [N, T] is the mean return of rollouts from before each token; only its values at the
-    first tokens of
-    segments are read. Segments are cut from `old` (or given as the extra `segment` [N, T]).
+    first tokens of segments are read. Segments are cut from `old` (or given as the extra `segment` [N, T]).
 
     Args:
         threshold: tokens with a smaller probability are cut points.
@@ -82,9 +81,8 @@ class SegmentChain:
 
     References:
         Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for Large Language
-        Models. SEEN (public
-        repository). Keeps the objective before the probability mask. Cost: two scans over T; the
-        rollouts cost far more.
+        Models. SEEN (public repository). Keeps the objective before the probability mask. Cost: two scans
+        over T; the rollouts cost far more.
     """
 
     threshold: float = 0.9
@@ -121,9 +119,8 @@ class SegmentTree:
     $$A = \hat V(\mathrm{child}) - \hat V(\mathrm{parent})$$
 
     The extra `path` [N, D] numbers the node of each response at each depth (siblings differ, shared
-    prefixes agree), and
-    `depth` [N, T] says which of them each token belongs to. A response repeats the tokens that it
-    shares with others.
+    prefixes agree), and `depth` [N, T] says which of them each token belongs to. A response repeats the
+    tokens that it shares with others.
 
     Args:
         mask_below: as in `SegmentChain`.

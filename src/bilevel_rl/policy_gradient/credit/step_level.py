@@ -31,8 +31,8 @@ class StepLevel:
 
     References:
         Enhancing Vision-Language Model Training with Reinforcement Learning in Synthetic Worlds for
-        Real-World Success.
-        SEEN (public repository). Unbiased at lambda = 1 without normalisation. Cost: one scan over turns.
+        Real-World Success. SEEN (public repository). Unbiased at lambda = 1 without normalisation. Cost:
+        one scan over turns.
     """
 
     gamma: float = 0.99

@@ -42,9 +42,9 @@ class StepPotential:
         xi: size of the shaping, in units of the advantage.
 
     References:
-        Step Potential Advantage Estimation, arXiv 2601.03823. The potential is SEEN (public
-        repository); f (a ramp) and the
-        identity for g are INFERRED. Cost: O(NT); the probes cost a few short continuations a step.
+        Step Potential Advantage Estimation, arXiv 2601.03823. The potential is SEEN (public repository); f
+        (a ramp) and the identity for g are INFERRED. Cost: O(NT); the probes cost a few short continuations
+        a step.
     """
 
     inner: TensorComponent = GroupNorm()

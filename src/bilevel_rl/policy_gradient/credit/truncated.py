@@ -28,9 +28,8 @@ class TruncatedGAE:
         lam: as in GAE.
 
     References:
-        Truncated Proximal Policy Optimization (T-PPO). In the spirit of: the formula is INFERRED from
-        the abstract.
-        Train the critic with `finished_only` as its mask. Cost: one backward scan over T.
+        Truncated Proximal Policy Optimization (T-PPO). In the spirit of: the formula is INFERRED from the
+        abstract. Train the critic with `finished_only` as its mask. Cost: one backward scan over T.
     """
 
     gamma: float = 1.0

@@ -46,11 +46,10 @@ class Clipped:
         aggregate: `per_token` (DAPO), `per_sequence` (GRPO), `PerConstant` (Dr. GRPO).
 
     References:
-        Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347, equation 7; Yu et
-        al., DAPO: An
-        Open-Source LLM Reinforcement Learning System at Scale, arXiv 2503.14476 (clip-higher); Ye et
-        al., Mastering
-        Complex Control in MOBA Games with Deep Reinforcement Learning (dual clip). Classical.
+        Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347, equation 7; Yu et al.,
+        DAPO: An Open-Source LLM Reinforcement Learning System at Scale, arXiv 2503.14476 (clip-higher); Ye
+        et al., Mastering Complex Control in MOBA Games with Deep Reinforcement Learning (dual clip).
+        Classical.
     """
 
     low: float = 0.2

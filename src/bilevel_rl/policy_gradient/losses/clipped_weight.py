@@ -27,8 +27,7 @@ class ClippedWeight:
 
     References:
         MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention, arXiv 2506.13585
-        (CISPO). Classical; the
-        upper limit of the published runs isn't recorded here, the default is ours.
+        (CISPO). Classical; the upper limit of the published runs isn't recorded here, the default is ours.
     """
 
     low: float = 1.0

@@ -79,8 +79,7 @@ def sampled_divergence(log_new_old: Tensor, log_new_ref: Tensor) -> Tensor:
     \pi/\pi_{old}$.
 
     Its mean over the old policy is $\mathrm{KL}(\pi\|\pi_{ref})$ and so is its gradient's; with the old
-    policy as
-    reference it is never negative.
+    policy as reference it is never negative.
     """
     ratio = log_new_old.exp()
     return ratio * log_new_ref - ratio + 1
@@ -92,9 +91,8 @@ class MirrorDescent:
 
     $$\ell = -\rho_t A_t + \tfrac{1}{t_k}\mathrm{KL}(\pi\|\pi_k), \qquad \rho_t = \pi(y_t)/\pi_k(y_t)$$
 
-    Take several gradient steps on one batch (m = 5 in the release). The first one's gradient is the
-    policy gradient; the
-    optimum on a table is $\pi_k e^{t_k A}/Z$.
+    Take several gradient steps on one batch (m = 5 in the release). The first one's gradient is the policy
+    gradient; the optimum on a table is $\pi_k e^{t_k A}/Z$.
 
     Args:
         step: $t_k$ at the start.
@@ -102,9 +100,8 @@ class MirrorDescent:
         aggregate: denominator.
 
     References:
-        Mirror Descent Policy Optimization. SEEN (abstract and public repository). The KL is estimated
-        from the same samples
-        with a control variate (ours).
+        Mirror Descent Policy Optimization. SEEN (abstract and public repository). The KL is estimated from
+        the same samples with a control variate (ours).
     """
 
     step: float = 1.0
@@ -139,10 +136,9 @@ class NashMirrorProx:
     $$\ell = -\rho_t A_t + \beta\,\mathrm{KL}(\pi\|\pi_{ref}) + \tfrac1\eta\mathrm{KL}(\pi\|\pi_k)$$
 
     The advantage is that of the probability of being preferred to the opponent's responses: reward
-    `win_rate` against the
-    current policy for the half step, against the half step's responses for the full one; both steps
-    have the same centre
-    $\pi_k$ = `old`. A lagged copy of the policy serves as opponent in practice.
+    `win_rate` against the current policy for the half step, against the half step's responses for the full
+    one; both steps have the same centre $\pi_k$ = `old`. A lagged copy of the policy serves as opponent in
+    practice.
 
     Args:
         beta: strength of the reference.
@@ -150,9 +146,9 @@ class NashMirrorProx:
         aggregate: denominator.
 
     References:
-        Accelerating Nash Learning from Human Feedback via Mirror Prox. In the spirit of: the template
-        is INFERRED; the linear
-        rate of the last iterate is the paper's. `mirror_prox` is the exact step on a table.
+        Accelerating Nash Learning from Human Feedback via Mirror Prox. In the spirit of: the template is
+        INFERRED; the linear rate of the last iterate is the paper's. `mirror_prox` is the exact step on a
+        table.
     """
 
     beta: float = 0.1

@@ -43,8 +43,7 @@ def squared_differences(h: Tensor, group: Tensor) -> Tensor:
 
     Returns:
         [N]: each member's $\frac{k}{k-1}(h_i - \bar h)^2$, whose sum over a group is the sum over its
-        pairs; 0 for a group
-        of one. Linear in the number of responses: no pair is formed.
+        pairs; 0 for a group of one. Linear in the number of responses: no pair is formed.
 
     Example:
         >>> squared_differences(torch.tensor([1.0, 3.0]), torch.tensor([0, 0])).sum().item()
@@ -66,8 +65,7 @@ class Contrastive:
       R^\pi_\beta(y_j)\right)^2$$
 
     Every pair is 0 at $\pi \propto \pi_{ref} e^{R/\beta}$, whatever law the responses were drawn from:
-    samples may be
-    off-policy, with no importance weights. The factor $1/2\beta$ makes the gradient
+    samples may be off-policy, with no importance weights. The factor $1/2\beta$ makes the gradient
     $-\frac1N\sum_i \mathrm{RLOO}_i(R^\pi_\beta)\nabla\log\pi(y_i)$.
 
     Args:
@@ -75,8 +73,7 @@ class Contrastive:
 
     References:
         Contrastive Policy Gradient: Aligning LLMs on sequence-level scores in a supervised-friendly
-        fashion, arXiv
-        2406.19185. SEEN. Cost: O(NT); linear in the number of responses.
+        fashion, arXiv 2406.19185. SEEN. Cost: O(NT); linear in the number of responses.
     """
 
     beta: float = 0.1
@@ -114,12 +111,10 @@ class DirectAdvantage:
     $$\ell = \frac{1}{\beta}\,\mathrm{mean}_u\ \tfrac12\left(\beta\log\frac{\pi(a_u|s_u)}{\pi_{ref}(a_u|s_u)}
       - \hat A_u + c(s_u)\right)^2$$
 
-    The optimum is $\pi_{ref}e^{\hat A/\beta}$ when its log-partition is 0. A constant added to $\hat A$
-    in a state moves the
-    solution, so `centre` subtracts $c = \beta\log\mathrm{mean}\, e^{\hat A/\beta}$ over the sampled
-    steps that share a state
-    (same prompt and `state_key`; without keys, the same prompt's first steps). A step alone in its
-    state is left as it is.
+    The optimum is $\pi_{ref}e^{\hat A/\beta}$ when its log-partition is 0. A constant added to $\hat A$ in
+    a state moves the solution, so `centre` subtracts $c = \beta\log\mathrm{mean}\, e^{\hat A/\beta}$ over
+    the sampled steps that share a state (same prompt and `state_key`; without keys, the same prompt's first
+    steps). A step alone in its state is left as it is.
 
     Args:
         beta: strength of the regularisation, in units of reward.
@@ -127,8 +122,8 @@ class DirectAdvantage:
 
     References:
         Improving Multi-Step Reasoning Abilities of Large Language Models with Direct Advantage Policy
-        Optimization, arXiv
-        2412.18279. In the spirit of: INFERRED. Meant for samples from the reference. Cost: O(NT).
+        Optimization, arXiv 2412.18279. In the spirit of: INFERRED. Meant for samples from the reference.
+        Cost: O(NT).
     """
 
     beta: float = 0.1
@@ -197,9 +192,9 @@ class NashPreference:
         tau: strength of the reference, 0 to eta.
 
     References:
-        Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via No-Regret
-        Learning. SEEN (released
-        code). Pairs are all (winner, loser) of a prompt, by the extra `winner` [N] bool. Cost: O(NT + pairs).
+        Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via No-Regret Learning.
+        SEEN (released code). Pairs are all (winner, loser) of a prompt, by the extra `winner` [N] bool.
+        Cost: O(NT + pairs).
     """
 
     eta: float = 7.5e-3
@@ -255,8 +250,8 @@ class PairwisePPO:
 
     References:
         Pairwise Proximal Policy Optimization: Harnessing Relative Feedback for LLM Alignment. SEEN (the
-        authors' blog); where
-        the two clips act is INFERRED. Keeps the objective on-policy. Cost: O(NT + pairs).
+        authors' blog); where the two clips act is INFERRED. Keeps the objective on-policy. Cost: O(NT +
+        pairs).
     """
 
     clip: float | None = 0.2

@@ -22,10 +22,9 @@ class Precision:
     $$\nabla\ell = -\left[(1-\pi_y)^\beta\,\nabla\log\pi_y + \sum_{a\ne y} r_a \nabla\pi_a\right], \qquad
       r_a = \lambda_{top} \text{ if a is among the k likeliest, else } \lambda_{tail}$$
 
-    At $\beta = 0$ and no other rewards it is cross-entropy exactly (reward $1\{a=y\}/\pi_a$). $\beta >
-    0$ turns to gold
-    tokens that are still unlikely (diversity, as in a focal loss), $\beta < 0$ to those that are nearly
-    certain (precision).
+    At $\beta = 0$ and no other rewards it is cross-entropy exactly (reward $1\{a=y\}/\pi_a$). $\beta > 0$
+    turns to gold tokens that are still unlikely (diversity, as in a focal loss), $\beta < 0$ to those that
+    are nearly certain (precision).
 
     Args:
         beta: exponent; -0.25 was best in the study.
@@ -36,10 +35,9 @@ class Precision:
         aggregate: denominator.
 
     References:
-        Diversity or Precision? A Deep Dive into Next Token Prediction. In the spirit of: the mechanism
-        is SEEN (abstract), the
-        shape of the factor and the constants are INFERRED. Needs the whole law: `logits` [N, T, V] and
-        `target` [N, T].
+        Diversity or Precision? A Deep Dive into Next Token Prediction. In the spirit of: the mechanism is
+        SEEN (abstract), the shape of the factor and the constants are INFERRED. Needs the whole law:
+        `logits` [N, T, V] and `target` [N, T].
     """
 
     beta: float = -0.25

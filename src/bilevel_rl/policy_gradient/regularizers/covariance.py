@@ -48,9 +48,8 @@ class CovarianceKL:
     r"""$|\log\pi_t - \log\pi_{old,t}|$ on the tokens with the largest covariances between advantage and
     log-probability.
 
-    The top $\max(\lfloor \text{share}\cdot N\rfloor, 1)$ action tokens by
-    $(A_t - \bar A)(\log\pi_t - \overline{\log\pi})$, divided like the loss. Pair it with `unified` (no
-    clip), as published.
+    The top $\max(\lfloor \text{share}\cdot N\rfloor, 1)$ action tokens by $(A_t - \bar A)(\log\pi_t -
+    \overline{\log\pi})$, divided like the loss. Pair it with `unified` (no clip), as published.
 
     Args:
         share: of the action tokens; always at least one is touched.
@@ -58,8 +57,8 @@ class CovarianceKL:
 
     References:
         The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models. SEEN (a public
-        trainer); the distance is
-        the absolute log-ratio there, neither k1 nor k3. Cost: O(NT) + a selection.
+        trainer); the distance is the absolute log-ratio there, neither k1 nor k3. Cost: O(NT) + a
+        selection.
     """
 
     share: float = 2e-4

@@ -71,9 +71,8 @@ class ExactKL:
     r"""The full-vocabulary KL of every next-token law, as a loss term: $\sum_t
     \mathrm{KL}(\pi(\cdot|h_t)\|\pi_{\mathrm{ref}}(\cdot|h_t))$.
 
-    Its gradient is that of the KL at the visited prefixes; the dependence of the visits on the policy
-    is left to the
-    score-function term (give the KL as a reward as well for that).
+    Its gradient is that of the KL at the visited prefixes; the dependence of the visits on the policy is
+    left to the score-function term (give the KL as a reward as well for that).
 
     References:
         Textbook; the field `kl` comes from the policy. Cost: O(NTV), in the policy's own forward pass.
@@ -229,10 +228,9 @@ class AdaptiveCoefficient:
         0.10200000000000001
 
     References:
-        Ziegler et al., Fine-Tuning Language Models from Human Preferences, arXiv 1909.08593, section
-        2.2. Classical.
-        An adaptive coefficient leaves the schedule of tau: no convergence claim of the core paper goes
-        with it.
+        Ziegler et al., Fine-Tuning Language Models from Human Preferences, arXiv 1909.08593, section 2.2.
+        Classical. An adaptive coefficient leaves the schedule of tau: no convergence claim of the core
+        paper goes with it.
     """
 
     initial: float = 0.05

@@ -44,11 +44,9 @@ class PredictiveKL:
     $$0.1\,(\overline{KL} - \kappa)_+^2\ \max\left(\tfrac12, \tfrac{2}{H + 0.1}\right), \qquad
       \kappa = \mathrm{clamp}\left((0.3 + \mathrm{PID})\cdot\text{phase}, 0.1, 0.6\right)$$
 
-    $\overline{KL}$ = .9 x the average of past batches + .1 x this batch's, whose gradient it carries.
-    The PID (.3, .01, .05)
-    acts on the difference between the reward's velocity (moving average, .95) and `target`. All of it
-    is in `memory`.
-    KL and entropy are means a token.
+    $\overline{KL}$ = .9 x the average of past batches + .1 x this batch's, whose gradient it carries. The
+    PID (.3, .01, .05) acts on the difference between the reward's velocity (moving average, .95) and
+    `target`. All of it is in `memory`. KL and entropy are means a token.
 
     Args:
         target: reward velocity aimed at, a batch.
@@ -58,9 +56,9 @@ class PredictiveKL:
     References:
         SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control for RLHF. SEEN (public
             repository) for the
-        constants; there the penalty is a Python float without gradient, ours is differentiable. When
-        each phase holds is
-        INFERRED: warm-up in the first tenth of training, converged in the last, plateau while the
+        constants; there the penalty is a Python float without gradient, ours is differentiable. When each
+        phase holds is INFERRED: warm-up in the first tenth of training, converged in the last, plateau
+        while the
             velocity is under the
         target, climb otherwise.
     """

@@ -26,11 +26,10 @@ class TurnEntropy:
     $$-\left(\bar H - \beta_k P\right), \qquad
       P = \mathrm{mean}_t\left[(\kappa_l H^{hist}_u - H_t)_+ + (H_t - \kappa_h H^{hist}_u)_+\right]$$
 
-    with u the turn of token t. The history is the running mean of past batches' mean entropy at that
-    turn, kept in
-    `memory`; before there is one the penalty is 0. The phase weight is $1 - .2(1 - e^{-2p})$ in the
-    first half of training
-    and $.8e^{-3p}$ in the second, p the progress. Use it with the coefficient $\lambda_e$.
+    with u the turn of token t. The history is the running mean of past batches' mean entropy at that turn,
+    kept in `memory`; before there is one the penalty is 0. The phase weight is $1 - .2(1 - e^{-2p})$ in the
+    first half of training and $.8e^{-3p}$ in the second, p the progress. Use it with the coefficient
+    $\lambda_e$.
 
     Args:
         low: $\kappa_l$.

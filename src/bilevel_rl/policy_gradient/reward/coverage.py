@@ -20,18 +20,17 @@ class Coverage:
 
     $$F(S) = \sum_m w_m \mathbb 1\{m \text{ is covered by } S\}, \qquad r_t = F(S_{\le t}) - F(S_{<t})$$
 
-    The extra `cover` [N, T, M] bool says which elements each token (step) covers. The gains add up to F
-    of the response, are
-    never negative and never grow when a step comes later. Use with the credit rule `reward_to_go`.
+    The extra `cover` [N, T, M] bool says which elements each token (step) covers. The gains add up to F of
+    the response, are never negative and never grow when a step comes later. Use with the credit rule
+    `reward_to_go`.
 
     Args:
         weights: w, () for all 1.
         replace: put the gains in the place of the rewards; False adds a term.
 
     References:
-        Submodular Reinforcement Learning (SubPO). SEEN (abstract and public repository).
-        `marginal_gains` takes any set
-        function. Cost: O(NTM).
+        Submodular Reinforcement Learning (SubPO). SEEN (abstract and public repository). `marginal_gains`
+        takes any set function. Cost: O(NTM).
     """
 
     weights: tuple[float, ...] = ()

@@ -44,8 +44,7 @@ class RankingReward:
     r"""A small reward for failed or cut responses, by rank: $R_{max}(1 - k/(n-1))$ for rank k (0 best) of n.
 
     i ranks above j when it dominates more: its peak entropy (mean of the top share p of its tokens) is
-    higher and its mean
-    entropy lower. Equal counts share the better rank.
+    higher and its mean entropy lower. Equal counts share the better rank.
 
     Args:
         largest: $R_{max}$.

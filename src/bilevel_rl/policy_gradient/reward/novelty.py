@@ -44,10 +44,8 @@ class Novelty:
 
     References:
         Can LLMs Guide Their Own Exploration? Gradient-Guided Reinforcement Learning for LLM Reasoning,
-        arXiv 2512.15687. In the
-        spirit of: INFERRED from the abstract. The extra `sensitivity` [N, D] is from the function of
-        that name. Cost:
-        O(NkD).
+        arXiv 2512.15687. In the spirit of: INFERRED from the abstract. The extra `sensitivity` [N, D] is
+        from the function of that name. Cost: O(NkD).
     """
 
     scale: float = 0.5

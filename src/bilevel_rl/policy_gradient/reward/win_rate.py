@@ -36,17 +36,15 @@ class WinRate:
 
     $$r_i = \frac{1}{k-1}\sum_{j\ne i} P(y_i \succ y_j)$$
 
-    For any preference with $P(a\succ b) + P(b\succ a) = 1$, transitive or not, the mean over a group is
-    one half. Maximising it
-    in self-play leads to the minimax winner.
+    For any preference with $P(a\succ b) + P(b\succ a) = 1$, transitive or not, the mean over a group is one
+    half. Maximising it in self-play leads to the minimax winner.
 
     Args:
         prefer: (batch, rows i, rows j) -> probabilities of the same shape as i; any oracle.
 
     References:
         A Minimaximalist Approach to Reinforcement Learning from Human Feedback (self-play preference
-        optimisation). SEEN
-        (abstract). Cost: the pairs of each prompt.
+        optimisation). SEEN (abstract). Cost: the pairs of each prompt.
     """
 
     prefer: Preference = by_score

@@ -20,8 +20,7 @@ class Informative:
     r"""Keep the responses of prompts whose rewards are not all equal.
 
     Group-relative credit gives the others advantage 0; dropping them saves their passes. If nothing is
-    left, nothing is
-    kept: sample more prompts.
+    left, nothing is kept: sample more prompts.
 
     References:
         Yu et al., DAPO: An Open-Source LLM Reinforcement Learning System at Scale, arXiv 2503.14476,

@@ -39,9 +39,8 @@ class PromptCurriculum:
 
     $$|V(q) - \tau| \text{ smallest}, \qquad \tau = 0.5$$
 
-    Use `nearest_to` on candidate prompts before sampling; as a component it acts on a batch that has
-    the extra
-    `prompt_value` [N].
+    Use `nearest_to` on candidate prompts before sampling; as a component it acts on a batch that has the
+    extra `prompt_value` [N].
 
     Args:
         share: of the prompts kept, at least one; one in four is published (candidates a prompt).
@@ -49,8 +48,7 @@ class PromptCurriculum:
 
     References:
         Prompt Curriculum Learning for Efficient LLM Post-Training. SEEN (paper notes). Share the choice
-        among the two
-        followers of a bi-level run.
+        among the two followers of a bi-level run.
     """
 
     share: float = 0.25

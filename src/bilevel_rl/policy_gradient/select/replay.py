@@ -21,9 +21,8 @@ class ReplayBuffer:
     """Past responses by prompt, the newest first; at most `capacity` solved and `capacity` failed ones a
     prompt.
 
-    Rows are kept on the CPU with every field. `add` takes what a batch has to offer; `find` looks for
-    the opposite of what a
-    group has.
+    Rows are kept on the CPU with every field. `add` takes what a batch has to offer; `find` looks for the
+    opposite of what a group has.
 
     Args:
         capacity: rows a prompt and outcome.
@@ -56,9 +55,8 @@ class Replay:
     is one.
 
     Groups with variance are untouched. Added rows have the extra `replayed` True, keep the
-    log-probabilities that they were
-    drawn with in `old`, and get new trajectory ids; scale their advantage with the credit rule
-    `replay_credit`.
+    log-probabilities that they were drawn with in `old`, and get new trajectory ids; scale their advantage
+    with the credit rule `replay_credit`.
 
     Args:
         buffer: where past responses are; call `buffer.add(batch)` once an iteration.

@@ -67,20 +67,17 @@ class MostVaried:
     r"""Keep the responses of each prompt with maximal $\mathrm{Var}(A)$, then the same across the prompts
     left.
 
-    Advantages are those of the whole groups: nothing is normalised again after the cut. Shares go
-    linearly from `start` to
-    `end` with `Batch.progress`.
+    Advantages are those of the whole groups: nothing is normalised again after the cut. Shares go linearly
+    from `start` to `end` with `Batch.progress`.
 
     Args:
         start, end: share of each prompt's responses kept at the beginning and the end of training (at
-        least 2).
-        across: share kept of all that is left, across prompts; 1 keeps all.
+        least 2). across: share kept of all that is left, across prompts; 1 keeps all.
 
     References:
         Learning More with Less: A Dynamic Dual-Level Down-Sampling Framework for Efficient Policy
-        Optimization (D3S). SEEN
-        (abstract and paper notes); defaults are ours. A non-random subset: the gradient is biased until
-        the share is 1.
+        Optimization (D3S). SEEN (abstract and paper notes); defaults are ours. A non-random subset: the
+        gradient is biased until the share is 1.
     """
 
     start: float = 0.5

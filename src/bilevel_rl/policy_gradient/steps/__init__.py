@@ -1,8 +1,7 @@
 """Steps: gradient -> update of the parameters, as frozen hyper-parameters with `init` and `step`.
 
-Parameters, gradients and state are mappings from names to tensors, ready for safetensors; the gradient
-is that of what is
-*minimised*, so every step goes against it.
+Parameters, gradients and state are mappings from names to tensors, ready for safetensors; the gradient is
+that of what is *minimised*, so every step goes against it.
 """
 
 from __future__ import annotations

@@ -26,10 +26,9 @@ class ImplicitTransport:
       d_t = (1-\eta) d_{t-1} + \eta\, g(\tilde\theta_t), \quad
       \theta_{t+1} = \theta_t - \gamma_t \frac{d_t}{\|d_t\|}$$
 
-    Sample at `query(state, parameters)`, take the gradient there, then call `step` with it. On a
-    quadratic the momentum
-    equals the gradient at $\theta_t$ exactly. One trajectory an iteration is enough; no importance
-    weights, no Hessian.
+    Sample at `query(state, parameters)`, take the gradient there, then call `step` with it. On a quadratic
+    the momentum equals the gradient at $\theta_t$ exactly. One trajectory an iteration is enough; no
+    importance weights, no Hessian.
 
     Args:
         rate: $\gamma_t$, the length of each step.
@@ -37,10 +36,9 @@ class ImplicitTransport:
         normalised: divide by the norm; False steps by $\gamma_t d_t$.
 
     References:
-        Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate
-        Policies. SEEN (a public
-        policy-gradient library, constant eta = 0.9); schedules are INFERRED. Needs two more copies of
-        the parameters.
+        Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate Policies.
+        SEEN (a public policy-gradient library, constant eta = 0.9); schedules are INFERRED. Needs two more
+        copies of the parameters.
     """
 
     rate: PowerDecay = PowerDecay(0.1, 0.5)
@@ -95,9 +93,8 @@ class HARPG:
       \quad \hat\theta_t = q\theta_t + (1-q)\theta_{t-1},\ q \sim U[0,1]$$
 
     $E_q$ of $v_t$ is the change of the gradient, so the momentum is unbiased. `between` gives
-    $\hat\theta_t$ and the
-    displacement; `hessian_vector` gives $v_t$ from a trajectory drawn there, with two automatic
-    differentiations.
+    $\hat\theta_t$ and the displacement; `hessian_vector` gives $v_t$ from a trajectory drawn there, with
+    two automatic differentiations.
 
     Args:
         rate: $\gamma_t$.

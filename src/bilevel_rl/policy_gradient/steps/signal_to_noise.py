@@ -34,17 +34,16 @@ class SignalToNoise:
     r"""Gradient descent with $\eta_k = \alpha_k\,\frac{\mathrm{SNR}}{1+\mathrm{SNR}}$, $\mathrm{SNR} =
     \|\nabla J\|^2/\mathrm{Var}(\hat g)$.
 
-    With $\alpha_k = 1/L$ it maximises the ascent lemma's bound
-    $\eta\|\nabla J\|^2 - \tfrac{L\eta^2}{2}(\|\nabla J\|^2 + \mathrm{Var})$.
+    With $\alpha_k = 1/L$ it maximises the ascent lemma's bound $\eta\|\nabla J\|^2 -
+    \tfrac{L\eta^2}{2}(\|\nabla J\|^2 + \mathrm{Var})$.
 
     Args:
         rate: $\alpha_k$, in the place of $1/L$; its decay keeps the core paper's schedule.
         decay: of the moving averages of signal and noise, in [0, 1).
 
     References:
-        OBLR-PO: A Theoretical Framework for Stable Reinforcement Learning, arXiv 2511.23310. In the
-        spirit of: INFERRED from the
-        abstract. Needs two gradients a step, of the two halves of the batch.
+        OBLR-PO: A Theoretical Framework for Stable Reinforcement Learning, arXiv 2511.23310. In the spirit
+        of: INFERRED from the abstract. Needs two gradients a step, of the two halves of the batch.
     """
 
     rate: PowerDecay = PowerDecay(1e-2, 0.5)

@@ -22,10 +22,9 @@ class ClipCovariance:
     r"""Weight 0 on $\max(\lfloor \text{share}\cdot N\rfloor, 1)$ tokens drawn from those with covariance in
     (low, high).
 
-    Candidates have $\text{low} < (A_t - \bar A)(\log\pi_t - \overline{\log\pi}) < \text{high}$ and
-    aren't stopped by the clip
-    already. The draw is a function of seed, iteration, trajectory and position: it doesn't depend on
-    the order of rows.
+    Candidates have $\text{low} < (A_t - \bar A)(\log\pi_t - \overline{\log\pi}) < \text{high}$ and aren't
+    stopped by the clip already. The draw is a function of seed, iteration, trajectory and position: it
+    doesn't depend on the order of rows.
 
     Args:
         share: of the action tokens; at least one is dropped whenever there is a candidate.

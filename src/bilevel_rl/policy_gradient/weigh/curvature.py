@@ -65,8 +65,8 @@ class Curvature:
 
     References:
         Stabilizing Policy Gradients for Sample-Efficient Reinforcement Learning in LLM Reasoning
-        (curvature-aware). SEEN (paper
-        notes); the thresholds' published values aren't established, the defaults are ours.
+        (curvature-aware). SEEN (paper notes); the thresholds' published values aren't established, the
+        defaults are ours.
     """
 
     lowest: float = -0.5

@@ -20,8 +20,7 @@ class Duration:
     r"""Each sample counts as long as it took: $w_i = \Delta t_i / \overline{\Delta t}$.
 
     When workers run side by side, an action that takes $\Delta t$ arrives at a rate proportional to
-    $1/\Delta t$; the weight
-    makes the gradient that of the policy again.
+    $1/\Delta t$; the weight makes the gradient that of the policy again.
 
     References:
         Reinforcement Learning for Machine Learning Engineering Agents. SEEN (paper notes). Keeps the

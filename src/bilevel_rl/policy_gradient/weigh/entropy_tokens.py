@@ -17,17 +17,16 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Stat
 class EntropyTokens:
     r"""Weight 1 on the top $\lceil K N\rceil$ action tokens by $|A_t| H_t$, 0 on the rest.
 
-    The share goes linearly from `start` to `end` with `Batch.progress`; 1 keeps all. Ties at the limit
-    are broken by row and
-    position of the trajectory ids, so that exactly that many are kept.
+    The share goes linearly from `start` to `end` with `Batch.progress`; 1 keeps all. Ties at the limit are
+    broken by row and position of the trajectory ids, so that exactly that many are kept.
 
     Args:
         start, end: shares K at the beginning and at the end of training.
 
     References:
         Learning More with Less: A Dynamic Dual-Level Down-Sampling Framework for Efficient Policy
-        Optimization (D3S). SEEN
-        (abstract; the schedule in paper notes). The paper's defaults aren't established; these are ours.
+        Optimization (D3S). SEEN (abstract; the schedule in paper notes). The paper's defaults aren't
+        established; these are ours.
     """
 
     start: float = 0.2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -183,3 +185,15 @@ def test_decisions_are_made_once_and_can_be_shared():
     assert torch.equal(first.parameters["theta"], second.parameters["theta"])
     assert set(more) == {*terms, "extra"}
     assert HARPG().card.slot == "step"
+
+
+def test_the_package_example_runs(batch):
+    recipe = compose("credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl")
+    recipe.check({"logp", "old", "ref", "entropy", "turn"}, group_size=4)
+    loss, terms = recipe.objective(recipe.prepare(batch))
+    assert loss.item() == pytest.approx((terms["loss"] + 0.01 * terms["sampled_kl"]).item())
+
+
+def test_importing_the_engine_brings_no_jax():
+    code = "import sys, bilevel_rl.policy_gradient; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

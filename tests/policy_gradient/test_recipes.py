@@ -31,6 +31,9 @@ def test_the_page_is_what_the_code_declares():
     )
     for cls in COMPONENTS:
         assert f"| `{cls.card.name}` |" in render()
+    rows = [line for line in render().splitlines() if line.startswith("|")]
+    columns = {line.replace("\\|", "").count("|") for line in rows}
+    assert columns == {8, 9}  # recipes, components
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=[r.name for r in ALL])

@@ -37,10 +37,10 @@ def row(card: Card) -> str:
     needs = ", ".join(f"`{name}`" for name in card.needs) or "nothing"
     number = "" if card.number is None else str(card.number)
     note = f" *{card.note}*" if card.note else ""
-    return (
-        f"| `{card.name}` | {number} | {card.effect}.{note} | {needs} | {card.scope} | {card.cost} | {card.source} | "
-        f"{card.status} |"
-    )
+    cells = (
+        f"`{card.name}`", number, f"{card.effect}.{note}", needs, card.scope, card.cost, card.source, card.status,
+    )  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def render() -> str:

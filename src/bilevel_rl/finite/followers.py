@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import planning, sampling
+from bilevel_rl.finite import sampling, small
 from bilevel_rl.finite.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.schedules import Sequences
@@ -70,7 +70,7 @@ def draw(
     if how == "iid":
         key = jax.random.key((u[2, 0] * 2**32).astype(jnp.uint32))
         s, walked = sampling.visitation_draws(mdp, f.theta, key, u.shape[1])
-    a = sampling.choose(jax.nn.softmax(f.theta[s]), u[0])
+    a = sampling.choose(small.softmax(small.rows(f.theta, s)), u[0])
     s_next = sampling.next_state(mdp, s, a, u[1])
     onward, _ = sampling.continue_chain(mdp, s_next, u[2])
     return Transition(s, a, s_next), Follower(f.theta, f.V, onward), jnp.asarray(u.shape[1] + walked)
@@ -84,32 +84,46 @@ def value_bound(problem: BilevelProblem, now: Sequences, reward_bound) -> Array:
 
 def learn(
     f: Follower, seen: Transition, r: Float[Array, " N"], now: Sequences, gamma, bound,
-    penalty: Float[Array, "S A"] | float = 0.0,
+    penalty: Float[Array, "S A"] | None = None,
 ) -> Follower:  # fmt: skip
     r"""Critic and actor from N transitions; samples of the same state are averaged.
 
     $$\delta = r + \tau E(\pi, s) + \gamma V(s') - V(s), \quad V(s) \leftarrow \Pi_B(V(s) + \beta\delta), \quad
-    \theta(s,\cdot) \leftarrow \theta(s,\cdot) + \alpha\,\delta\,\nabla\log\pi(a|s) - \alpha\, p$$
+    \theta(s,\cdot) \leftarrow \theta(s,\cdot) + \alpha\,\big(\delta\,\nabla\log\pi(a|s)
+    + \tau \nabla E(\pi, s)\big) - \alpha\, p$$
+
+    $\tau E(\pi, s)$ inside $\delta$ is the same for every action, so it adds nothing to the actor's mean direction; the
+    gradient of the present state's entropy is the second term, known exactly. Their sum has the mean of
+    $\nabla\log\pi(a|s)\,(r - \tau\log\pi(a|s) + \gamma V(s') - V(s))$, which is $(1-\gamma)\nabla_\theta J_\tau$
+    (policy gradient theorem; without the second term a bandit's policy would become deterministic whatever tau).
 
     Args:
         r: [N] rewards of the transitions, in units of reward.
         bound: B of the critic's ball.
-        penalty: [S, A] p, what the upper objective subtracts from the actor's direction.
+        penalty: [S, A] p, what the upper objective subtracts from the actor's direction; None for nothing.
     """
-    pi = jax.nn.softmax(f.theta[seen.s])  # [N, A]
-    delta = r + now.tau * planning.entropy(pi) + gamma * f.V[seen.s_next] - f.V[seen.s]
-    delta = sampling.visit_mean(seen.s, f.V.shape[0], delta)
-    V = f.V.at[seen.s].add(now.beta * delta)
-    V = V.at[seen.s].set(jnp.clip(V[seen.s], -bound, bound))
-    score = jax.nn.one_hot(seen.a, pi.shape[1]) - pi  # grad log pi(a|s) in the logits of s
-    theta = f.theta.at[seen.s].add(now.alpha * delta[:, None] * score)
-    return Follower(theta - now.alpha * penalty, V, f.s)
+    pi = small.softmax(small.rows(f.theta, seen.s))  # [N, A]
+    here, ahead = small.rows(f.V, seen.s), small.rows(f.V, seen.s_next)
+    each = jax.scipy.special.entr(pi)
+    E = small.total(each)  # [N]
+    share = sampling.visit_mean(seen.s, f.V.shape[0], jnp.ones_like(E))  # 1 / samples of this state
+    delta = share * (r + now.tau * E + gamma * ahead - here)
+    score = (jnp.arange(pi.shape[1]) == seen.a[:, None]) - pi  # grad log pi(a|s) in the logits of s
+    # both tables' updates in one array: computed once, after all reads of the tables
+    update = jnp.concatenate([now.beta * delta[:, None], now.alpha * delta[:, None] * score], axis=1)
+    s, update = small.two(seen.s), small.two(update, 0.0)
+    V = small.add_rows(f.V, s, update[:, 0])
+    V = small.set_rows(V, seen.s, jnp.clip(small.rows(V, seen.s), -bound, bound))
+    theta = small.add_rows(f.theta, s, update[:, 1:])
+    if penalty is not None:
+        theta = theta - now.alpha * penalty
+    return Follower(theta, V, f.s)
 
 
 def evaluate(V: Float[Array, " S"], seen: Transition, r: Float[Array, " N"], beta, gamma) -> Float[Array, " S"]:
     r"""TD(0) without entropy: $V(s) \leftarrow V(s) + \beta (r + \gamma V(s') - V(s))$."""
-    delta = sampling.visit_mean(seen.s, V.shape[0], r + gamma * V[seen.s_next] - V[seen.s])
-    return V.at[seen.s].add(beta * delta)
+    delta = r + gamma * small.rows(V, seen.s_next) - small.rows(V, seen.s)
+    return small.add_rows(V, seen.s, beta * sampling.visit_mean(seen.s, V.shape[0], delta))
 
 
 def penalty_direction(

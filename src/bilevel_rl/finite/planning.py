@@ -13,9 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import bicgstab
-from jax.scipy.special import entr, logsumexp
+from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
+from bilevel_rl.finite import small
 from bilevel_rl.finite.mdp import FiniteMDP
 
 DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than the Krylov iterations
@@ -108,12 +109,12 @@ def visitation(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S"]:
 
 def soft_policy(Q: Float[Array, "*S A"], tau) -> Float[Array, "*S A"]:
     r"""$\pi(a|s) \propto \exp(Q(s,a)/\tau)$."""
-    return jax.nn.softmax(Q / tau, axis=-1)
+    return small.softmax(Q / tau)
 
 
 def soft_value(Q: Float[Array, "*S A"], tau) -> Float[Array, "*S"]:
     r"""$V(s) = \tau \log \sum_a \exp(Q(s,a)/\tau)$."""
-    return tau * logsumexp(Q / tau, axis=-1)
+    return tau * small.log_sum_exp(Q / tau)
 
 
 def soft_optimal(
@@ -214,7 +215,7 @@ def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9,
 
 @partial(jax.jit, static_argnames=("max_iterations",))
 def value_iteration(
-    mdp: FiniteMDP, reward: Float[Array, "S A"], tau, tolerance: float = 1e-10, max_iterations: int = 100_000
+    mdp: FiniteMDP, reward: Float[Array, "S A"], tau, tolerance=1e-10, max_iterations: int = 100_000
 ) -> Plan:
     """Soft value iteration: linear convergence, no linear solve, the least memory. The yardstick of `soft_optimal`."""
 

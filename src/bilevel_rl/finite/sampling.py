@@ -12,28 +12,39 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bilevel_rl.finite import small
 from bilevel_rl.finite.mdp import FiniteMDP
+
+COUNT_TABLE = 2**14  # ours: up to this many entries a table of counts is cleared every time
 
 
 def choose(p: Float[Array, "*N A"], u: Float[Array, "*N"]) -> Int[Array, "*N"]:
     """Index drawn from each row of `p` by inverse CDF."""
-    cdf = jnp.cumsum(p, axis=-1)
     # scaled by the row's own sum, so that rounding never selects past the end
-    return jnp.sum(cdf[..., :-1] <= (u * cdf[..., -1])[..., None], axis=-1)
+    threshold = u * small.total(p)
+    if p.shape[-1] > small.SHORT:
+        return jnp.sum(jnp.cumsum(p, axis=-1)[..., :-1] <= threshold[..., None], axis=-1)
+    below, index = jnp.zeros_like(u), jnp.zeros(u.shape, jnp.int32)
+    for j in range(p.shape[-1] - 1):
+        below = below + p[..., j]
+        index = index + (below <= threshold)
+    return index
 
 
 def start_state(mdp: FiniteMDP, u: Float[Array, "*N"]) -> Int[Array, "*N"]:
     """First states drawn from `mdp.start` by its alias table: O(1) each."""
     scaled = u * mdp.n_states
     cell = jnp.minimum(scaled.astype(jnp.int32), mdp.n_states - 1)
-    return jnp.where(scaled - cell < mdp.start_keep[cell], cell, mdp.start_alias[cell])
+    return jnp.where(scaled - cell < small.rows(mdp.start_keep, cell), cell, small.rows(mdp.start_alias, cell))
 
 
 def next_state(mdp: FiniteMDP, s: Int[Array, "*N"], a: Int[Array, "*N"], u: Float[Array, "*N"]) -> Int[Array, "*N"]:
     """Next states. Where the episode ends, what is left of `u` draws the new episode's first state."""
-    p = mdp.probabilities[s, a]
+    A, K = mdp.n_actions, mdp.successors.shape[-1]
+    pair = s * A + a
+    p = small.rows(mdp.probabilities.reshape(-1, K), pair)
     k = choose(p, u)
-    s_next = mdp.successors[s, a, k]
+    s_next = small.rows(mdp.successors.ravel(), pair * K + k)
     if not mdp.episodic:
         return s_next
     chosen = jax.nn.one_hot(k, p.shape[-1])
@@ -73,7 +84,11 @@ def visit_mean(index: Int[Array, " N"], size: int, values: Float[Array, "N ..."]
     """
     if index.shape[0] == 1:
         return values
-    count = jnp.zeros(size, values.dtype).at[index].add(1.0)[index]
+    if size <= COUNT_TABLE:
+        ones = jnp.ones(index.shape, values.dtype)
+        count = small.rows(small.add_rows(jnp.zeros(size, values.dtype), index, ones), index)
+    else:  # clearing a table would cost more than comparing all pairs
+        count = jnp.sum(index[:, None] == index[None, :], axis=1).astype(values.dtype)
     return values / count.reshape(count.shape + (1,) * (values.ndim - 1))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite import small
 from bilevel_rl.finite.mdp import FiniteMDP
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
@@ -101,7 +102,7 @@ class GoalPlacement(BilevelProblem):
         return jnp.broadcast_to(r[:, None], (self.mdp.n_states, self.mdp.n_actions))
 
     def reward_at(self, x, s, a):
-        return jnp.exp(-jnp.sum((self.position[s] - x) ** 2, -1) / (2 * self.width**2))
+        return jnp.exp(-small.total((small.rows(self.position, s) - x) ** 2) / (2 * self.width**2))
 
     def box(self):
         return jnp.zeros(2), jnp.ones(2)

@@ -14,10 +14,9 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite import planning, sampling
+from bilevel_rl.finite import planning, sampling, small
 from bilevel_rl.finite.followers import check_chains, check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.replay import Replay
@@ -168,8 +167,8 @@ class CoupledPenalty(Solver):
 
         # One transition along each chain of pi, and one of a random action beside it
         s = state.s
-        pi = planning.soft_policy(state.Q[s], tau)
-        pi_l = planning.soft_policy(state.Q[s] + w * advantage[s], tau)
+        Q_s, advantage_s = small.rows(state.Q, s), small.rows(advantage, s)
+        pi, pi_l = planning.soft_policy(Q_s, tau), planning.soft_policy(Q_s + w * advantage_s, tau)
         a = sampling.choose(pi, u[0])
         s_next = sampling.next_state(mdp, s, a, u[1])
         onward, restart = sampling.continue_chain(mdp, s_next, u[2])
@@ -184,33 +183,40 @@ class CoupledPenalty(Solver):
             replay = replay.extend(*batch)
             batch = jnp.concatenate([batch, replay.draw(u_replay)], axis=1)
 
+        # how much likelier pi^L makes what was done
+        chosen = jnp.arange(A) == a[:, None]
+        log_q = jnp.log(small.total(chosen * pi_l) / small.total(chosen * pi))
+        log_q = jnp.clip(log_q, -self.clip, self.clip)
+
         # Q and D, and G when asked, from the same transitions
         bs, ba, bn = batch
         pair = bs * A + ba
-        V, delta = self._values(state.Q[bn], advantage[bn], w, tau)
+        Q_n, advantage_n = small.rows(state.Q, bn), small.rows(advantage, bn)
+        V, delta = self._values(Q_n, advantage_n, w, tau)
         if b is not None:  # D holds the part of V^L that J contributes: b acts in its own state only
-            delta = delta - jnp.sum(planning.soft_policy(state.Q[bn] + w * advantage[bn], tau) * b[bn], -1)
+            delta = delta - jnp.sum(planning.soft_policy(Q_n + w * advantage_n, tau) * b[bn], -1)
+        flat_Q, flat_D = state.Q.ravel(), state.D.ravel()
         utility = objective.bonus_at(x, bs, ba) if objective.linear else 0.0
-        error_Q = problem.reward_at(x, bs, ba) + gamma * V - state.Q[bs, ba]
-        error_D = utility + gamma * delta - state.D[bs, ba]
-        Q = state.Q.at[bs, ba].add(now.beta * sampling.visit_mean(pair, S * A, error_Q))
-        D = state.D.at[bs, ba].add(now.beta * sampling.visit_mean(pair, S * A, error_D))
+        error_Q = problem.reward_at(x, bs, ba) + gamma * V - small.rows(flat_Q, pair)
+        error_D = utility + gamma * delta - small.rows(flat_D, pair)
+        errors = sampling.visit_mean(pair, S * A, small.after(jnp.stack([error_Q, error_D], axis=1), log_q))
+        Q = small.add_rows(flat_Q, pair, now.beta * errors[:, 0]).reshape(S, A)
+        D = small.add_rows(flat_D, pair, now.beta * errors[:, 1]).reshape(S, A)
         G, error_G = state.G, None
         if G is not None:
             slope = jax.vmap(jax.grad(lambda x, s, a: problem.reward_at(x, s[None], a[None])[0]), (None, 0, 0))
-            ahead = jnp.einsum("ba,bad->bd", planning.soft_policy(state.Q[bn], tau), G[bn])
+            ahead = jnp.einsum("ba,bad->bd", planning.soft_policy(Q_n, tau), G[bn])
             error_G = slope(x, bs, ba) + gamma * ahead - G[bs, ba]
             G = G.at[bs, ba].add(now.beta * sampling.visit_mean(pair, S * A, error_G))
 
         # c = (1 - rho)/w before and after a_t
-        log_q = jnp.log(jnp.take_along_axis(pi_l / pi, a[:, None], axis=1))[:, 0]
-        log_q = jnp.clip(log_q, -self.clip, self.clip)
         log_after = jnp.clip(state.log_ratio + log_q, -self.clip, self.clip)
         C = state.C
         if self.estimator in ("ratio_critic", "doubly_robust"):
-            before, after = C[s], C[s] * jnp.exp(log_q) - jnp.expm1(log_q) / w
+            before = small.rows(C, s)
+            after = before * jnp.exp(log_q) - jnp.expm1(log_q) / w
             target = jnp.where(restart, 0.0, after)
-            C = C.at[onward].add(now.beta * sampling.visit_mean(onward, S, target - C[onward]))
+            C = small.add_rows(C, onward, now.beta * sampling.visit_mean(onward, S, target - small.rows(C, onward)))
         else:
             before, after = -jnp.expm1(state.log_ratio) / w, -jnp.expm1(log_after) / w
         c = before if problem.state_reward else after
@@ -262,4 +268,4 @@ class CoupledPenalty(Solver):
     def _values(Q, advantage, w, tau):
         r"""V(s') and $(V^L(s') - V(s'))/\bar w$, the latter without cancellation."""
         pi = planning.soft_policy(Q, tau)
-        return planning.soft_value(Q, tau), tau / w * logsumexp(w * advantage / tau, b=pi, axis=-1)
+        return planning.soft_value(Q, tau), tau / w * small.log_sum_exp(w * advantage / tau, b=pi)

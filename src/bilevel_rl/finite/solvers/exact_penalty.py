@@ -37,7 +37,8 @@ class ExactPenalty(Solver):
     r"""Single-loop penalty actor-critic with expected updates; uses the model, no samples.
 
     $$\mathbb{E}[G](s) = m(s)\, \textstyle\sum_a \pi(a|s)\, \delta(s,a), \qquad
-    \mathbb{E}[F](s,a) = m(s)\, \pi(a|s)\,\big(\delta(s,a) - \textstyle\sum_b \pi(b|s)\,\delta(s,b)\big)$$
+    \mathbb{E}[F](s,a) = m(s)\, \Big(\pi(a|s)\,\big(\delta(s,a) - \textstyle\sum_b \pi(b|s)\,\delta(s,b)\big)
+    + \tau\, \partial_{\theta(s,a)} E(\pi, s)\Big)$$
 
     with $\delta(s,a) = r_x(s,a) + \tau E(\pi,s) + \gamma (PV)(s,a) - V(s)$. The weight m is the visitation, the mean of
     `penalty_actor_critic` with one chain; or 1, its mean with infinitely many chains, where samples of a state are
@@ -118,5 +119,8 @@ class ExactPenalty(Solver):
         m = jnp.ones_like(d) if self.per_state else d
         delta = r + (now.tau * planning.entropy(pi) - f.V)[:, None] + mdp.discount * mdp.expect(f.V)
         mean = jnp.sum(pi * delta, -1)
-        theta = f.theta + now.alpha * m[:, None] * pi * (delta - mean[:, None]) - now.alpha * penalty
+        E = planning.entropy(pi)
+        entropy_slope = jax.scipy.special.entr(pi) - pi * E[:, None]  # of E(pi, s) in the logits of s
+        F = pi * (delta - mean[:, None]) + now.tau * entropy_slope
+        theta = f.theta + now.alpha * (m[:, None] * F - penalty)
         return Tables(theta, f.V + now.beta * m * mean)

@@ -88,7 +88,7 @@ class NestedPenalty(Solver):
             seen, f, n = followers.draw(mdp, f, u[0])
             seen_l, f_l, n_l = followers.draw(mdp, f_l, u[0 if self.common_noise else 1])
             r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
-            used, penalty, g_x = used + n + n_l, 0.0, jnp.zeros_like(x)
+            used, penalty, g_x = used + n + n_l, None, jnp.zeros_like(x)
             if objective.linear:
                 r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
             else:

@@ -92,7 +92,7 @@ class PenaltyActorCritic(Solver):
         seen_l, follower_l, used_l = followers.draw(mdp, state.follower_l, u_l, self.sampling)
 
         r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
-        penalty = 0.0
+        penalty = None
         used = used + used_l
         if objective.linear:
             r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)

@@ -15,10 +15,24 @@ from bilevel_rl.policy_gradient.losses import Clipped
 from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.policy_gradient.regularizers.covariance import covariances
 from bilevel_rl.policy_gradient.select import Budget, Informative, MostVaried, PromptCurriculum, Replay
-from bilevel_rl.policy_gradient.select.prompts import ContextValue, PassRates, allocate, contrast, nearest_to
+from bilevel_rl.policy_gradient.select.prompts import (
+    ContextValue,
+    PassRates,
+    allocate,
+    contrast,
+    nearest_to,
+    pass_rate_loss,
+)
 from bilevel_rl.policy_gradient.select.replay import ReplayBuffer
 from bilevel_rl.policy_gradient.select.spread import most_varied
-from bilevel_rl.policy_gradient.weigh import ClipCovariance, Curvature, Duration, EntropyTokens, HintWeight
+from bilevel_rl.policy_gradient.weigh import (
+    ClipCovariance,
+    Curvature,
+    Duration,
+    EntropyTokens,
+    HintWeight,
+    Window,
+)
 from bilevel_rl.policy_gradient.weigh.curvature import adam_change, last_layer_model
 from bilevel_rl.policy_gradient.weigh.hints import hint_length
 
@@ -360,3 +374,27 @@ def test_replay_forgets_and_never_stores_what_it_replayed():
     buffer.add(again)
     assert [when for when, _ in buffer.rows[0, True]] == [0]
     assert all(len(v) == 1 for v in buffer.rows.values())
+
+
+# -- 46 windows, 10 the value model's loss ------------------------------------------------------------------
+
+
+def test_windows_train_every_token_exactly_once(batch):
+    """Four windows of two columns: their weights add up to the mask."""
+    total = torch.zeros_like(batch.token_reward)
+    for start in (0, 2, 4, 6):
+        written = batch.mask & (torch.arange(7) < start + 2)
+        now = batch.replace(mask=written, window_start=torch.full((len(batch),), start))
+        total += Window()(now)
+    assert torch.equal(total, batch.mask.double())
+
+
+def test_pass_rate_loss_is_its_two_parts():
+    logit = torch.tensor([1.0, -0.5, 0.3]).double()
+    outcome = torch.tensor([1.0, 0.0, 0.0])
+    pairs = [math.log1p(math.exp(-(1.0 + 0.5))), math.log1p(math.exp(-(1.0 - 0.3)))]
+    entropy = sum([math.log1p(math.exp(-1.0)), math.log1p(math.exp(-0.5)), math.log1p(math.exp(0.3))]) / 3
+    expected = 0.25 * sum(pairs) / 2 + 0.75 * entropy
+    assert pass_rate_loss(logit, outcome).item() == pytest.approx(expected)
+    same = pass_rate_loss(logit, torch.ones(3), pairwise=1.0)
+    assert same.item() == 0

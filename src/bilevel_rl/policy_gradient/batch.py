@@ -56,6 +56,7 @@ PROVIDERS: dict[str, str] = {
     "winner": "A data set of preferences: True for the preferred response of each group",
     "tokens_in": "The sampler: the prompt's tokens, for policies that evaluate a batch again",
     "completions": "The sampler: the response's tokens, for policies that evaluate a batch again",
+    "window_start": "A windowed sampler: the column where this iteration's tokens of each response begin",
     "set_id": "A vine sampler: the index of the set of responses that each response was put in",
     "segment": "A sampler: the number of the segment of each token (else cut by probability)",
     "path": "A tree sampler: the number of the node of each response at each depth, [N, D]",

@@ -86,6 +86,7 @@ def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int =
         path=torch.stack([torch.arange(n) % samples // 2, torch.arange(n) % samples], 1),
         depth=(torch.arange(width) >= 4).long().expand(n, width),
         final_value=normal(n),
+        window_start=integers(4, n),
     )
 
 

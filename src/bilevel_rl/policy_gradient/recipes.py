@@ -61,6 +61,7 @@ ALL: tuple[Recipe, ...] = (
     Recipe("copo", credit=credit.Consistency(inner=_GROUP), loss=_CLIP),
     Recipe("dvao", credit=credit.MultiReward(), loss=_CLIP),
     Recipe("t_ppo", credit=credit.TruncatedGAE(), loss=losses.Clipped()),
+    Recipe("t_ppo_windows", credit=credit.TruncatedGAE(), weigh=(weigh.Window(),), loss=losses.Clipped()),
     Recipe("hiper", credit=credit.Hierarchical(), loss=losses.Clipped()),
     Recipe("vl_dac", credit=credit.StepLevel(normalise=True), loss=losses.Clipped()),
     Recipe("hgpo", credit=credit.HierarchyOfGroups(base=_GROUP), loss=_CLIP),

@@ -186,6 +186,24 @@ class ContextValue:
         return (self.strength * self.prior + weight @ outcome) / (self.strength + weight.sum(1))
 
 
+def pass_rate_loss(logit: Tensor, outcome: Tensor, pairwise: float = 0.25) -> Tensor:
+    r"""What V0 trains its value model on: part ranking, part cross-entropy.
+
+    $$\alpha\,\mathrm{mean}_{solved, failed} -\log\sigma(s^+ - s^-) + (1-\alpha)\,\mathrm{CE}(\sigma(s), o)$$
+
+    Args:
+        logit: [M] predicted, in log-odds.
+        outcome: [M], 1 solved or 0 failed.
+        pairwise: $\alpha$; 0.25 in the release.
+    """
+    outcome = outcome.to(logit.dtype)
+    gap = logit[:, None] - logit[None, :]
+    pair = (outcome[:, None] > outcome[None, :]).to(logit.dtype)
+    ranking = (pair * torch.nn.functional.softplus(-gap)).sum() / pair.sum().clamp(min=1)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logit, outcome)
+    return pairwise * ranking + (1 - pairwise) * entropy
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     r"""Keep of each prompt the number of rollouts that `allocate` gives it from its predicted pass rate.

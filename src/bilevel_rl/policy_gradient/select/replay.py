@@ -10,11 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
-from bilevel_rl.policy_gradient.segments import (
-    label,
-    segment_max,
-    segment_min,
-)
+from bilevel_rl.policy_gradient.segments import label, segment_max, segment_mean, segment_min
 
 
 class ReplayBuffer:
@@ -107,6 +103,17 @@ class Replay:
             for k, row in enumerate(extra)
         ]
         return Batch.cat([batch, *rows])
+
+
+def needs_reflection(score: Tensor, group: Tensor, threshold: float) -> Tensor:
+    """[N] bool: the prompt's mean reward is below the threshold, so a follow-up prompt should show its failed attempts.
+
+    Example:
+        >>> needs_reflection(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([7, 7, 9]), 0.5).tolist()
+        [True, True, False]
+    """
+    index, count = label(group)
+    return (segment_mean(score, index, count) < threshold)[index]
 
 
 def fitted(row: Batch, like: Batch) -> Batch:

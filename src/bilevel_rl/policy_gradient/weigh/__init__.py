@@ -7,5 +7,6 @@ from bilevel_rl.policy_gradient.weigh.curvature import Curvature
 from bilevel_rl.policy_gradient.weigh.duration import Duration
 from bilevel_rl.policy_gradient.weigh.entropy_tokens import EntropyTokens
 from bilevel_rl.policy_gradient.weigh.hints import HintWeight
+from bilevel_rl.policy_gradient.weigh.window import Window
 
-ALL = (Duration, ClipCovariance, EntropyTokens, Curvature, HintWeight)
+ALL = (Duration, ClipCovariance, EntropyTokens, Curvature, HintWeight, Window)

@@ -136,7 +136,7 @@ class Batches:
         config = Config(
             steps=1, tau=TAU, w=W, x_penalty=LAMBDA, objective={"gold": 1.0}, prompts_per_step=1, group=2,
             max_new_tokens=tree.depth, stop_ids=[0] if tree.depth > 1 else [], dtype="float64", optimizer="sgd",
-            ratio_clip=50.0, clip_norm=0.0, **options,
+            ratio_clip=50.0, clip_norm=0.0, **({"estimator": "shared"} | options),
         )  # fmt: skip
         self.trainer = BilevelTrainer(
             config, TablePolicy(tree.theta), TableReward(tree), [[PROMPT]], reference=TablePolicy(tree.reference),
@@ -150,6 +150,8 @@ class Batches:
     def set(self, theta, theta_l) -> None:
         with torch.no_grad():
             for role, logits in (("policy", theta), ("policy_l", theta_l)):
+                if role not in self.trainer.roles.names:
+                    continue
                 self.trainer.roles.modules[role].table.copy_(torch.tensor(np.asarray(logits)))
 
     def generate(self, model, prompts, uniforms):
@@ -160,10 +162,11 @@ class Batches:
         zeros = torch.zeros(2, self.tree.depth, dtype=torch.double)
         return assemble(prompts, ids, attention, completion, lengths, lengths > 0, zeros)
 
-    def _keep(self, role, step, bound, k):
-        (parameter,) = self.trainer.roles.parameters(role).values()
-        self.found[role] = parameter.grad.clone()
-        return 0.0
+    def _keep(self, kind, roles, step, k):
+        for role in roles:
+            (parameter,) = self.trainer.roles.parameters(role).values()
+            self.found[role] = parameter.grad.clone()
+        return {}
 
     def _keep_x(self, hyper, zeta, k):
         self.found["x"] = hyper[0][0] + hyper[1][0]
@@ -242,6 +245,20 @@ def test_at_the_finite_engines_optimum_both_followers_rest_and_x_sees_the_penalt
     close(found["policy"], np.zeros_like(theta))
     close(found["policy_l"], np.zeros_like(theta))
     close(found["x"], tree.hyper(x, theta, theta_l))
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(1, "kl"), (2, "entropy"), (2, "kl")])
+def test_the_tilted_estimator_is_the_implicit_hyper_gradient_itself_at_the_lower_optimum(depth, kind):
+    """No second policy, no w: by the finite engine's implicit differentiation, to rounding."""
+    tree = Tree(depth)
+    batches = Batches(tree, regularizer=kind, estimator="tilted")
+    assert batches.trainer.roles.names == ("policy", "reward")
+    x = jnp.asarray(tree.x)
+    theta = tree.solve(x, kind)
+    batches.set(theta, None)
+    found = batches.expectation(tree.chances(theta))
+    close(found["policy"], np.zeros_like(theta))
+    close(found["x"], jax.jit(jax.grad(lambda x: tree.upper(x, tree.solve(x, kind))))(x))
 
 
 def test_with_sampled_kl_at_sequence_level_the_update_vanishes_at_the_optimum_in_every_single_batch():

@@ -45,7 +45,8 @@ def config(**changes) -> Config:
     """A few steps on few rows."""
     options = {
         "steps": 3, "prompts_per_step": 4, "group": 4, "max_new_tokens": 6, "stop_ids": [1], "pairs_per_step": 4,
-        "inner_steps": 2, "reward_steps": 2, "alpha": 1e-2, "beta": 1e-2, "zeta": 1e-2,
+        "inner_steps": 2, "reward_steps": 2, "objective": "preference", "estimator": "shared",
+        "alpha": 1e-2, "beta": 1e-2, "zeta": 1e-2,
     } | changes  # fmt: skip
     return Config.from_dict(options)
 
@@ -66,7 +67,9 @@ def weights(trainer: BilevelTrainer) -> dict[str, torch.Tensor]:
 
 def untimed(history):
     """The history without what depends on the clock or the machine."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "memory")} for line in history]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "memory")} for line in history
+    ]
 
 
 def stirred(roles):

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.llm.objectives import Gold, Mixture, Preference, Sample, StoredPreference, make_objective
+from bilevel_rl.llm.objectives import (
+    Gold,
+    LabelLikelihood,
+    Mixture,
+    Preference,
+    Sample,
+    StoredPreference,
+    WinRate,
+    make_objective,
+)
 from bilevel_rl.llm.rollout import Rollout
 
 V = 3
@@ -83,6 +92,32 @@ def test_with_ratios_the_completions_of_one_policy_answer_for_another(objective,
         bonus = objective.evaluate(sample(tokens, weights=rho[tokens])).bonus
         mean -= law[tokens].prod() * (rho[tokens, None] * bonus[:, None] * score[tokens]).mean(0)
     torch.testing.assert_close(mean, exact)
+
+
+def f_win_rate(law, opponent):
+    wins = torch.tensor([[float(SCORE[a] > SCORE[b]) + 0.5 * (a == b) for b in range(V)] for a in range(V)]).double()
+    return -(law @ wins @ opponent)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_win_rate_is_the_gradient_against_the_policy_itself_held_fixed(n):
+    theta = THETA.clone().requires_grad_()
+    law = THETA.softmax(0)
+    (exact,) = torch.autograd.grad(f_win_rate(theta.softmax(0), law), theta)
+    score, mean = torch.eye(V, dtype=torch.double) - law, torch.zeros(V).double()
+    for tokens in itertools.product(range(V), repeat=n):
+        upper = WinRate().evaluate(sample(tokens))
+        mean -= law[list(tokens)].prod() * (upper.bonus[:, None] * score[list(tokens)]).mean(0)
+        assert upper.loss is None
+    torch.testing.assert_close(mean, exact)
+
+
+def test_the_likelihood_of_labels_taken_as_data_asks_nothing_of_the_policy():
+    s = sample([0, 1, 2, 2])
+    fresh, data = Preference().evaluate(s), LabelLikelihood().evaluate(s)
+    assert data.value == fresh.value
+    assert torch.equal(data.loss, fresh.loss)
+    assert data.bonus.abs().max() == 0 < fresh.bonus.abs().max()
 
 
 def test_stored_preferences_do_not_depend_on_the_policy():

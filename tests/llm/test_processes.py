@@ -18,6 +18,7 @@ from bilevel_rl.llm.rollout import from_pairs
 VARIANTS = {
     "shared": {"credit": "gae", "replay_pairs": 3, "gold_prompts": True},
     "paired lora parts": {"estimator": "paired", "backend": "lora", "micro_batch": 3, "objective": "gold"},
+    "tilted": {"estimator": "tilted", "replay_pairs": 3},
     "fixed reward": {"method": "fixed_reward", "reward_steps": 2, "label_budget": 6, "steps": 4},
     "stored": {
         "objective": {"stored_preference": 1.0, "preference": 0.5}, "x_penalty": 0.1,

@@ -19,6 +19,7 @@ from bilevel_rl.llm import checkpoint
 VARIANTS = {
     "shared": {"credit": "gae", "replay_pairs": 2, "save_every": 1},
     "paired lora": {"estimator": "paired", "backend": "lora", "save_every": 1},
+    "tilted": {"estimator": "tilted", "objective": "gold", "save_every": 1},
     "nested": {"method": "nested", "save_every": 1},
     "finite difference": {"method": "finite_difference", "save_every": 1},
     "fixed reward": {"method": "fixed_reward", "label_budget": 6, "reward_steps": 3, "save_every": 1},

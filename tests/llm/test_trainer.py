@@ -51,7 +51,7 @@ def test_every_trained_parameter_moves_and_no_other(method, backend):
 
 
 @pytest.mark.parametrize("method", MOVES)
-@pytest.mark.parametrize("estimator", ["shared", "paired"])
+@pytest.mark.parametrize("estimator", ["shared", "paired", "tilted"])
 def test_metrics_are_known_finite_and_complete(method, estimator):
     made = trainer(method=method, estimator=estimator, steps=4)
     history = made.train()
@@ -64,7 +64,8 @@ def test_metrics_are_known_finite_and_complete(method, estimator):
     wanted = {"gold", "learned_reward", "kl", "entropy", "length", "truncated", "samples", "labels", "memory"}
     assert wanted <= history[-1].keys()
     if method == "bilevel":
-        assert {"hyper", "hyper_upper", "hyper_penalty", "policy_gap", "upper"} <= history[-1].keys()
+        assert {"hyper", "hyper_upper", "hyper_penalty", "upper"} <= history[-1].keys()
+        assert ("policy_gap" in history[-1]) is (estimator != "tilted")
         assert ("ess" in history[-1]) is (estimator == "shared")
 
 
@@ -73,7 +74,7 @@ def test_the_first_iterations_kl_is_exactly_zero():
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"estimator": "paired"}, {"credit": "gae"}, {"credit": "group_norm", "level": "sequence"},
+    {}, {"estimator": "paired"}, {"estimator": "tilted"}, {"credit": "gae"}, {"credit": "group_norm", "level": "sequence"},
     {"objective": "gold", "kl_estimator": "k1", "level": "sequence"}, {"kl_estimator": "k3"}, {"ratio": "token"},
     {"regularizer": "entropy"}, {"replay_pairs": 3},
 ])  # fmt: skip

@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 METHODS = ("bilevel", "partial_sgd", "fixed_reward", "nested", "finite_difference")
-ESTIMATORS = ("shared", "paired")
+ESTIMATORS = ("tilted", "shared", "paired")
 RATIOS = ("sequence", "token")
 REGULARIZERS = ("kl", "entropy")
 KL_ESTIMATORS = ("exact", "k1", "k3")
@@ -24,7 +24,8 @@ BACKENDS = ("full", "lora")
 DTYPES = ("float32", "bfloat16", "float64")
 OPTIMIZERS = ("adam", "sgd")
 REWARDS = ("classifier", "linear")
-OBJECTIVES = ("preference", "stored_preference", "gold")
+OBJECTIVES = ("label_likelihood", "win_rate", "preference", "stored_preference", "gold")
+PAIRS = ("label_likelihood", "win_rate", "preference")  # objectives that ask for labelled pairs
 
 # Keys of other trainers that would break an estimator here, with the reason that the error gives.
 REFUSED = {
@@ -111,12 +112,14 @@ class Config:
     clip: float = _key(0.2, "half-width of the surrogate's trust interval on the ratio of new to old policy")
 
     # -- upper level
-    objective: dict[str, float] = _key({"preference": 1.0}, "upper objectives by name and weight")
+    objective: dict[str, float] = _key({"label_likelihood": 1.0, "win_rate": 0.1}, "upper objectives by name and weight")
     x_penalty: float = _key(0.0, "lambda of the term lambda |x|^2 of the upper objective")
     pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)")
     label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on")
     replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only")
-    estimator: str = _key("shared", "rollouts of theta serve both policies, or one batch each", ESTIMATORS)
+    estimator: str = _key(
+        "tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)", ESTIMATORS
+    )
     ratio: str = _key(
         "sequence", "importance ratio: of whole completions, or a product's first order", RATIOS
     )
@@ -165,8 +168,10 @@ class Config:
 
     @property
     def uses_penalised(self) -> bool:
-        """Whether the method has a second policy."""
-        return self.method in ("bilevel", "nested", "finite_difference")
+        """Whether the run has a second policy."""
+        if self.method == "finite_difference":
+            return True
+        return self.method in ("bilevel", "nested") and self.estimator != "tilted"
 
     @property
     def uses_critics(self) -> bool:
@@ -296,7 +301,7 @@ class Config:
         if not self.objective or not all(math.isfinite(v) and v != 0 for v in self.objective.values()):
             raise InvalidConfig(
                 message("config.objective", repr(self.objective), "at least one objective with a weight other than 0",
-                        "Write `objective: {preference: 1.0}`")
+                        "Write `objective: {label_likelihood: 1.0}`")
             )  # fmt: skip
         if (self.credit == "leave_one_out" and self.batch < 2) or (
             self.credit == "group_norm" and self.group < 2
@@ -305,13 +310,14 @@ class Config:
                 message("config.group", f"group={self.group}, prompts_per_step={self.prompts_per_step}",
                         f"{self.credit} compares completions with one another", "Set group to 2 or more")
             )  # fmt: skip
-        if "preference" in self.objective and 2 * self.pairs_per_step > self.batch:
+        asks = any(name in self.objective for name in PAIRS)
+        if asks and 2 * self.pairs_per_step > self.batch:
             raise InvalidConfig(
                 message("config.pairs_per_step", self.pairs_per_step,
                         f"a batch of {self.batch} completions has at most {self.batch // 2} disjoint pairs",
                         "Lower pairs_per_step, or raise prompts_per_step or group")
             )  # fmt: skip
-        if "preference" in self.objective and self.group < 2:
+        if asks and self.group < 2:
             raise InvalidConfig(
                 message(
                     "config.group",
@@ -330,11 +336,11 @@ class Config:
                 message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
                         "Choose exact or k1")
             )  # fmt: skip
-        if self.method == "fixed_reward" and self.objective.get("gold") and len(self.objective) == 1:
+        if self.method == "fixed_reward" and self.objective.keys() <= {"gold", "win_rate"}:
             raise InvalidConfig(
-                message("config.objective", "gold alone with method=fixed_reward",
+                message("config.objective", f"{' and '.join(self.objective)} alone with method=fixed_reward",
                         "x has no direct gradient there: nothing would fit the reward model",
-                        "Use objective=preference or stored_preference")
+                        "Use objective=label_likelihood or stored_preference")
             )  # fmt: skip
 
 

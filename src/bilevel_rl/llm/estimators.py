@@ -93,6 +93,27 @@ def penalty_coefficients(change: Tensor, w: float, scale: Tensor | None = None) 
     return (u - u.mean()) * (len(u) / max(len(u) - 1, 1))
 
 
+def tilted_coefficients(bonus: Tensor, tau: float, group: Tensor) -> Tensor:
+    r"""The penalty's coefficients when theta^L is known: no second policy, no ratio, no bias in w.
+
+    The transitions of a language model are deterministic and gamma = 1, so the optimum of J - w f is a tilt of the
+    optimum of J: $\pi^L(y) \propto \pi(y) e^{w u(y)/\tau}$. Then $(1 - \rho)/w \to -(u - E_\pi u)/\tau$ as $w \to 0$, and
+
+    $$\tfrac1w (E_\pi - E_{\pi^L})[\nabla_x r] \to -\tfrac1\tau \mathrm{Cov}_\pi(u, \nabla_x r),$$
+
+    the implicit hyper-gradient itself where theta is optimal (ours: derived; exact to rounding in the conformance
+    tests). Where theta still lags, it is what theta would do to r if it had caught up.
+
+    Args:
+        bonus: [N] the upper objective's bonus u.
+        tau: weight of the KL.
+        group: [N] completions of one prompt: the expectation is each prompt's own, left-one-out.
+
+    A scale of J (group normalisation) cancels: s J is tilted by u / (s tau), and its gradient has the factor s.
+    """
+    return -weighted_leave_one_out(bonus, group) / tau
+
+
 def group_scale(returns: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
     """[N] one over the standard deviation of each group's returns, for both followers (GRPO's scale)."""
     index, count = label(group)

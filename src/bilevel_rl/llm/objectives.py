@@ -132,6 +132,47 @@ class Preference:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelLikelihood:
+    r"""$f = -E_D\log\sigma(r_x(p, y_+) - r_x(p, y_-))$ on the pairs labelled so far, taken as data.
+
+    The same estimate as `Preference` without its dependence on the policy. That dependence rewards *contrast*: a policy
+    that writes one good and one bad completion makes labels easy to predict.
+    """
+
+    needs_pairs: bool = True
+    needs_gold: bool = False
+    needs_stored: bool = False
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        upper = Preference().evaluate(sample)
+        return dataclasses.replace(upper, bonus=torch.zeros_like(upper.bonus))
+
+
+@dataclasses.dataclass(frozen=True)
+class WinRate:
+    r"""$f = -E_{y \sim \pi, y' \sim \mu}[y \text{ beats } y']$, with $\mu$ the policy that wrote the batch, held fixed.
+
+    Of each judged pair the winner earns $\frac{N}{2M}\frac12$ and the loser as much less: the win with its mean of one
+    half taken off. The value against one's own completions is always one half and is reported as 0; x matters only
+    through the policy that is optimal for it. A sum with `LabelLikelihood` uses each label for both.
+    """
+
+    needs_pairs: bool = True
+    needs_gold: bool = False
+    needs_stored: bool = False
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `UpperObjective`."""
+        bonus = torch.zeros_like(sample.rewards.detach())
+        if len(sample.pairs):
+            winner, loser = sample.pairs.unbind(1)
+            share = torch.full_like(bonus[winner], sample.rollout.size / (4 * len(sample.pairs)))
+            bonus = bonus.index_add(0, winner, share).index_add(0, loser, -share)
+        return Upper(0.0, None, bonus)
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredPreference:
     r"""$f = -E_D\log\sigma(r_x(p, y_+) - r_x(p, y_-))$ on stored pairs: it does not depend on the policy."""
 
@@ -195,7 +236,10 @@ class Mixture:
         return Upper(value, sum(losses) if losses else None, bonus, share)
 
 
-ALL: Mapping[str, Any] = {"preference": Preference(), "stored_preference": StoredPreference(), "gold": Gold()}
+ALL: Mapping[str, Any] = {
+    "label_likelihood": LabelLikelihood(), "win_rate": WinRate(), "preference": Preference(),
+    "stored_preference": StoredPreference(), "gold": Gold(),
+}  # fmt: skip
 
 
 def make_objective(weights: Mapping[str, float]) -> Any:

@@ -34,10 +34,12 @@ from bilevel_rl.llm.callbacks import Callbacks
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judging import LabelsPending, ask, choose_pairs
 from bilevel_rl.llm.objectives import Sample, Upper, make_objective
+from bilevel_rl.llm.optimizers import CoupledAdam
 from bilevel_rl.llm.policy import TokenStatistics, precision, token_statistics
 from bilevel_rl.llm.processes import Processes
 from bilevel_rl.llm.prompts import Prompt, as_prompts, draw
 from bilevel_rl.llm.reward import call_reward_function
+from bilevel_rl.llm.roles import CRITICS, POLICIES, REWARD
 from bilevel_rl.llm.rollout import Generator, Rollout, Sampler, from_pairs, texts, uniforms
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
@@ -168,7 +170,13 @@ class BilevelTrainer:
         self.generator = generator or Sampler(
             self.stop_ids, self.pad_id, config.temperature, self.tokenizer, config.dtype
         )
-        self.optimizers = {name: self._optimizer(name) for name in self.roles.names}
+        names = self.roles.names
+        # one optimiser for both followers: see `optimizers`
+        self.optimizers = {
+            kind: self._optimizer([name for name in among if name in names])
+            for kind, among in (("policies", POLICIES), ("critics", CRITICS), ("reward", (REWARD,)))
+            if among[0] in names
+        }
         own = self.rows.stop - self.rows.start
         self.memory = setup.estimate_memory(config, self.roles, config.micro_batch or own, self.vocabulary)
         # one pass with a graph does all, unless rows come in parts, the batch is used again, or an adapter would be
@@ -179,7 +187,7 @@ class BilevelTrainer:
         self.labels = self.tokens = 0
         self.replay: list[setup.Pair] = []
         self.callbacks = Callbacks(
-            callbacks, config, policy, self.tokenizer, self.optimizers["policy"], self.processes.main
+            callbacks, config, policy, self.tokenizer, self.optimizers["policies"], self.processes.main
         )
         if resume:
             self.resume()
@@ -205,11 +213,11 @@ class BilevelTrainer:
                         "it does not depend on the policy", "Choose preference or gold")
             )  # fmt: skip
 
-    def _optimizer(self, role: str) -> torch.optim.Optimizer:
-        parameters = list(self.roles.parameters(role).values())
+    def _optimizer(self, roles: Sequence[str]) -> torch.optim.Optimizer:
+        groups = [list(self.roles.parameters(role).values()) for role in roles]
         if self.config.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=1.0)
-        return torch.optim.Adam(parameters, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
+            return torch.optim.SGD([{"params": group} for group in groups], lr=1.0)
+        return CoupledAdam(groups)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -270,7 +278,7 @@ class BilevelTrainer:
         gold = self._gold(theta, theta_l)
         upper, sample = self.upper(theta_l, ratios, gold, k) if asks else (None, None)
         scale = self._scale(theta)
-        coefficients = self._penalty(followers, ratios, at.w, scale)
+        coefficients = self._penalty(followers, ratios, upper, at, scale)
         hyper = None
         if zeta and differs:
             upper, hyper = self.difference(theta, theta_l, gold, k)
@@ -520,16 +528,26 @@ class BilevelTrainer:
         return estimators.group_scale(theta.reward - theta.cost.sum(1), theta.rollout.group)
 
     def _penalty(
-        self, followers: list[Follower], ratios: estimators.Ratios | None, w: float, scale: Tensor | None
-    ) -> list[Tensor] | None:
+        self, followers: list[Follower], ratios: estimators.Ratios | None, upper: Upper | None, at: Any,
+        scale: Tensor | None,
+    ) -> list[Tensor] | None:  # fmt: skip
         """[N] for each distinct rollout: what multiplies grad_x r_i in (1/w)(E_pi - E_pi^L)[grad_x r]."""
         if self.config.method not in ("bilevel", "nested"):
             return None
-        size = followers[0].rollout.size
+        theta = followers[0]
+        size = theta.rollout.size
+        if self.config.estimator == "tilted":
+            if upper is None:
+                return None
+            return [estimators.tilted_coefficients(upper.bonus, at.tau, self._groups(theta)) / size]
         if ratios is not None:
-            return [estimators.penalty_coefficients(ratios.change, w, scale) / size]
-        ones = torch.ones_like(followers[0].reward) if scale is None else scale
-        return [ones / (w * size), -ones / (w * size)]
+            return [estimators.penalty_coefficients(ratios.change, at.w, scale) / size]
+        ones = torch.ones_like(theta.reward) if scale is None else scale
+        return [ones / (at.w * size), -ones / (at.w * size)]
+
+    def _groups(self, f: Follower) -> Tensor:
+        """[N] whose completions are compared: those of one prompt, or of the batch when each prompt has one."""
+        return f.rollout.group if self.config.group > 1 else torch.zeros_like(f.rollout.group)
 
     def credit(
         self, followers: list[Follower], ratios: estimators.Ratios | None, upper: Upper | None, at: Any,
@@ -548,7 +566,7 @@ class BilevelTrainer:
                 if ratios is not None:
                     f.weight = ratios.weight
                     weights = ratios.sequence if config.ratio == "sequence" else None
-            group = f.rollout.group if config.group > 1 else torch.zeros_like(f.rollout.group)
+            group = self._groups(f)
             f.advantage, f.targets = estimators.advantages(
                 f.total, cost, mask, group, credit="leave_one_out" if config.credit == "group_norm" else config.credit,
                 level=config.level, cost_is_sampled=config.kl_estimator == "k1", weights=weights, values=f.values,
@@ -560,18 +578,18 @@ class BilevelTrainer:
     def learn(self, followers: list[Follower], at: Any, scale: Tensor | None, k: int) -> dict[str, float]:
         """Critics regress on their targets, theta ascends J, theta^L ascends J - w f."""
         config, norms = self.config, {}
+        policies = [f.role for f in followers]
+        critics = [f.critic for f in followers if f.critic]
         for _ in range(config.epochs):
-            for f in followers:
-                for role in (f.role, f.critic):
-                    if role:
-                        self.optimizers[role].zero_grad(set_to_none=True)
+            for optimizer in (self.optimizers["policies"], self.optimizers.get("critics")):
+                if optimizer is not None:
+                    optimizer.zero_grad(set_to_none=True)
             for rows in self._parts():
                 for f in followers:
                     self._backward(f, rows, at.tau, scale)
-            for f in followers:
-                norms[f.role] = self._apply(f.role, at.alpha, config.clip_norm, k)
-                if f.critic:
-                    norms[f.critic] = self._apply(f.critic, at.beta, config.clip_norm, k)
+            norms |= self._apply("policies", policies, at.alpha, k)
+            if critics:
+                norms |= self._apply("critics", critics, at.beta, k)
         return norms
 
     def _backward(self, f: Follower, rows: slice, tau: float, scale: Tensor | None) -> None:
@@ -608,23 +626,29 @@ class BilevelTrainer:
             return tau * estimators.sampled_kl(own.logp, reference, "k3")
         return None
 
-    def _apply(self, role: str, step: float, bound: float, k: int) -> float:
-        """Sum gradients over processes, bound their norm, and take the optimiser's step; returns the norm."""
-        parameters = list(self.roles.parameters(role).values())
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        grads = [p.grad for p in parameters]
-        self.processes.add(grads)
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
-        self._finite(f"gradient of {role}", norm, k)
-        if bound and float(norm) > bound:
-            for g in grads:
-                g.mul_(bound / norm)
-        optimizer = self.optimizers[role]
-        optimizer.param_groups[0]["lr"] = step
+    def _apply(self, kind: str, roles: Sequence[str], step: float, k: int) -> dict[str, float]:
+        """Sum gradients over processes, bound their norm, and take the optimiser's step; returns the norms.
+
+        Both followers are scaled by one factor, that of the larger gradient.
+        """
+        norms = {}
+        for role in roles:
+            parameters = list(self.roles.parameters(role).values())
+            for p in parameters:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+            grads = [p.grad for p in parameters]
+            self.processes.add(grads)
+            norms[role] = _norm(grads)
+            self._finite(f"gradient of {role}", torch.tensor(norms[role]), k)
+        bound, largest = self.config.clip_norm, max(norms.values())
+        optimizer = self.optimizers[kind]
+        for group in optimizer.param_groups:
+            group["lr"] = step
+            if bound and largest > bound:
+                torch._foreach_mul_([p.grad for p in group["params"]], bound / largest)
         optimizer.step()
-        return float(norm)
+        return norms
 
     # -- the hyper-gradient -----------------------------------------------------------------------------------
 

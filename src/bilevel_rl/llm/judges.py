@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bilevel_rl.errors import BilevelError, InvalidConfig, InvalidProblem, did_you_mean, message
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
 from bilevel_rl.llm.data import as_text
+from bilevel_rl.llm.judging import JudgeFailed, LabelsPending
 from bilevel_rl.llm.loading import label_probabilities, load_classifier, load_tokenizer
 from bilevel_rl.records import append_line, make_folder
 
@@ -35,14 +36,6 @@ class PairwiseJudge(Protocol):
     ) -> list[int]: ...
 
 
-class JudgeFailed(BilevelError, RuntimeError):
-    """A judge raised, or answered nonsense, on every try; what was labelled before is kept."""
-
-
-class LabelsPending(BilevelError, RuntimeError):
-    """People have not labelled the pairs yet; label them and resume the run."""
-
-
 # -- scores, and the judge made of one -----------------------------------------------------------------------
 
 
@@ -52,17 +45,18 @@ class ClassifierScore:
     Args:
         model: a sequence classifier, its folder, or its hub id.
         tokenizer: the classifier's; None reads it beside the model.
-        label: name or index of the label that is wanted.
+        label: name or index of the label that is wanted; -1 is the last.
 
     Raises:
         InvalidConfig: the classifier has no such label.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None, label: str | int = 1):
+    def __init__(self, model: Any, tokenizer: Any = None, label: str | int = -1):
         if isinstance(model, (str, Path)):
             tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
             model = load_classifier(model)
         names = {str(name): int(i) for i, name in model.config.id2label.items()}
+        label = len(names) - 1 if label == -1 else label
         if label not in (names if isinstance(label, str) else names.values()):
             raise InvalidConfig(
                 message(
@@ -330,35 +324,3 @@ def _fault(answer: Any, count: int) -> str:
         if number not in (-1.0, 0.0, 1.0):
             return f"{value!r} for pair {i}"
     return ""
-
-
-def checked_scores(scores: Any, count: int, where: str = "gold score") -> np.ndarray:
-    """Scores as an array [count], or an error that names the first that is wrong.
-
-    Raises:
-        JudgeFailed: wrong length, not numbers, NaN or infinite.
-    """
-    try:
-        values = np.asarray(scores, float).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise JudgeFailed(
-            message(
-                where,
-                f"{type(scores).__name__} ({error})",
-                "a number for each completion is needed",
-                "Correct it",
-            )
-        ) from error
-    if len(values) != count:
-        raise JudgeFailed(
-            message(
-                where,
-                f"{len(values)} scores for {count} completions",
-                "one each is needed",
-                "Correct the scorer",
-            )
-        )
-    if not np.isfinite(values).all():
-        i = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise JudgeFailed(message(f"{where}[{i}]", values[i], "it must be finite", "Correct the scorer"))
-    return values

@@ -216,6 +216,7 @@ def train_language_model(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    model.to(device := _device())
     rows = encode(tokenizer, texts, config.context)
     held = encode(tokenizer, held_out, config.context)
     random = np.random.default_rng([config.seed, 1])
@@ -223,7 +224,7 @@ def train_language_model(
     tokens, begin = 0, time.perf_counter()
     with _bar("language model", config.steps, progress) as advance:
         for index in _batches(rows, config.batch, config.steps, random):
-            ids, mask = pad_rows([rows[i] for i in index], tokenizer.pad_token_id)
+            ids, mask = (t.to(device) for t in pad_rows([rows[i] for i in index], tokenizer.pad_token_id))
             loss = _lm_loss(model, ids, mask)
             _update(model, optimizer, scheduler, loss, "language model")
             tokens += int(mask.sum())
@@ -233,7 +234,7 @@ def train_language_model(
     with torch.no_grad():
         total = count = 0.0
         for start in range(0, len(held), 128):
-            ids, mask = pad_rows(held[start : start + 128], tokenizer.pad_token_id)
+            ids, mask = (t.to(device) for t in pad_rows(held[start : start + 128], tokenizer.pad_token_id))
             weight = float(mask[:, 1:].sum())
             total, count = total + float(_lm_loss(model, ids, mask)) * weight, count + weight
     return model, {
@@ -292,19 +293,20 @@ def train_classifier(
         if isinstance(module, torch.nn.Dropout):
             module.p = drop
     rows = encode(tokenizer, texts, positions(model))
-    targets = torch.tensor(list(labels))
+    model.to(device := _device())
+    targets = torch.tensor(list(labels), device=device)
     steps = max(1, config.epochs * len(rows) // config.batch)
     random = np.random.default_rng([config.seed, 2])
     optimizer, scheduler = _optimizer(model, config.learning_rate, steps)
     model.train()
     with _bar("classifier", steps, progress) as advance:
         for index in _batches(rows, config.batch, steps, random):
-            ids, mask = pad_rows([rows[i] for i in index], tokenizer.pad_token_id)
+            ids, mask = (t.to(device) for t in pad_rows([rows[i] for i in index], tokenizer.pad_token_id))
             logits = model(input_ids=ids, attention_mask=mask).logits
             loss = torch.nn.functional.cross_entropy(logits, targets[index])
             _update(model, optimizer, scheduler, loss, "classifier")
             advance(float(loss.detach()))
-    model.eval()
+    model.eval().cpu()
     guess = torch.tensor(label_probabilities(model, tokenizer, held_out[0])).argmax(-1)
     truth = torch.tensor(list(held_out[1]))
     figures: dict[str, Any] = {
@@ -321,6 +323,10 @@ def train_classifier(
 
 
 # -- the small machinery -------------------------------------------------------------------------------------
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _batches(rows: Sequence[Any], size: int, steps: int, random: np.random.Generator) -> Iterator[list[int]]:

@@ -1,0 +1,341 @@
+"""The paper's language-model experiment: happy tweets. Every method with the same judge labels and generated
+tokens.
+
+A tiny language model writes tweets; a judge says which of two is happier, and its labels are few. Bi-level
+RLHF (two estimators) against online RLHF (partial SGD), the usual pipeline (fixed reward, then RL) and the
+nested loop. What is compared is the gold score, which no method sees but through the labels, against labels,
+tokens and KL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from bilevel_rl import records, statistics
+from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+
+arg = tyro.conf.arg
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+BATCH = {"prompts_per_step": 8, "group": 4}
+PAIRS = 2  # judged pairs a rollout of 32 completions
+# Shared by all methods; ours: the same small grid for each, docs/llm/happy-tweets.md.
+COMMON: dict[str, Any] = {
+    **BATCH, "max_new_tokens": 28, "pairs_per_step": PAIRS, "replay_pairs": 16, "alpha": 5e-4, "zeta": 1e-3, "tau": 0.2,
+    "w": 0.3, "save_every": 50, "samples_every": 50,
+}  # fmt: skip
+# c of the upper objective; a method without it takes the preference likelihood alone
+WIN_WEIGHT = {"bilevel_shared": 3.0, "bilevel_paired": 3.0, "nested": 3.0, "bilevel_tilted": 0.1}
+KAPPA = 0.7  # their coupling of theta^L to theta
+
+# label -> what differs. `rollouts` is how many batches an iteration generates.
+METHODS: dict[str, dict[str, Any]] = {
+    "bilevel_shared": {"method": "bilevel", "estimator": "shared"},
+    "bilevel_tilted": {"method": "bilevel", "estimator": "tilted"},
+    "bilevel_paired": {"method": "bilevel", "estimator": "paired"},
+    "partial_sgd": {"method": "partial_sgd"},
+    "fixed_reward": {"method": "fixed_reward"},
+    "nested": {"method": "nested", "estimator": "shared", "inner_steps": 5},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Happy tweets: bi-level RLHF and its baselines at equal labels and tokens, from nothing, offline."""
+
+    data: Annotated[
+        Path | None,
+        arg(help="folder with TweetEval's emoji, sentiment and emotion; absent: our grammar's tweets"),
+    ] = None
+    out: Annotated[Path, arg(help="folder for the run folders and the results")] = Path("runs/happy_tweets")
+    cache: Annotated[Path, arg(help="folder for the models that are made on the way")] = Path("runs/cache")
+    runs: Annotated[int, arg(help="independent seeds of every method")] = 1
+    seed: Annotated[int, arg(help="first seed")] = 0
+    rollouts: Annotated[int, arg(help="batches of 32 tweets that every method may generate")] = 150
+    labels: Annotated[int, arg(help="pairs that the judge labels, for every method")] = 300
+    methods: Annotated[tuple[str, ...], arg(help="which methods, by name")] = tuple(METHODS)
+    sharpness: Annotated[float, arg(help="slope of the judge's Bradley-Terry law in the gold score")] = 8.0
+
+    def check(self) -> None:
+        """Raise `InvalidConfig` unless every value makes sense."""
+        for name in self.methods:
+            if name not in METHODS:
+                raise InvalidConfig(
+                    message(
+                        "happy-tweets --methods",
+                        repr(name),
+                        did_you_mean(name, METHODS),
+                        "Choose among these",
+                    )
+                )
+        for name in ("runs", "rollouts", "labels"):
+            if getattr(self, name) < 1:
+                raise InvalidConfig(
+                    message(
+                        f"happy-tweets --{name}", getattr(self, name), "it must be at least 1", "Raise it"
+                    )
+                )
+        if self.labels < 10:
+            raise InvalidConfig(
+                message(
+                    "happy-tweets --labels",
+                    self.labels,
+                    "a reward model needs a few: at least 10",
+                    "Raise it",
+                )
+            )
+
+
+def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
+    """The trainer's configuration of one run: the method's own keys, and budgets equal to every other
+    method's.
+
+    Args:
+        task: a `HappyTweets`.
+
+    Returns:
+        A `Config`.
+    """
+    from bilevel_rl.llm.config import Config
+
+    values = {
+        **COMMON,
+        **METHODS[label],
+        "seed": seed,
+        "label_budget": settings.labels,
+        "policy": str(task.model),
+    }
+    batch, rollouts = BATCH["prompts_per_step"] * BATCH["group"], settings.rollouts
+    each = max(1, -(-settings.labels // rollouts))  # pairs a rollout, so that labels last as long as tokens
+    if values["method"] == "fixed_reward":
+        # all labels first, ten a rollout of the reference; then fitting costs no tokens; then RL with what is
+        # left
+        first = -(-settings.labels // 10)
+        values |= {
+            "pairs_per_step": 10,
+            "reward_steps": first + rollouts // 2,
+            "steps": rollouts + rollouts // 2,
+        }
+        if first >= rollouts:
+            raise InvalidConfig(
+                message("happy-tweets --labels", settings.labels, f"{rollouts} rollouts leave room for {10 * rollouts - 10}",
+                        "Lower labels or raise rollouts")
+            )  # fmt: skip
+    elif values.get("estimator") == "paired":
+        values |= {"steps": max(1, rollouts // 2), "pairs_per_step": min(batch // 2, 2 * each)}
+    else:
+        values |= {"steps": rollouts, "pairs_per_step": min(batch // 2, each)}
+    return Config(**values, out=str(settings.out / f"{label}-{seed}"))
+
+
+def prepare(settings: Settings, progress: bool = False) -> Any:
+    """The task: models from the cache, or made now.
+
+    Returns:
+        A `HappyTweets`.
+    """
+    from bilevel_rl.llm.tasks import happy_tweets
+
+    if settings.data is not None:
+        return happy_tweets.from_tweeteval(settings.data, settings.cache, progress=progress)
+    return happy_tweets.from_grammar(settings.cache, progress=progress)
+
+
+def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
+    """Make the task, run every method and seed or go on where an earlier call stopped, grade them, write the
+    results.
+
+    Args:
+        watch: makes a progress bar from a label and a total.
+        progress: show the bars of the models' own training too.
+
+    Returns:
+        `settings.out`, with a run folder for each method and seed and `results.json`.
+
+    Raises:
+        InvalidConfig: settings that can't be, or a folder that holds runs of other settings.
+    """
+    import torch
+
+    settings.check()
+    torch.set_num_threads(1)  # ours: models this small lose more to a second thread than they gain
+    task = prepare(settings, progress)
+    out = records.make_folder(settings.out)
+    _same_experiment(out, settings)
+    gold, tokenizer = task.gold(), task.tokenizer()
+    rows = []
+    for seed in range(settings.seed, settings.seed + settings.runs):
+        for label in settings.methods:
+            config = configuration(settings, label, seed, task)
+            rows.append(_one(config, label, task, gold, tokenizer, settings, watch))
+    results = {
+        "task": task.name, "label": task.label, "models": task.figures, "settings": _plain(settings),
+        "common": COMMON,
+        "methods": METHODS, "win_weight": WIN_WEIGHT, "kappa": KAPPA, "runs": rows, "summary": summary(rows),
+        "provenance": records.provenance(command(settings)),
+    }  # fmt: skip
+    records.write_json(out / "results.json", results)
+    return out
+
+
+def _one(
+    config: Any, label: str, task: Any, gold: Any, tokenizer: Any, settings: Settings, watch: Watch
+) -> dict[str, Any]:  # fmt: skip
+    """One run: trained or resumed, then graded on held-out prompts; what is already done is read back."""
+    from bilevel_rl.llm.coupling import Coupling
+    from bilevel_rl.llm.evaluation import evaluate
+    from bilevel_rl.llm.tasks.win_rate import WinRate
+    from bilevel_rl.llm.trainer import BilevelTrainer
+
+    folder = Path(config.out)
+    if (folder / "evaluation.json").exists():
+        return records.read_json(folder / "evaluation.json")
+    begin = time.perf_counter()
+    resume = (folder / "checkpoint" / "state.json").exists()
+    weight = WIN_WEIGHT.get(label, 0.0)
+    coupling = Coupling(KAPPA)
+    with watch(f"{label}, seed {config.seed}", config.steps) as advance:
+        trainer = BilevelTrainer(
+            config, None, None, task.prompts, tokenizer=tokenizer, gold=gold, objective=WinRate(weight),
+            judge=task.judge(settings.sharpness, config.seed, gold), callbacks=[_ticker(advance), coupling], resume=resume,
+            problem=f"happy_tweets_{task.name}",
+        )  # fmt: skip
+        coupling.attach(trainer)
+        trainer.train()
+    grade: dict[str, Any] = {"method": label, "seed": config.seed}
+    for when, role in (("before", "reference"), ("after", "policy")):
+        figures, table = evaluate(
+            trainer.roles,
+            task.held_out,
+            trainer.generator,
+            tokenizer,
+            gold,
+            role,
+            config.max_new_tokens,
+            seed=0,
+        )
+        grade[when] = {**figures, "examples": table[:12]}
+    grade |= {
+        "labels": trainer.labels, "tokens": trainer.tokens, "seconds": round(time.perf_counter() - begin, 1),
+        "steps": trainer.step, "frontier": frontier(folder),
+    }  # fmt: skip
+    records.write_json(folder / "evaluation.json", grade)
+    return grade
+
+
+# -- what is compared ----------------------------------------------------------------------------------------
+
+KL_BINS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+
+
+def frontier(folder: Path) -> list[float | None]:
+    """Mean gold score of a run's iterations whose KL falls in each bin of `KL_BINS`; None where it has fewer
+    than 3.
+    """
+    trace = records.read_lines(folder / "metrics.jsonl")
+    if "gold" not in trace or "kl" not in trace:
+        return [None] * (len(KL_BINS) - 1)
+    kl, gold = trace["kl"][0], trace["gold"][0]
+    means: list[float | None] = []
+    for low, high in itertools.pairwise(KL_BINS):
+        inside = (kl >= low) & (kl < high) & np.isfinite(gold)
+        means.append(float(gold[inside].mean()) if inside.sum() >= 3 else None)
+    return means
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line a method: interquartile means over seeds with bootstrap intervals.
+
+    Returns:
+        Rows with `method`, `runs`, `labels`, `tokens`, and [value, low, high] of `gold`, `happy`, `kl`,
+        `distinct`, and of the gold score in each bin of KL (None where fewer than 3 runs reached it).
+    """
+    found = []
+    for label in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == label]
+        line: dict[str, Any] = {"method": label, "runs": len(mine)}
+        for key in ("labels", "tokens"):
+            line[key] = float(np.mean([row[key] for row in mine]))
+        for key in ("gold", "happy", "kl", "distinct", "length"):
+            line[key] = list(statistics.bootstrap([row["after"][key] for row in mine]))
+        line["gold_before"] = float(np.mean([row["before"]["gold"] for row in mine]))
+        bins: list[Any] = []
+        for i in range(len(KL_BINS) - 1):
+            values = [row["frontier"][i] for row in mine if row["frontier"][i] is not None]
+            bins.append(
+                list(statistics.bootstrap(values)) if len(values) >= min(3, len(mine)) and values else None
+            )
+        line["gold_by_kl"] = bins
+        found.append(line)
+    return found
+
+
+# -- small things --------------------------------------------------------------------------------------------
+
+
+def command(settings: Settings) -> str:
+    """The command line that makes these results, paths left out."""
+    words = ["bilevel-rl llm happy-tweets"]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default or field.name in ("out", "cache"):
+            continue
+        text = (
+            " ".join(value) if isinstance(value, tuple) else "FOLDER" if field.name == "data" else str(value)
+        )
+        words.append(f"--{field.name} {text}")
+    return " ".join(words)
+
+
+def _ticker(advance: Callable[[int], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Ticker(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            advance(state.global_step)
+
+    return Ticker()
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    values["data"] = None if settings.data is None else settings.data.name
+    values["out"], values["cache"] = str(settings.out), str(settings.cache)
+    return json.loads(json.dumps(values))
+
+
+def _same_experiment(out: Path, settings: Settings) -> None:
+    """One folder holds one experiment: more seeds and methods may be added, budgets may not change."""
+    fixed = {
+        key: value
+        for key, value in _plain(settings).items()
+        if key not in ("out", "cache", "runs", "seed", "methods")
+    }
+    path = out / "experiment.json"
+    if path.exists():
+        with contextlib.suppress(KeyError):
+            if records.read_json(path)["fixed"] == fixed:
+                return
+        raise InvalidConfig(
+            message(
+                str(out), "runs of other settings", "one folder holds one experiment", "Choose another --out"
+            )
+        )
+    records.write_json(path, {"fixed": fixed, "settings": _plain(settings), "data": str(settings.data or "")})
+
+
+@contextlib.contextmanager
+def silent(label: str, total: int) -> Any:
+    """A `Watch` that shows nothing."""
+    yield lambda done: None

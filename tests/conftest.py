@@ -9,3 +9,20 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="bilevel-rl-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+# Shapes and dtypes of the finite engine are checked at run time in tests: its annotations are read by beartype when the
+# package is imported, so this comes before any test imports it.
+import sys  # noqa: E402
+import types  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy.typing  # noqa: E402
+from beartype import BeartypeConf, FrozenDict, beartype  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there.
+_conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: Any}))
+_checker = types.ModuleType("bilevel_rl_tests_checker")
+_checker.check = beartype(conf=_conf)  # type: ignore[attr-defined]
+sys.modules[_checker.__name__] = _checker
+install_import_hook("bilevel_rl.finite", f"{_checker.__name__}.check")

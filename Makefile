@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUICK ?=
 
-.PHONY: run test lint types docs unit clean help
+.PHONY: run test lint types results docs unit clean help
 
 help:
 	@echo "make run     the paper's experiments: results table and HTML report"
@@ -25,10 +25,13 @@ lint: .venv/.installed
 types: .venv/.installed
 	$(BIN)/mypy
 
-unit: .venv/.installed
+results: .venv/.installed
+	$(BIN)/python docs/hooks/results.py
+
+unit: .venv/.installed results
 	$(BIN)/pytest -q --durations=15
 
-docs: .venv/.installed
+docs: .venv/.installed results
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -122,7 +122,7 @@ def test_bad_user_file(case, mine, capsys, snapshot):
 
 def test_every_verb_explains_itself(capsys):
     for verb in VERBS:
-        if verb in ("llm", "plan", "sweep", "diagnose"):
+        if verb == "llm":  # its own tests
             continue
         try:
             code = main([verb, "--help"])
@@ -233,6 +233,22 @@ def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     assert sampled.trace["samples"][:, -1].tolist() == [800, 800]
     assert "--solver.chains 4" in sampled.config["command"]
     assert "--samples 800" in sampled.config["command"]
+
+
+def test_plan_sweep_and_diagnose_say_what_they_found(tmp_path, capsys):
+    assert main(["plan", "goal_placement", "penalty_actor_critic", *SMALL, "--pilot", "60", "--iterations", "200"]) == 0
+    text = capsys.readouterr().out
+    assert "zeta_0" in text
+    assert "--solver.scales.zeta.initial" in text
+    argv = ["sweep", "goal_placement", "penalty_actor_critic", *SMALL, "--grid", "scales.zeta.initial=0.1,0.3",
+            "--samples", "200", "--runs", "2", "--out", str(tmp_path / "sweep.json")]  # fmt: skip
+    assert main(argv) == 0
+    chosen = records.read_json(tmp_path / "sweep.json")
+    assert chosen["grid"] == {"scales.zeta.initial": [0.1, 0.3]}
+    assert chosen["chosen"] == chosen["settings"][int(np.argmin(chosen["scores"]))]
+    assert main(["diagnose", "goal_placement", *SMALL, "--out", str(tmp_path / "d")]) == 0
+    assert abs(records.read_json(tmp_path / "d/diagnosis.json")["w_slope"][0] - 1) < 0.05
+    assert "Bias of the penalty" in (tmp_path / "d/diagnosis.html").read_text()
 
 
 def test_cite(finished, capsys):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from bilevel_rl.commands import screen
+from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import checks
 from bilevel_rl.launch import load, options
@@ -17,8 +18,6 @@ USAGE = (
 
 def main(argv: Sequence[str]) -> int:
     """Check a problem thoroughly, and a solver's settings on it; the error says what is wrong."""
-    from bilevel_rl.commands.run import _group
-
     words, rest = screen.split_words(argv)
     if not words:
         if set(rest) & {"-h", "--help"}:
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))
     target = load.find_problem(words[0])
     solver = load.find_solver(words[1]) if len(words) > 1 else None
-    groups = _group("problem", target) + ([] if solver is None else _group("solver", solver))
+    groups = words_.group("problem", target) + ([] if solver is None else words_.group("solver", solver))
     kind = dataclasses.make_dataclass("Options", groups, frozen=True, kw_only=True)
     kind.__doc__ = target.summary
     given = options.parse(f"check {' '.join(words)}", kind, rest, target.summary)

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from bilevel_rl.commands import screen
+from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import execute, load, options
 
@@ -41,7 +42,7 @@ USAGE = "usage: bilevel-rl compare PROBLEM --solvers A B ... --samples N --runs 
 
 def main(argv: Sequence[str]) -> int:
     """Run the solvers one after the other, print one table."""
-    from bilevel_rl.commands.run import _group, _stem
+    from bilevel_rl.commands.run import _stem
 
     words, rest = screen.split_words(argv)
     if len(words) != 1:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         "Options",
         [
             ("compare", Annotated[Settings, arg(name="")], dataclasses.field(default_factory=Settings)),
-            *_group("problem", problem),
+            *words_.group("problem", problem),
         ],
         frozen=True,
         kw_only=True,

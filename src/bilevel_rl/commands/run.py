@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from bilevel_rl.commands import screen
+from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import execute, load, options
 
@@ -89,8 +90,8 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
         "Options",
         [
             ("run", Annotated[Settings, tyro.conf.arg(name="")], dataclasses.field(default_factory=Settings)),
-            *_group("problem", problem),
-            *_group("solver", solver),
+            *words_.group("problem", problem),
+            *words_.group("solver", solver),
         ],
         frozen=True,
         kw_only=True,
@@ -114,17 +115,6 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
         search=not settings.no_optimum,
     )
     return ask, settings
-
-
-def _group(word: str, target: load.Target) -> list[tuple[str, Any, Any]]:
-    if not target.options:
-        return []
-    kind = options.as_dataclass(word, target.options, target.summary)
-    try:
-        default = kind()
-    except TypeError:
-        return [(word, kind, dataclasses.field())]  # an option without a default: the user must give it
-    return [(word, kind, dataclasses.field(default_factory=lambda: default))]
 
 
 def _anew(words: Sequence[str], rest: Sequence[str]) -> int:

@@ -101,6 +101,14 @@ def show_run(
     return int(bool((trace.status != 0).all()))
 
 
+def show_rows(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a plain table."""
+    table = Table(*heads, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console().print(table)
+
+
 def results_table(title: str, rows: Sequence[tuple[str, Trace, float | None]]) -> Table:
     """One row a method: samples, objective and gap (interquartile mean with bootstrap interval), success, first hit."""
     caption = (

@@ -108,11 +108,11 @@ def sequences(section: Section) -> Figure | None:
         "w": "w penalty",
         "tau": "τ entropy",
     }
-    plot = _empty(go, "iteration", "value")
+    plot = empty(go, "iteration", "value")
     for i, (key, name) in enumerate(names.items()):
         x, y = m.trace["iteration"][0], m.trace[key][0]
         plot.add_scatter(
-            x=_list(x), y=_list(y), name=name, mode="lines", line={"color": COLOURS[i], "width": 2},
+            x=numbers(x), y=numbers(y), name=name, mode="lines", line={"color": COLOURS[i], "width": 2},
             hovertemplate=f"{name} %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
         plot.add_annotation(
@@ -138,11 +138,11 @@ def profile(section: Section) -> Figure | None:
     finals = {m.label: np.maximum(m.trace["gap"][:, -1], floor) for m in found}
     low = min(v.min() for v in finals.values())
     thresholds = np.geomspace(low, max(max(v.max() for v in finals.values()), 2 * low), 160)
-    plot = _empty(go, "gap at the end, objective", "fraction of runs")
+    plot = empty(go, "gap at the end, objective", "fraction of runs")
     for m in found:
         colour = colours(section)[m.label]
         plot.add_scatter(
-            x=_list(thresholds), y=_list(performance_profile(finals[m.label], thresholds)), name=m.label, mode="lines",
+            x=numbers(thresholds), y=numbers(performance_profile(finals[m.label], thresholds)), name=m.label, mode="lines",
             legendgroup=m.label, line={"color": colour, "width": 2, "shape": "hv"},
             hovertemplate=f"{m.label}: %{{y:.0%}} of runs end below %{{x:.2g}}<extra></extra>",
         )  # fmt: skip
@@ -160,11 +160,11 @@ def endings(section: Section) -> Figure | None:
     if not found:
         return None
     go = require("plotly.graph_objects", "report")
-    plot = _empty(go, "x₁", "x₂")
+    plot = empty(go, "x₁", "x₂")
     for m in found:
         ends = m.trace["x"][:, -1]
         plot.add_scatter(
-            x=_list(ends[:, 0]), y=_list(ends[:, 1]), name=m.label, mode="markers", legendgroup=m.label,
+            x=numbers(ends[:, 0]), y=numbers(ends[:, 1]), name=m.label, mode="markers", legendgroup=m.label,
             marker={"color": colours(section)[m.label], "size": 7, "opacity": 0.75, "line": {"width": 0}},
             hovertemplate=f"{m.label} (%{{x:.3f}}, %{{y:.3f}})<extra></extra>",
         )  # fmt: skip
@@ -268,7 +268,7 @@ def curves(
         return None
     go = require("plotly.graph_objects", "report")
     word = "tokens" if section.kind == "llm" else "samples"
-    plot = _empty(go, word, _axis(metric))
+    plot = empty(go, word, _axis(metric))
     floor = _floor(found, metric.key) if log_y else -np.inf
     below = []
     widest = max((m.trace["samples"].mean(axis=0)[-1] for m in found), default=1.0) or 1.0
@@ -290,12 +290,12 @@ def curves(
         value, low, high = (np.maximum(v, floor) for v in (value, low, high))
         if m.count > 1 and not m.model_based:
             plot.add_scatter(
-                x=_list(np.concatenate([x, x[::-1]])), y=_list(np.concatenate([high, low[::-1]])), fill="toself",
+                x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself",
                 fillcolor=_fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
                 name=m.label,
             )  # fmt: skip
         plot.add_scatter(
-            x=_list(x), y=_list(value), name=m.label, mode="lines", legendgroup=m.label,
+            x=numbers(x), y=numbers(value), name=m.label, mode="lines", legendgroup=m.label,
             line={"color": colour, "width": 2.2, "dash": dash}, hovertemplate=hover,
         )  # fmt: skip
     plot.update_yaxes(type="log" if log_y else "linear", exponentformat="power", nticks=6)
@@ -321,14 +321,14 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
         return None
     go = require("plotly.graph_objects", "report")
     x_metric, y_metric = M.BY_KEY[x_key], M.BY_KEY[y_key]
-    plot = _empty(go, _axis(x_metric), _axis(y_metric))
+    plot = empty(go, _axis(x_metric), _axis(y_metric))
     for m in found:
         colour = colours(section)[m.label]
         x, y = (smooth(np.nanmean(m.trace[k], axis=0)) for k in (x_key, y_key))
         good = np.isfinite(x) & np.isfinite(y)
         x, y = x[good], y[good]
         plot.add_scatter(
-            x=_list(x), y=_list(y), name=m.label, mode="lines", legendgroup=m.label,
+            x=numbers(x), y=numbers(y), name=m.label, mode="lines", legendgroup=m.label,
             line={"color": colour, "width": 2.2},
             hovertemplate=f"{m.label}: {y_metric.label} %{{y:.3g}}, {x_metric.label} %{{x:.3g}}<extra></extra>",
         )  # fmt: skip
@@ -343,7 +343,7 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
                 for k in (x_key, y_key)
             ]
             plot.add_scatter(
-                x=_list(ends[0]), y=_list(ends[1]), mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
+                x=numbers(ends[0]), y=numbers(ends[1]), mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
                 marker={"color": colour, "size": 5, "opacity": 0.6}, hovertemplate=f"{m.label}: one seed<extra></extra>",
             )  # fmt: skip
     caption = f"{caption} Mean over {_runs(found)}, smoothed over a tenth of the run; small dots: the single seeds' ends."
@@ -367,7 +367,8 @@ def _axis(metric: M.Metric) -> str:
     return metric.label if said else f"{metric.label}, {metric.unit}"
 
 
-def _empty(go, x: str, y: str):
+def empty(go, x: str, y: str):
+    """A figure with axes and nothing in it, in the page's style."""
     plot = go.Figure()
     axis = {
         "zeroline": False,
@@ -390,7 +391,7 @@ def _fade(colour: str) -> str:
     return f"rgba({r},{g},{b},0.17)"
 
 
-def _list(values: np.ndarray) -> list[float | None]:
+def numbers(values: np.ndarray) -> list[float | None]:
     """Numbers with five digits, NaN as gaps: a page stays small."""
     return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 

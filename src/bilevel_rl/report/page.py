@@ -28,9 +28,15 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
         MissingDependency: without the extra `report`.
         StorageFailed: the file can't be written.
     """
+    found = collect.sections(paths)
+    sections = [_section(i, section) for i, section in enumerate(found)]
+    return render(sections, out, title or _title(found), note)
+
+
+def render(sections: Sequence[dict[str, Any]], out: str | Path, title: str, note: str = "") -> Path:
+    """Write a page of sections that are ready to be drawn."""
     jinja2 = require("jinja2", "report")
     offline = require("plotly.offline", "report")
-    found = collect.sections(paths)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bilevel_rl.report", ""),
         autoescape=True,
@@ -39,7 +45,7 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
     )
     environment.filters["json"] = lambda value: _script_safe(jinja2, value)
     text = environment.get_template("page.html.jinja").render(
-        title=title or _title(found), note=note, sections=[_section(i, s) for i, s in enumerate(found)],
+        title=title, note=note, sections=sections,
         plotly_js=jinja2.utils.markupsafe.Markup(offline.get_plotlyjs().replace("</script", "<\\/script")),
         made=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"), version=__version__,
     )  # fmt: skip
@@ -47,6 +53,25 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
     records.make_folder(out.parent)
     records.write_bytes(out, text.encode())
     return out
+
+
+def section_of(
+    key: str, title: str, drawn: Sequence[figures.Figure], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """A section of figures alone, without methods and table."""
+    return {
+        "id": key, "kind": "", "title": title, "options": "", "heads": [], "rows": [], "table_note": "", "summary": "",
+        "methods": [], "figures": [_figure(key, f) for f in drawn], "scenes": {}, "samples": [],
+        "provenance": _facts(provenance) | {"Command": provenance.get("command", "")},
+    }  # fmt: skip
+
+
+def _figure(section: str, f: figures.Figure) -> dict[str, Any]:
+    plot: Any = f.plot
+    return {
+        "id": f"{section}-{f.key}", "title": f.title, "caption": f.caption, "log_x": f.log_x, "log_y": f.log_y,
+        "switch": f.key not in ("sequences", "profile", "endings"), "plot": json.loads(plot.to_json()),
+    }  # fmt: skip
 
 
 def export(paths: Sequence[str | Path], folder: str | Path, kind: str) -> list[Path]:
@@ -107,11 +132,7 @@ def _section(index: int, section: collect.Section) -> dict[str, Any]:
              "seed": m.runs[0].seed, "trouble": m.trouble}
             for m in section.methods
         ],
-        "figures": [
-            {"id": f"s{index}-{f.key}", "title": f.title, "caption": f.caption, "log_x": f.log_x, "log_y": f.log_y,
-             "switch": f.key not in ("sequences", "profile", "endings"), "plot": json.loads(f.plot.to_json())}  # type: ignore[attr-defined]
-            for f in drawn
-        ],
+        "figures": [_figure(f"s{index}", f) for f in drawn],
         "scenes": scene, "samples": _samples(section), "provenance": _provenance(section),
     }  # fmt: skip
 
@@ -148,8 +169,10 @@ def _samples(section: collect.Section) -> list[dict[str, Any]]:
 
 
 def _provenance(section: collect.Section) -> dict[str, str]:
-    run = section.methods[0].runs[0]
-    p = run.provenance
+    return _facts(section.methods[0].runs[0].provenance)
+
+
+def _facts(p: dict[str, Any]) -> dict[str, str]:
     hardware = p.get("hardware", {})
     machine = f"{hardware.get('cpu', 'unknown processor')}, {hardware.get('cores', '?')} cores"
     if hardware.get("memory_gib"):

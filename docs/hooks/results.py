@@ -1,0 +1,76 @@
+"""docs/results.md from benchmarks/results/*.json. Run it after a benchmark: `python docs/hooks/results.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HEAD = """# Results
+
+Written by `docs/hooks/results.py` from `benchmarks/results/*.json`; a test checks that both agree. Each file there holds
+the full record: grids, choices, every seed. How to make them again: [Reproduce](reproduce.md).
+"""
+
+
+def text(root: Path) -> str:
+    """The page."""
+    parts = [HEAD]
+    for file in sorted((root / "benchmarks/results").glob("*.json")):
+        facts = json.loads(file.read_text())
+        parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n")
+        parts.append(quality(facts) if file.stem == "quality" else plain(facts))
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def machine(facts: dict[str, Any]) -> str:
+    """Where it was measured."""
+    hardware = facts.get("hardware") or facts.get("provenance", {}).get("hardware") or {}
+    words = [str(hardware[k]) for k in ("cpu", "accelerator", "gpu") if hardware.get(k)]
+    if hardware.get("cores"):
+        words.append(f"{hardware['cores']} cores")
+    return f"Measured on {', '.join(words)}." if words else "The file names its machine."
+
+
+def quality(facts: dict[str, Any]) -> str:
+    """Problem by solver: successes and samples."""
+    rows = ["| Problem | Solver | Samples | Runs | Within 5 % |", "|---|---|---|---|---|"]
+    for name, cell in facts["cells"].items():
+        problem, _, solver = name.partition(" | ")
+        rows.append(
+            f"| {problem} | {solver} | {cell['samples']:,} | {cell['runs']} | {cell['within_5_percent']} |"
+            if cell.get("samples")
+            else f"| {problem} | {solver} | model | {cell['runs']} | {cell['within_5_percent']} |"
+        )
+    return "\n".join(rows)
+
+
+def plain(facts: dict[str, Any]) -> str:
+    """Numbers as they are, two levels deep."""
+    rows = ["| Quantity | Value |", "|---|---|"]
+    for key, value in facts.items():
+        if key in ("hardware", "provenance"):
+            continue
+        if isinstance(value, dict):
+            rows += [f"| {key}: {k} | {shown(v)} |" for k, v in value.items() if shown(v)]
+        elif shown(value):
+            rows.append(f"| {key} | {shown(value)} |")
+    return "\n".join(rows).replace("_", " ")
+
+
+def shown(value: Any) -> str:
+    """A number or a word; mappings that hold a mean with its interval; else nothing."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, (int, float)):
+        return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, str):
+        return value.replace("|", "/")
+    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
+        return f"{value['mean']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+    return ""
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parents[2]
+    (here / "docs/results.md").write_text(text(here))

@@ -1,0 +1,91 @@
+"""The verbs that take PROBLEM, perhaps SOLVER, and options of both: read in one way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from bilevel_rl.commands import screen
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.launch import load, options
+
+
+def group(word: str, target: load.Target) -> list[tuple[str, Any, Any]]:
+    """The options of a problem or a solver as one field of a dataclass, `--problem.*` or `--solver.*`."""
+    if not target.options:
+        return []
+    kind = options.as_dataclass(word, target.options, target.summary)
+    try:
+        default = kind()
+    except TypeError:
+        return [(word, kind, dataclasses.field())]  # an option without a default: the user must give it
+    return [(word, kind, dataclasses.field(default_factory=lambda: default))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What was asked.
+
+    Attributes:
+        settings: the verb's own options.
+        problem, solver: what was named; solver may be None.
+        given_problem, given_solver: their options, nested plain values.
+    """
+
+    settings: Any
+    problem: load.Target
+    solver: load.Target | None
+    given_problem: dict[str, Any]
+    given_solver: dict[str, Any]
+
+    def make_problem(self) -> Any:
+        """The problem under its options."""
+        return self.problem.build(self.given_problem)
+
+    def make_solver(self) -> Any:
+        """The solver under its options."""
+        return None if self.solver is None else self.solver.build(self.given_solver)
+
+
+def read(verb: str, kind: type, argv: Sequence[str], usage: str, solver: str | None = None) -> Read | None:
+    """Read `PROBLEM [SOLVER] options`.
+
+    Args:
+        kind: dataclass of the verb's own options.
+        solver: the solver when none is named; None leaves it out.
+
+    Returns:
+        What was asked, or None when it was help without a problem, which is printed.
+
+    Raises:
+        InvalidConfig, InvalidProblem: unknown words or options.
+    """
+    words, rest = screen.split_words(argv)
+    if not words and set(rest) & {"-h", "--help"}:
+        print(usage)
+        return None
+    if not 1 <= len(words) <= 2:
+        got = "no problem" if not words else f"the words {' '.join(words)!r}"
+        raise InvalidConfig(
+            message(f"bilevel-rl {verb}", got, "PROBLEM and at most one SOLVER come first", usage)
+        )
+    problem = load.find_problem(words[0])
+    name = words[1] if len(words) == 2 else solver
+    chosen = None if name is None else load.find_solver(name)
+    fields = [
+        ("settings", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)),
+        *group("problem", problem),
+        *([] if chosen is None else group("solver", chosen)),
+    ]
+    made = dataclasses.make_dataclass("Options", fields, frozen=True, kw_only=True)
+    summary = "" if chosen is None else f"\n\n{chosen.summary}"
+    made.__doc__ = f"{kind.__doc__}\n\n{problem.summary}{summary}"
+    given = options.parse(f"{verb} {' '.join(words)}", made, rest, made.__doc__)
+    return Read(
+        given.settings, problem, chosen,
+        options.values(given.problem) if problem.options else {},
+        options.values(given.solver) if chosen is not None and chosen.options else {},
+    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""The page of `bilevel-rl diagnose`: the theory's assumptions and rates as four figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel_rl import records
+from bilevel_rl.errors import require
+from bilevel_rl.report import figures, page
+
+
+def build(file: str | Path, out: str | Path) -> Path:
+    """Write the page of a `diagnosis.json`.
+
+    Raises:
+        RunNotFound: the file is missing or torn.
+        MissingDependency: without the extra `report`.
+    """
+    facts = records.read_json(Path(file))
+    drawn = [figure for make in (dominance, bias_w, bias_tau, rate) if (figure := make(facts)) is not None]
+    section = page.section_of("s0", f"diagnosis of {facts['problem']}", drawn, facts["provenance"])
+    return page.render([section], out, title=f"Diagnosis of {facts['problem']}".replace("_", " "))
+
+
+def dominance(facts: dict[str, Any]) -> figures.Figure:
+    """Squared gradient against suboptimality along exact policy-gradient ascent."""
+    x, y = np.asarray(facts["suboptimality"]), np.asarray(facts["gradient_squared"])
+    keep = (x > 1e-12) & (y > 0)
+    return _line(
+        "dominance", "Gradient dominance", "suboptimality, reward", "|∇_θ J_τ|²", x[keep], y[keep],
+        "Along exact policy-gradient ascent from the uniform policy. The theory asks that the curve stays above a line "
+        f"through the origin: the smallest ratio seen is {facts['dominance']:.3g}.",
+    )  # fmt: skip
+
+
+def bias_w(facts: dict[str, Any]) -> figures.Figure:
+    """Bias of the penalty hyper-gradient against w."""
+    slope = facts["w_slope"]
+    return _line(
+        "bias_w", "Bias of the penalty", "w, reward / objective", "relative bias of the hyper-gradient", facts["w"],
+        facts["w_bias"], f"Log-log slope {slope[0]:.3f} [{slope[1]:.3f}, {slope[2]:.3f}]; the theory says 1.", markers=True,
+    )  # fmt: skip
+
+
+def bias_tau(facts: dict[str, Any]) -> figures.Figure:
+    """Bias of the regularised hyper-objective against tau."""
+    slope = facts["tau_slope"]
+    return _line(
+        "bias_tau", "Bias of the entropy", "τ, reward", "|Φ_τ(x) − Φ(x)|", facts["tau"], facts["tau_bias"],
+        f"Log-log slope {slope[0]:.3f} [{slope[1]:.3f}, {slope[2]:.3f}]; reported, not predicted.", markers=True,
+    )  # fmt: skip
+
+
+def rate(facts: dict[str, Any]) -> figures.Figure | None:
+    """Mean squared hyper-gradient against samples, where a solver was run."""
+    if facts.get("samples") is None:
+        return None
+    x, y = np.asarray(facts["samples"]), np.asarray(facts["gradient_norm_squared"])
+    slope = facts["rate"]
+    return _line(
+        "rate", "Measured rate", "samples", "mean |∇Φ_τ(x)|²", x[1:], y[1:],
+        f"Mean over {facts['settings']['runs']} runs of {facts['solver']}. Slope over the second half {slope[0]:.3f} "
+        f"[{slope[1]:.3f}, {slope[2]:.3f}]; the theory proves {facts['theory_rate']:.3g} or faster.",
+    )  # fmt: skip
+
+
+def _line(key, title, x_name, y_name, x, y, caption, markers: bool = False) -> figures.Figure:
+    go = require("plotly.graph_objects", "report")
+    plot = figures.empty(go, x_name, y_name)
+    x, y = np.asarray(x, float), np.maximum(np.asarray(y, float), 1e-16)
+    plot.add_scatter(
+        x=figures.numbers(x), y=figures.numbers(y), mode="lines+markers" if markers else "lines",
+        line={"color": figures.COLOURS[0], "width": 2.2}, marker={"size": 8},
+        hovertemplate="%{y:.3g} at %{x:.3g}<extra></extra>",
+    )  # fmt: skip
+    plot.update_xaxes(type="log", exponentformat="power", nticks=6)
+    plot.update_yaxes(type="log", exponentformat="power", nticks=6)
+    return figures.Figure(key, title, caption, plot, log_x=True, log_y=True)

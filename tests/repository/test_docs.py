@@ -1,0 +1,115 @@
+"""The documentation is true: its names exist, its links lead somewhere, its code runs, its tables are up to date."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bilevel_rl.cli import VERBS
+from bilevel_rl.launch import load
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
+
+
+def test_every_name_in_the_notation_table_exists():
+    names = re.findall(r"`(bilevel_rl\.[\w.]+)`", (ROOT / "docs/notation.md").read_text())
+    assert len(names) > 25
+    for name in names:
+        parts = name.split(".")
+        for cut in range(len(parts), 0, -1):
+            try:
+                found = importlib.import_module(".".join(parts[:cut]))
+                break
+            except ModuleNotFoundError:
+                continue
+        for part in parts[cut:]:
+            fields = getattr(found, "__dataclass_fields__", {})
+            assert part in fields or hasattr(found, part), f"{name}: no {part}"
+            found = getattr(found, part, fields.get(part))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    words = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", words):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_pages_exist(page):
+    for verb in re.findall(r"(?:^|`)bilevel-rl ([a-z]+)", page.read_text(), re.MULTILINE):
+        assert verb in VERBS, f"{page.name}: bilevel-rl {verb}"
+
+
+def test_every_solver_has_a_page_in_the_site():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    for name in load.solver_classes():
+        assert (ROOT / f"docs/algorithms/{name}.md").exists(), name
+        assert f"algorithms/{name}.md" in nav
+
+
+def test_code_of_the_adding_page_runs():
+    """All Python blocks of the page, one after the other, as a reader would type them."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    scope: dict = {"__name__": "adding"}
+    module = type(sys)("adding")
+    sys.modules["adding"] = module
+    try:
+        for block in blocks:
+            exec(compile(block, "docs/adding.md", "exec"), scope)
+    finally:
+        del sys.modules["adding"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("0*.py")), ids=lambda path: path.stem)
+def test_examples_run(script, tmp_path):
+    """Each example asserts what it shows."""
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout
+
+
+def test_every_results_file_says_where_it_was_measured():
+    files = sorted((ROOT / "benchmarks/results").glob("*.json"))
+    assert files
+    for file in files:
+        facts = json.loads(file.read_text())
+        assert "hardware" in json.dumps(facts), f"{file.name} names no hardware"
+
+
+def test_results_page_is_what_the_results_files_say():
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("results", ROOT / "docs/hooks/results.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/results.md").read_text() == module.text(ROOT), "run: python docs/hooks/results.py"
+
+
+def test_nothing_names_the_machine_it_was_written_on():
+    """No absolute paths of a workplace in tracked files."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\n")
+    for name in listed:
+        path = ROOT / name
+        if (
+            name
+            and path.is_file()
+            and path.suffix in {".py", ".md", ".toml", ".yml", ".json", ".txt", ".cff", ""}
+        ):
+            text = path.read_text(errors="ignore")
+            found = re.search(r"(?<![\w.])/(?:work|home|root)/\w+", text)
+            assert found is None or path == Path(__file__), f"{name}: {found[0] if found else ''}"

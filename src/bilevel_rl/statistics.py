@@ -129,5 +129,5 @@ def log_log_slope(x: ArrayLike, y: ArrayLike) -> Interval:
     """Slope of log y against log x with its 95 % confidence interval (ordinary least squares)."""
     x, y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
     fit = scipy.stats.linregress(x, y)
-    half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
+    half = scipy.stats.t.ppf(0.975, max(np.size(x) - 2, 1)) * fit.stderr
     return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import jax.numpy as jnp
 import tyro
 
 from bilevel_rl import records
@@ -36,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
     if asked is None:
         return 0
     s = asked.settings
-    found = diagnose(
-        asked.make_problem(), asked.make_solver(), x=list(s.x) or None, iterations=s.iterations, runs=s.runs, seed=s.seed,
-    )  # fmt: skip
+    x = jnp.asarray(s.x) if s.x else None
+    problem, solver = asked.make_problem(), asked.make_solver()
+    found = diagnose(problem, solver, x=x, iterations=s.iterations, runs=s.runs, seed=s.seed)
     screen.show_rows(f"diagnosis of {asked.problem.name}", ("quantity", "measured", "theory"), found.rows())
     if s.out is not None:
         folder = records.make_folder(s.out)

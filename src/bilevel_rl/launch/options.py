@@ -94,7 +94,7 @@ def _replace_default(option: Option, value: Any) -> Option:
 
 def _arguments(target: Any) -> list[tuple[str, Any, Any]]:
     """(name, annotation, default) of every argument that a call of `target` takes."""
-    call = target.__init__ if isinstance(target, type) else target
+    call = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     parameters = list(inspect.signature(call).parameters.values())
     if isinstance(target, type):
         parameters = parameters[1:]  # self
@@ -162,7 +162,7 @@ def described(target: Any) -> dict[str, str]:
     """
     texts = [inspect.getdoc(target) or ""]
     if isinstance(target, type):
-        texts.append(inspect.getdoc(target.__init__) or "")
+        texts.append(inspect.getdoc(target.__init__) or "")  # type: ignore[misc]
     found: dict[str, str] = {}
     for text in texts:
         for section in re.finditer(r"^(?:Args|Attributes):\n((?:[ ]{4}.*\n?|\n)*)", text, re.MULTILINE):
@@ -174,7 +174,7 @@ def described(target: Any) -> dict[str, str]:
 
 
 def _name(target: Any) -> str:
-    return getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__)
+    return str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
 
 
 # -- parsing --------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            made, unknown = tyro.cli(
+            made, unknown = _cli(
                 kind,
                 args=list(argv),
                 prog=f"bilevel-rl {label}",
@@ -253,6 +253,9 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
             )
         )
     return made
+
+
+_cli: Any = tyro.cli  # its overloads do not know classes made at run time
 
 
 def flat_names(kind: type, prefix: str = "") -> list[str]:

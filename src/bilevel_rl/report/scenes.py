@@ -27,14 +27,14 @@ def scene(method: Method) -> dict[str, Any] | None:
     each = arrays["policy"][0].size + 2 * arrays["visitation"][0].size
     keep = np.unique(np.linspace(0, frames - 1, max(2, min(frames, NUMBERS // each))).round().astype(int))
     marker = arrays.get("marker")
-    has_marker = marker is not None and np.isfinite(marker).all()
+    placed = None if marker is None or not np.isfinite(marker).all() else _digits(marker[keep])
     objective = trace.get("objective")
     return {
         "rows": int(arrays["rows"]), "columns": int(arrays["columns"]),
         "cells": arrays["cells"].tolist(), "arrows": arrays["arrows"].tolist(),
         "policy": _digits(arrays["policy"][keep]), "visitation": _digits(_relative(arrays["visitation"][keep])),
         "reward": _digits(_relative(arrays["reward"][keep])),
-        "marker": _digits(marker[keep]) if has_marker else None,
+        "marker": placed,
         "samples": [float(v) for v in trace["samples"][0, keep]],
         "iteration": [float(v) for v in trace["iteration"][0, keep]],
         "objective": None if objective is None else [float(f"{v:.5g}") for v in objective[0, keep]],

@@ -10,11 +10,9 @@ from tempfile import mkdtemp
 import torch
 
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.coupling import Coupling
 from bilevel_rl.llm.export import export
 from bilevel_rl.llm.tasks import corpus
 from bilevel_rl.llm.tasks.pretrain import LanguageModelConfig, train_language_model, train_tokenizer
-from bilevel_rl.llm.tasks.win_rate import WinRate
 from bilevel_rl.llm.trainer import BilevelTrainer
 
 torch.set_num_threads(1)
@@ -36,22 +34,13 @@ def hashtags(prompts, completions, **columns):
     return [float(text.count("#")) for text in completions]
 
 
-coupling = Coupling(0.7)
 config = Config(
-    steps=60,
-    prompts_per_step=8,
-    pairs_per_step=4,
-    replay_pairs=16,
-    alpha=1e-3,
-    tau=0.2,
-    w=0.3,
-    max_new_tokens=24,
-)
-trainer = BilevelTrainer(
-    config, model, prompts=corpus.make_prompts(), tokenizer=tokenizer, judge=judge, gold=hashtags,
-    objective=WinRate(3.0), callbacks=[coupling],
+    steps=60, prompts_per_step=8, pairs_per_step=4, replay_pairs=16, alpha=1e-3, tau=0.2, max_new_tokens=24,
+    objective={"label_likelihood": 1.0, "win_rate": 0.05},
 )  # fmt: skip
-coupling.attach(trainer)
+trainer = BilevelTrainer(
+    config, model, prompts=corpus.make_prompts(), tokenizer=tokenizer, judge=judge, gold=hashtags
+)
 history = trainer.train()
 for line in history[::15] + history[-1:]:
     print(f"iteration {line['iteration']:3d}  labels {line['labels']:3d}  hashtags {line['gold']:.2f}  "

@@ -35,18 +35,23 @@ COMMON: dict[str, Any] = {
     **BATCH, "max_new_tokens": 28, "pairs_per_step": PAIRS, "replay_pairs": 16, "alpha": 5e-4, "zeta": 1e-3, "tau": 0.2,
     "w": 0.3, "save_every": 50, "samples_every": 50,
 }  # fmt: skip
-# c of the upper objective; a method without it takes the preference likelihood alone
-WIN_WEIGHT = {"bilevel_shared": 3.0, "bilevel_paired": 3.0, "nested": 3.0, "bilevel_tilted": 0.1}
-KAPPA = 0.7  # their coupling of theta^L to theta
+# The upper objective: explain the labels and, where x answers for what its policy writes, win them. Each label serves both.
+FIT = {"label_likelihood": 1.0}
+KAPPA = 0.7  # coupling of theta^L to theta, where theta^L is a network
 
-# label -> what differs. `rollouts` is how many batches an iteration generates.
+# label -> what differs
 METHODS: dict[str, dict[str, Any]] = {
-    "bilevel_shared": {"method": "bilevel", "estimator": "shared"},
-    "bilevel_tilted": {"method": "bilevel", "estimator": "tilted"},
-    "bilevel_paired": {"method": "bilevel", "estimator": "paired"},
-    "partial_sgd": {"method": "partial_sgd"},
-    "fixed_reward": {"method": "fixed_reward"},
-    "nested": {"method": "nested", "estimator": "shared", "inner_steps": 5},
+    "bilevel_tilted": {"method": "bilevel", "estimator": "tilted", "objective": FIT | {"win_rate": 0.05}},
+    "bilevel_shared": {"method": "bilevel", "estimator": "shared", "objective": FIT | {"win_rate": 3.0}},
+    "bilevel_paired": {"method": "bilevel", "estimator": "paired", "objective": FIT | {"win_rate": 3.0}},
+    "partial_sgd": {"method": "partial_sgd", "objective": FIT},
+    "fixed_reward": {"method": "fixed_reward", "objective": FIT},
+    "nested": {
+        "method": "nested",
+        "estimator": "shared",
+        "inner_steps": 5,
+        "objective": FIT | {"win_rate": 3.0},
+    },
 }
 
 
@@ -182,7 +187,7 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
     results = {
         "task": task.name, "label": task.label, "models": task.figures, "settings": _plain(settings),
         "common": COMMON,
-        "methods": METHODS, "win_weight": WIN_WEIGHT, "kappa": KAPPA, "runs": rows, "summary": summary(rows),
+        "methods": METHODS, "kappa": KAPPA, "runs": rows, "summary": summary(rows),
         "provenance": records.provenance(command(settings)),
     }  # fmt: skip
     records.write_json(out / "results.json", results)
@@ -195,7 +200,6 @@ def _one(
     """One run: trained or resumed, then graded on held-out prompts; what is already done is read back."""
     from bilevel_rl.llm.coupling import Coupling
     from bilevel_rl.llm.evaluation import evaluate
-    from bilevel_rl.llm.tasks.win_rate import WinRate
     from bilevel_rl.llm.trainer import BilevelTrainer
 
     folder = Path(config.out)
@@ -203,11 +207,10 @@ def _one(
         return records.read_json(folder / "evaluation.json")
     begin = time.perf_counter()
     resume = (folder / "checkpoint" / "state.json").exists()
-    weight = WIN_WEIGHT.get(label, 0.0)
     coupling = Coupling(KAPPA)
     with watch(f"{label}, seed {config.seed}", config.steps) as advance:
         trainer = BilevelTrainer(
-            config, None, None, task.prompts, tokenizer=tokenizer, gold=gold, objective=WinRate(weight),
+            config, None, None, task.prompts, tokenizer=tokenizer, gold=gold,
             judge=task.judge(settings.sharpness, config.seed, gold), callbacks=[_ticker(advance), coupling], resume=resume,
             problem=f"happy_tweets_{task.name}",
         )  # fmt: skip

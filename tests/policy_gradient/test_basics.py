@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.credit.gae import GAE, discounted_residuals, ret
 from bilevel_rl.policy_gradient.credit.group_normalised import BatchNorm, GroupMean, GroupNorm
 from bilevel_rl.policy_gradient.credit.leave_one_out import Greedy, LeaveOneOut, Return
 from bilevel_rl.policy_gradient.credit.polychromic import Polychromic
+from bilevel_rl.policy_gradient.credit.step_level import StepLevel
 from bilevel_rl.policy_gradient.losses.clipped import Clipped, clip_fraction
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient, Supervised
 from bilevel_rl.policy_gradient.recipes import named
@@ -54,6 +55,16 @@ def test_gae_bootstraps_only_where_a_final_value_is_given():
     cut = discounted_residuals(r, v, m, 0.5, 0.0, final=torch.tensor([4.0]))
     assert cut.tolist() == [[-0.5, 1.0]]
     assert discounted_residuals(r, v, m, 0.5, 0.0).tolist() == [[-0.5, -1.0]]
+
+
+def test_only_cut_responses_are_bootstrapped(batch):
+    final = batch.get("final_value")
+    assert batch.truncated.any()
+    assert not batch.truncated.all()
+    change = GAE(1.0, 1.0)(batch) - GAE(1.0, 1.0)(batch.replace(extras={}))
+    torch.testing.assert_close(change, batch.spread(torch.where(batch.truncated, final, 0)))
+    turns = StepLevel(1.0, 1.0)(batch) - StepLevel(1.0, 1.0)(batch.replace(extras={}))
+    torch.testing.assert_close(turns, change)
 
 
 def test_group_baselines_by_hand():

@@ -93,8 +93,14 @@ class GAE:
             batch.mask,
             self.gamma,
             self.lam,
-            batch.extras.get("final_value"),
+            value_after(batch, value.dtype),
         )
+
+
+def value_after(batch: Batch, dtype: torch.dtype) -> Tensor | None:
+    """[N]: the extra `final_value` where a response was cut, 0 where it ended; None without the extra."""
+    final = batch.extras.get("final_value")
+    return None if final is None else torch.where(batch.truncated, final.detach().to(dtype), 0)
 
 
 def value_targets(batch: Batch) -> Tensor:

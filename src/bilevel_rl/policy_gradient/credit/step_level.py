@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
-from bilevel_rl.policy_gradient.credit.gae import discounted_residuals
+from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_after
 from bilevel_rl.policy_gradient.credit.group_normalised import normalised
 from bilevel_rl.policy_gradient.segments import Turns
 
@@ -58,7 +58,9 @@ class StepLevel:
         turns = Turns.of(batch)
         v = turns.at_first(value.detach())
         reward = turns.sum(batch.token_reward.to(v.dtype))
-        out = turns.spread(discounted_residuals(reward, v, turns.valid, self.gamma, self.lam))
+        out = turns.spread(
+            discounted_residuals(reward, v, turns.valid, self.gamma, self.lam, value_after(batch, v.dtype))
+        )
         return normalised(out, batch.mask, 1e-8) if self.normalise else out
 
 

@@ -110,7 +110,8 @@ def learn(
     delta = share * (r + now.tau * E + gamma * ahead - here)
     score = (jnp.arange(pi.shape[1]) == seen.a[:, None]) - pi  # grad log pi(a|s) in the logits of s
     # both tables' updates in one array: computed once, after all reads of the tables
-    update = jnp.concatenate([now.beta * delta[:, None], now.alpha * delta[:, None] * score], axis=1)
+    F = delta[:, None] * score + (share * now.tau)[:, None] * (each - pi * E[:, None])
+    update = jnp.concatenate([now.beta * delta[:, None], now.alpha * F], axis=1)
     s, update = small.two(seen.s), small.two(update, 0.0)
     V = small.add_rows(f.V, s, update[:, 0])
     V = small.set_rows(V, seen.s, jnp.clip(small.rows(V, seen.s), -bound, bound))

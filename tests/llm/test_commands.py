@@ -73,7 +73,7 @@ def test_train_then_sample_export_and_resume(config_file, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "today my cat" in out
     assert "KL 0 nats" in out
-    assert commands.main(["sample", str(run), "--count", "2"]) == 0
+    assert commands.main(["sample", str(run), "--count", "2", "--role", "policy_l"]) == 0
     assert commands.main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"policy", "reward"}
 
@@ -85,6 +85,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(config_file, tmp_path):
     whole, parts = trace(tmp_path / "whole"), trace(tmp_path / "parts")
     for key in ("learned_reward", "kl", "gold", "hyper", "labels"):
         assert whole[key].tolist() == parts[key].tolist()
+
+
+def test_a_role_that_a_run_lacks_is_named(config_file, tmp_path):
+    commands.main(["train", str(config_file), "--steps", "1", "--method", "partial_sgd"])
+    with pytest.raises(InvalidConfig, match="no penalised policy"):
+        commands.main(["sample", str(tmp_path / "run"), "--role", "policy_l"])
 
 
 def test_labels_by_hand_stop_the_run_and_go_on(config_file, tmp_path, capsys, monkeypatch):
@@ -184,6 +190,23 @@ def test_the_frontier_bins_by_kl(tmp_path):
     assert means[2] == pytest.approx(0.8)
     assert means[1] is None
     assert means[4] is None  # one iteration is no mean
+
+
+def test_methods_are_compared_at_equal_kl_seed_by_seed():
+    def row(method, seed, *frontier):
+        return {"method": method, "seed": seed, "frontier": [*frontier, *[None] * (7 - len(frontier))]}
+
+    rows = [
+        row("a", 0, 0.5, 0.9),
+        row("a", 1, 0.3),
+        row("b", 0, 0.1, None),
+        row("b", 1, 0.4, 0.2),
+        row("b", 2, 0.0, 0.0),
+    ]
+    first, second, *rest = experiment.paired_gaps(rows, "a", "b")
+    assert first == {"seeds": 2, "gap": pytest.approx(0.15), "ahead": 1}
+    assert second is None
+    assert set(rest) == {None}
 
 
 def test_tweeteval_folders_make_the_same_task(tmp_path):

@@ -54,7 +54,7 @@ def prefers_a(prompts, completions, shuffle_order=True):
 def run(base, out, **keys):
     values = {
         "policy": str(base), "out": str(out), "steps": 3, "prompts_per_step": 4, "group": 2, "pairs_per_step": 2,
-        "max_new_tokens": 8, "alpha": 3e-3, "zeta": 3e-3, "samples_every": 1,
+        "max_new_tokens": 8, "estimator": "shared", "alpha": 3e-3, "zeta": 3e-3, "samples_every": 1,
     }  # fmt: skip
     trainer = BilevelTrainer(
         Config(**{**values, **keys}), prompts=corpus.make_prompts()[:20], judge=prefers_a, gold=exclaims

@@ -35,7 +35,8 @@ COMMON: dict[str, Any] = {
     **BATCH, "max_new_tokens": 28, "pairs_per_step": PAIRS, "replay_pairs": 16, "alpha": 5e-4, "zeta": 1e-3, "tau": 0.2,
     "w": 0.3, "save_every": 50, "samples_every": 50,
 }  # fmt: skip
-# The upper objective: explain the labels and, where x answers for what its policy writes, win them. Each label serves both.
+# The upper objective: explain the labels and, where x answers for what its policy writes, win them. Each
+# label serves both.
 FIT = {"label_likelihood": 1.0}
 KAPPA = 0.7  # coupling of theta^L to theta, where theta^L is a network
 
@@ -187,7 +188,12 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
     results = {
         "task": task.name, "label": task.label, "models": task.figures, "settings": _plain(settings),
         "common": COMMON,
-        "methods": METHODS, "kappa": KAPPA, "runs": rows, "summary": summary(rows),
+        "methods": METHODS, "kappa": KAPPA, "runs": rows, "summary": summary(rows), "kl_bins": KL_BINS,
+        "at_equal_kl": {
+            f"{ours} against {theirs}": paired_gaps(rows, ours, theirs)
+            for ours in settings.methods if ours.startswith("bilevel")
+            for theirs in settings.methods if not theirs.startswith("bilevel")
+        },
         "provenance": records.provenance(command(settings)),
     }  # fmt: skip
     records.write_json(out / "results.json", results)
@@ -281,6 +287,27 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )
         line["gold_by_kl"] = bins
         found.append(line)
+    return found
+
+
+def paired_gaps(rows: Sequence[Mapping[str, Any]], ours: str, theirs: str) -> list[dict[str, Any] | None]:
+    """Difference of two methods' gold scores at equal KL, seed by seed.
+
+    Returns:
+        For each bin of `KL_BINS`: `seeds` that both methods reached, the mean `gap`, and in how many seeds
+        ours is `ahead`; None where no seed has both.
+    """
+    found: list[dict[str, Any] | None] = []
+    by = {(row["method"], row["seed"]): row["frontier"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    for i in range(len(KL_BINS) - 1):
+        gaps = []
+        for seed in seeds:
+            mine, other = by.get((ours, seed)), by.get((theirs, seed))
+            if mine is not None and other is not None and mine[i] is not None and other[i] is not None:
+                gaps.append(mine[i] - other[i])
+        ahead = sum(gap > 0 for gap in gaps)
+        found.append({"seeds": len(gaps), "gap": float(np.mean(gaps)), "ahead": ahead} if gaps else None)
     return found
 
 

@@ -335,6 +335,11 @@ def sample(argv: Sequence[str]) -> int:
             )
         )
     trainer = restore(words[0])
+    if settings.role == "policy_l" and not trainer.config.uses_penalised:
+        raise InvalidConfig(
+            message("bilevel-rl llm sample --role", "'policy_l'", f"this run ({trainer.config.method}, estimator "
+                    f"{trainer.config.estimator}) has no penalised policy", "Choose policy or reference")
+        )  # fmt: skip
     prompts: list[Any] = list(settings.prompt) or _prompts_of(Path(words[0]), trainer.config, settings.count)
     figures, table = evaluate(
         trainer.roles, prompts, trainer.generator, trainer.tokenizer, role=settings.role,

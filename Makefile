@@ -13,8 +13,8 @@ help:
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl experiments gridworld --out runs/gridworld $(QUICK)
-	$(BIN)/bilevel-rl llm happy-tweets --quick --out runs/happy-tweets
-	$(BIN)/bilevel-rl report runs/gridworld runs/happy-tweets --out runs/report.html
+	$(BIN)/bilevel-rl llm happy-tweets --out runs/happy_tweets
+	$(BIN)/bilevel-rl report runs/gridworld runs/happy_tweets --out runs/report.html
 
 test: lint types unit docs
 

@@ -6,4 +6,8 @@ ALL: dict[str, tuple[str, str]] = {
         "bilevel_rl.experiments.gridworld",
         "goal placement on a 6x6 grid: the recommended solver, the paper's, every baseline, at equal samples",
     ),
+    "happy_tweets": (
+        "bilevel_rl.experiments.happy_tweets",
+        "a tiny language model learns to write happy tweets: bi-level RLHF and its baselines at equal labels and tokens",
+    ),
 }

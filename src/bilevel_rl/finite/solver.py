@@ -94,7 +94,7 @@ class Trace:
     x: np.ndarray
     status: np.ndarray
     messages: tuple[str, ...]
-    state: State
+    state: State | None
     scene: dict[str, np.ndarray]
     seconds: float
 
@@ -365,7 +365,7 @@ class _Log:
         self.status[run] = NON_FINITE
         self.messages.append(text)
 
-    def trace(self, states: State, seconds: float) -> Trace:
+    def trace(self, states: State | None, seconds: float) -> Trace:
         return Trace(
             metrics={key: np.stack(series, axis=1) for key, series in self.metrics.items()},
             x=np.stack(self.x, axis=1), status=self.status, messages=tuple(self.messages), state=states,
@@ -373,7 +373,7 @@ class _Log:
         )  # fmt: skip
 
     def arrays(self) -> dict[str, np.ndarray]:
-        trace = self.trace(None, 0.0)  # type: ignore[arg-type]
+        trace = self.trace(None, 0.0)
         return trace.metrics | {"x": trace.x, "status": trace.status}
 
 
@@ -475,7 +475,7 @@ class _Store:
         if self.folder is None:
             return
         if log.scene:
-            trace = log.trace(None, 0.0)  # type: ignore[arg-type]
+            trace = log.trace(None, 0.0)
             records.write_arrays(self.folder / "scene.npz", trace.scene | self.layout)
         records.write_json(
             self.folder / "status.json",

@@ -92,7 +92,8 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
         raise InvalidConfig(
             message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1")
         )
-    problem, solver = ask.problem.build(ask.problem_options), ask.solver.build(ask.solver_options)
+    problem = ask.problem.build(complete(ask.problem, ask.problem_options))
+    solver = ask.solver.build(complete(ask.solver, ask.solver_options))
     solver.check(problem)
     iterations = iterations_of(ask, problem, solver)
     every = max(1, iterations // max(1, ask.records))

@@ -425,3 +425,13 @@ def test_text_prompts_and_conversations_reach_judge_and_gold_as_trl_hands_them()
 
 def test_prompts_fixture_is_what_the_tests_think():
     assert len(PROMPTS) == len({tuple(p) for p in PROMPTS})
+
+
+@pytest.mark.parametrize("backend", ["full", "lora"])
+def test_bfloat16_keeps_the_weights_in_32_bits_and_stays_near_them(backend):
+    low, high = trainer(dtype="bfloat16", backend=backend), trainer(backend=backend)
+    low.train(), high.train()
+    assert all(v.dtype == torch.float32 for v in weights(low).values())
+    assert low.history[-1]["kl"] >= 0
+    for key, value in weights(high).items():
+        assert (weights(low)[key] - value).abs().max() < 0.1, key

@@ -1,0 +1,33 @@
+"""Fine-tuning of language models with a reward model that answers for what its optimal policy writes (Torch).
+
+    from bilevel_rl.llm import BilevelTrainer, Config
+
+Importing this package imports neither Torch nor transformers; its names are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from bilevel_rl.errors import require
+
+_WHERE = {
+    "BilevelTrainer": "trainer", "Config": "config", "Rollout": "rollout", "Sampler": "rollout", "Prompt": "prompts",
+    "WeightedRewards": "reward", "LinearReward": "reward", "ClassifierReward": "reward", "Upper": "objectives",
+    "Sample": "objectives", "UpperObjective": "objectives", "LabelsPending": "judging", "JudgeFailed": "judging",
+}  # fmt: skip
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'bilevel_rl.llm' has no attribute {name!r}")
+    if name != "Config":
+        require("torch", "llm")
+    return getattr(importlib.import_module(f"bilevel_rl.llm.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -124,7 +124,7 @@ class BilevelTrainer:
         ...     return [float(ids.count(7)) for ids in completion_ids]
         >>> trainer = BilevelTrainer(config, tiny, prompts=[[2, 3]], gold=count_sevens)
         >>> [sorted(line)[:3] for line in trainer.train()]
-        [['alpha', 'beta', 'ess']]
+        [['alpha', 'beta', 'entropy']]
 
     References:
         arXiv 2601.16399, algorithm 1; the shared-rollout estimator is ours (docs/llm.md).

@@ -120,9 +120,10 @@ def test_segment_reductions_against_dictionaries(rows):
 
 
 def test_centred_is_exactly_zero_on_equal_members():
-    x = torch.full((3,), 0.1)
-    assert segments.centred(x, torch.zeros(3, dtype=torch.long), 1).tolist() == [0.0, 0.0, 0.0]
-    assert segments.segment_std(x, torch.zeros(3, dtype=torch.long), 1, ddof=1).tolist() == [0.0]
+    x, group = torch.full((10,), 0.1, dtype=torch.float64), torch.zeros(10, dtype=torch.long)
+    assert segments.segment_mean(x, group, 1).item() != 0.1  # ten tenths don't sum to one
+    assert segments.centred(x, group, 1).tolist() == [0.0] * 10
+    assert segments.segment_std(x, group, 1, ddof=1).tolist() == [0.0]
 
 
 def test_empty_masks_have_means():

@@ -19,7 +19,7 @@ def text(root: Path) -> str:
     for file in sorted((root / "benchmarks/results").glob("*.json")):
         facts = json.loads(file.read_text())
         parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n")
-        parts.append(quality(facts) if file.stem == "quality" else plain(facts))
+        parts.append(WRITERS.get(file.stem, plain)(facts))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -43,6 +43,21 @@ def quality(facts: dict[str, Any]) -> str:
             else f"| {problem} | {solver} | model | {cell['runs']} | {cell['within_5_percent']} |"
         )
     return "\n".join(rows)
+
+
+def gridworld(facts: dict[str, Any]) -> str:
+    """The report's table, the figure, and the settings."""
+    return "\n".join([
+        "![Objective against samples](assets/gridworld.svg)\n", table(facts), "", facts["note"], "",
+        "| Method | Settings |", "|---|---|", *(f"| {name} | {words} |" for name, words in facts["settings"].items()),
+    ])  # fmt: skip
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Heads and rows as Markdown."""
+    heads = facts["heads"]
+    lines = [heads, ["---"] * len(heads), *facts["rows"]]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
 def plain(facts: dict[str, Any]) -> str:
@@ -71,6 +86,20 @@ def shown(value: Any) -> str:
     return ""
 
 
+def readme(root: Path) -> str:
+    """The README with its table brought up to date."""
+    words = (root / "README.md").read_text()
+    facts = json.loads((root / "benchmarks/results/gridworld.json").read_text())
+    kept = ("method", "samples", "objective", "gap", "within 5 %", "samples to 5 %")
+    columns = [facts["heads"].index(head) for head in kept]
+    short = {"heads": list(kept), "rows": [[row[i] for i in columns] for row in facts["rows"]]}
+    start, end = "<!-- gridworld -->\n", "<!-- /gridworld -->"
+    return words[: words.index(start) + len(start)] + table(short) + "\n" + words[words.index(end) :]
+
+
+WRITERS = {"quality": quality, "gridworld": gridworld}
+
 if __name__ == "__main__":
     here = Path(__file__).parents[2]
     (here / "docs/results.md").write_text(text(here))
+    (here / "README.md").write_text(readme(here))

@@ -96,6 +96,7 @@ def test_results_page_is_what_the_results_files_say():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs/results.md").read_text() == module.text(ROOT), "run: python docs/hooks/results.py"
+    assert (ROOT / "README.md").read_text() == module.readme(ROOT), "run: python docs/hooks/results.py"
 
 
 def test_nothing_names_the_machine_it_was_written_on():

@@ -11,7 +11,7 @@ import torch
 from llm_models import PROMPTS, gold, gpt2, judge, trainer, untimed, weights
 
 from bilevel_rl import metrics
-from bilevel_rl.errors import NonFiniteState
+from bilevel_rl.errors import InvalidConfig, NonFiniteState
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judging import JudgeFailed, LabelsPending, choose_pairs
 from bilevel_rl.llm.objectives import Upper
@@ -435,3 +435,50 @@ def test_bfloat16_keeps_the_weights_in_32_bits_and_stays_near_them(backend):
     assert low.history[-1]["kl"] >= 0
     for key, value in weights(high).items():
         assert (weights(low)[key] - value).abs().max() < 0.1, key
+
+
+# -- components of policy_gradient -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("credit", "options"), [("leave_one_out", {"level": "sequence"}), ("gae", {"credit": "gae"})])
+@pytest.mark.parametrize("estimator", ["paired", "tilted"])
+def test_a_recipe_with_the_built_in_credit_gives_the_built_in_run(credit, options, estimator):
+    from bilevel_rl.policy_gradient.credit.gae import GAE
+    from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
+    from bilevel_rl.policy_gradient.recipe import Recipe
+
+    component = {"leave_one_out": LeaveOneOut(), "gae": GAE(lam=0.95)}[credit]
+    # k1: the cost is the token's own; an exact cost of the first state is a constant that the built-in credit keeps
+    options = options | {"kl_estimator": "k1", "dtype": "float64", "optimizer": "sgd", "estimator": estimator}
+    plain, recipe = trainer(**options), trainer(recipe=Recipe(credit=component), **options)
+    plain.train(), recipe.train()
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(recipe)[key], value, atol=1e-10, rtol=1e-8)
+
+
+def test_both_followers_get_the_weights_of_theta():
+    from bilevel_rl.policy_gradient.recipe import Recipe
+
+    calls = []
+
+    class Halves:
+        """Weighs every other call's tokens by a random number: followers weighed apart would differ."""
+
+        def __call__(self, batch):
+            calls.append(len(calls))
+            return torch.full_like(batch.old, 0.5 if len(calls) == 1 else 99.0)
+
+    made = trainer(recipe=Recipe(weigh=(Halves(),)), steps=1)
+    made.train()
+    assert len(calls) == 2
+    assert torch.equal(made._recipe_weight, torch.full_like(made._recipe_weight, 0.5))
+
+
+def test_recipes_that_change_more_than_credit_are_refused():
+    from bilevel_rl.policy_gradient.credit.gae import GAE
+    from bilevel_rl.policy_gradient.recipe import Recipe
+
+    with pytest.raises(InvalidConfig, match=r"BilevelTrainer.recipe.select: got 1 components"):
+        trainer(recipe=Recipe(select=(lambda batch: batch,)))
+    with pytest.raises(InvalidConfig, match="credit 'gae': got a batch without 'value'"):
+        trainer(recipe=Recipe(credit=GAE()))

@@ -41,6 +41,9 @@ from bilevel_rl.llm.prompts import Prompt, as_prompts, draw
 from bilevel_rl.llm.reward import call_reward_function
 from bilevel_rl.llm.roles import CRITICS, POLICIES, REWARD
 from bilevel_rl.llm.rollout import Generator, Rollout, Sampler, from_pairs, texts, uniforms
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.credit.gae import value_targets
+from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
 log = logging.getLogger(__name__)
@@ -101,6 +104,8 @@ class BilevelTrainer:
         objective: a user's own upper objective; None: `config.objective`.
         reference: the frozen reference; None: a copy of the policy as it is now.
         generator: samples completions; None: our own sampler.
+        recipe: credit and weigh components of `bilevel_rl.policy_gradient` in place of `config.credit`; both followers
+            get theta's weights, so that their difference stays unbiased.
         callbacks: transformers `TrainerCallback`s.
         resume: continue from the checkpoint in `config.out`.
         problem: label of the task in the run folder.
@@ -144,6 +149,7 @@ class BilevelTrainer:
         objective: Any = None,
         reference: Any = None,
         generator: Generator | None = None,
+        recipe: Recipe | None = None,
         callbacks: Sequence[Any] = (),
         resume: bool = False,
         problem: str = "language_model",
@@ -161,6 +167,7 @@ class BilevelTrainer:
         self.objective = objective if objective is not None else make_objective(config.objective)
         self.judge, self.gold = judge, gold
         self.stored = setup.as_pairs(preferences, self.tokenizer, config, self.vocabulary, self.stop_ids)
+        self.recipe = recipe
         self._check_sources()
         self.processes = Processes(config.device)
         device = self.processes.device
@@ -212,6 +219,21 @@ class BilevelTrainer:
                 message("config.objective", "stored_preference with method=finite_difference",
                         "it does not depend on the policy", "Choose preference or gold")
             )  # fmt: skip
+
+        if self.recipe is not None:
+            self._check_recipe(self.recipe)
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        """Credit and weigh may be anything; what would change x's estimate or this loop's loss is refused by name."""
+        for slot, used in (("select", recipe.select), ("reward", recipe.reward), ("regular", recipe.regular)):
+            if used:
+                raise InvalidConfig(
+                    message(f"BilevelTrainer.recipe.{slot}", f"{len(used)} components",
+                            "the trainer takes credit and weigh components; rewards, regularisers and the batch itself "
+                            "are what the two levels agree on", f"Leave {slot} empty")
+                )  # fmt: skip
+        fields = {"logp", "old", "ref", "entropy", "kl"} | ({"value"} if self.config.uses_critics else set())
+        recipe.check(fields, self.config.group)
 
     def _optimizer(self, roles: Sequence[str]) -> torch.optim.Optimizer:
         groups = [list(self.roles.parameters(role).values()) for role in roles]
@@ -566,12 +588,34 @@ class BilevelTrainer:
                 if ratios is not None:
                     f.weight = ratios.weight
                     weights = ratios.sequence if config.ratio == "sequence" else None
+            if self.recipe is not None:
+                f.advantage = self._recipe_advantage(f, followers[0], cost)
+                continue
             group = self._groups(f)
             f.advantage, f.targets = estimators.advantages(
                 f.total, cost, mask, group, credit="leave_one_out" if config.credit == "group_norm" else config.credit,
                 level=config.level, cost_is_sampled=config.kl_estimator == "k1", weights=weights, values=f.values,
                 lam=config.gae_lambda,
             )  # fmt: skip
+
+    def _recipe_advantage(self, f: Follower, theta: Follower, cost: Tensor) -> Tensor:
+        """[N, T] advantage times weight by the recipe; the weights are theta's, for both followers."""
+        mask = f.rollout.mask.bool()
+        # an exact cost is that of a state: it is the doing of the token before
+        paid = cost if self.config.kl_estimator == "k1" else torch.nn.functional.pad(cost[:, 1:], (0, 1))
+        position = torch.arange(mask.shape[1], device=mask.device)
+        end = position == f.rollout.lengths[:, None] - 1
+        batch = Batch.make(
+            mask, f.total[:, None] * end - paid * mask, f.rollout.group, truncated=~f.rollout.ended,
+            done=f.rollout.ended, logp=f.logp, old=f.logp, ref=f.reference, entropy=f.entropy, kl=f.kl, iteration=self.step,
+            **({"value": f.values} if f.values is not None else {}),
+        )  # fmt: skip
+        prepared = self.recipe.prepare(batch)
+        if f is theta:
+            self._recipe_weight = prepared.weight
+        if f.values is not None:
+            f.targets = value_targets(prepared)
+        return prepared.advantage if self._recipe_weight is None else prepared.advantage * self._recipe_weight
 
     # -- the lower level --------------------------------------------------------------------------------------
 

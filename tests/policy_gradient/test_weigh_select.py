@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -13,6 +14,7 @@ from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
 from bilevel_rl.policy_gradient.credit import GroupNorm, ReplayCredit
 from bilevel_rl.policy_gradient.losses import Clipped
 from bilevel_rl.policy_gradient.recipe import Recipe
+from bilevel_rl.policy_gradient.recipes import named
 from bilevel_rl.policy_gradient.regularizers.covariance import covariances
 from bilevel_rl.policy_gradient.select import Budget, Informative, MostVaried, PromptCurriculum, Replay
 from bilevel_rl.policy_gradient.select.prompts import (
@@ -361,6 +363,32 @@ def test_replay_adds_the_opposite_outcome_only_where_there_is_no_variance():
     credit = ReplayCredit(inner=GroupNorm(), alpha=0.5)(out)
     assert credit[4, 0] > 0
     assert credit[0, 0] < 0
+
+
+@pytest.mark.parametrize("stored_terms", [1, 2, 3])
+def test_replay_fits_rows_with_another_number_of_reward_terms(stored_terms):
+    """Rows stored before a reward component added its term (or after) keep their score."""
+    buffer = ReplayBuffer()
+    before = outcomes([1.0, 0.0, 1.0, 0.0])
+    share = before.reward / stored_terms
+    buffer.add(before.replace(reward=share.expand(-1, -1, stored_terms)))
+    now = outcomes([0.0] * 4, iteration=1)
+    out = Replay(buffer)(now.replace(reward=torch.cat([now.reward, 0 * now.reward], -1)))
+    assert out.reward.shape == (6, 3, 2)
+    assert out.score[4:].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_the_replay_recipe_runs_on_what_it_stored():
+    recipe = dataclasses.replace(named("r3"), select=(Replay(ReplayBuffer()),))
+    for k, scores in enumerate(([1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0])):
+        fresh = outcomes(scores, iteration=k).replace(entropy=torch.ones(4, 3).double())
+        ready = recipe.prepare(fresh)
+        recipe.select[0].buffer.add(fresh)
+    assert ready.get("replayed").tolist() == [False] * 4 + [True] * 2
+    logp = torch.zeros(6, 3, dtype=torch.float64, requires_grad=True)
+    loss, _ = recipe.objective(ready.replace(logp=logp))
+    (gradient,) = torch.autograd.grad(loss, logp)
+    assert gradient[ready.get("replayed")].abs().min() > 0
 
 
 def test_replay_forgets_and_never_stores_what_it_replayed():

@@ -125,6 +125,8 @@ def fitted(row: Batch, like: Batch) -> Batch:
             own = getattr(row, field.name)
             shape = (1, row.mask.shape[1], *value.shape[2:]) if value.ndim > 1 else (1,)
             own = torch.zeros(shape, dtype=value.dtype) if own is None else own
+            if field.name == "reward":
+                own = _terms(own, value.shape[2])
             changes[field.name] = own.to(value.device, value.dtype)
         elif isinstance(getattr(row, field.name), Tensor):
             changes[field.name] = None
@@ -137,3 +139,11 @@ def fitted(row: Batch, like: Batch) -> Batch:
     return dataclasses.replace(
         row, **changes, extras=extras, memory=like.memory, progress=like.progress, iteration=like.iteration
     )
+
+
+def _terms(reward: Tensor, number: int) -> Tensor:
+    """[1, T, K] with that many reward terms: zeros are added, terms too many go into the last; the score stays."""
+    more = number - reward.shape[2]
+    if more >= 0:
+        return torch.nn.functional.pad(reward, (0, more))
+    return torch.cat([reward[..., : number - 1], reward[..., number - 1 :].sum(-1, keepdim=True)], -1)

@@ -32,7 +32,7 @@ unit: .venv/.installed results
 	$(BIN)/pytest -q --durations=15
 
 docs: .venv/.installed results
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -87,6 +87,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(config_file, tmp_path):
         assert whole[key].tolist() == parts[key].tolist()
 
 
+def test_stored_preferences_need_no_judge(config_file, tmp_path):
+    rows = [{"chosen": f"today my cat {word} yay", "rejected": f"today my cat {word} meh"} for word in "abcd"]
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = [
+        "train",
+        str(config_file),
+        "--objective",
+        "stored_preference",
+        "--preferences",
+        str(file),
+        "--judge",
+        "",
+    ]
+    assert commands.main(argv) == 0
+    found = trace(tmp_path / "run")
+    assert found["labels"][0].tolist() == [0, 0, 0]
+    assert (found["hyper_upper"] > 0).all()
+
+
 def test_a_role_that_a_run_lacks_is_named(config_file, tmp_path):
     commands.main(["train", str(config_file), "--steps", "1", "--method", "partial_sgd"])
     with pytest.raises(InvalidConfig, match="no penalised policy"):

@@ -217,6 +217,15 @@ def test_preferences_standard_conversational_and_implicit(chat):
     assert data.load_preferences([{"chosen": TALK + good, "rejected": TALK + bad}], chat) == expected
 
 
+def test_rows_for_the_trainer_keep_their_messages():
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
+    expected = [{"prompt": TALK, "chosen": good, "rejected": bad}]
+    assert data.preference_rows([{"chosen": TALK + good, "rejected": TALK + bad}]) == expected
+    assert data.preference_rows(expected) == expected
+    with pytest.raises(InvalidProblem, match="an empty completion"):
+        data.preference_rows([{"prompt": TALK, "chosen": [], "rejected": bad}])
+
+
 def test_a_template_that_rewrites_the_prompt_is_refused(chat):
     chat.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     row = {

@@ -170,9 +170,7 @@ def _train(config: Config, resume: bool) -> int:
                     "Set prompts: to a hub id, file or folder")
         )  # fmt: skip
     prompts = data.load_prompts(config.prompts, duplicates="drop")
-    preferences = (
-        [p._asdict() for p in data.load_preferences(config.preferences)] if config.preferences else None
-    )
+    preferences = data.preference_rows(config.preferences) if config.preferences else None
     judge, gold = make_judge(config.judge, config.seed)
     console = _console()
     with bar(f"{config.method}", config.steps) as advance:

@@ -329,39 +329,39 @@ def load_prompts(
     return result
 
 
-def load_preferences(
-    source: str | os.PathLike[str] | Sequence[Any], tokenizer: Any = None, split: str = "train"
-) -> list[Preference]:
-    """Stored comparisons as texts.
+def preference_rows(source: str | os.PathLike[str] | Sequence[Any], split: str = "train") -> list[Row]:
+    """Stored comparisons as the trainer takes them: `prompt`, `chosen`, `rejected`, as texts or as lists of
+    messages.
 
     Args:
-        source: anything `load_rows` takes, or a list of rows or `Preference`.
-        tokenizer: renders conversational rows; not needed for plain ones.
+        source: anything `load_rows` takes, or a list of rows or `Preference`. A row without `prompt` has an
+            implicit one: what chosen and rejected both begin with.
 
     Raises:
         InvalidProblem: columns missing, an empty completion, or chosen equal to rejected.
 
     Example:
-        >>> load_preferences([{"prompt": "My cat", "chosen": " purrs", "rejected": " hisses"}])
-        [Preference(prompt='My cat', chosen=' purrs', rejected=' hisses')]
+        >>> preference_rows([{"chosen": "my cat purrs", "rejected": "my cat hisses"}])
+        [{'prompt': 'my cat', 'chosen': ' purrs', 'rejected': ' hisses'}]
     """
-    rows = source if not isinstance(source, (str, os.PathLike)) else load_rows(source, split)
     where = str(source) if isinstance(source, (str, os.PathLike)) else "preferences"
     result = []
-    for i, row in enumerate(rows):
-        if not isinstance(row, Preference):
-            for name in ("chosen", "rejected"):
-                if name not in row:
-                    raise _no_column(where, i, row, name)
-            row = _preference(row, tokenizer, f"{where}[{i}]")
-        if not row.chosen.strip() or not row.rejected.strip() or row.chosen == row.rejected:
-            what = "chosen equal to rejected" if row.chosen == row.rejected else "an empty completion"
+    for i, row in enumerate(load_rows(source, split) if isinstance(source, (str, os.PathLike)) else source):
+        row = row._asdict() if isinstance(row, Preference) else row
+        for name in ("chosen", "rejected"):
+            if name not in row:
+                raise _no_column(where, i, row, name)
+        prompt, chosen, rejected = _split(row)
+        _check_kind(prompt, f"{where}[{i}]")
+        empty = not as_text(chosen).strip() or not as_text(rejected).strip()
+        if empty or chosen == rejected:
+            what = "chosen equal to rejected" if chosen == rejected else "an empty completion"
             raise InvalidProblem(
                 message(
                     f"{where}[{i}]", what, "a comparison needs two different completions", "Remove the row"
                 )
             )
-        result.append(row)
+        result.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     if not result:
         raise InvalidProblem(
             message(where, "no rows", "at least one comparison is needed", "Check the source")
@@ -369,32 +369,54 @@ def load_preferences(
     return result
 
 
-def _preference(row: Mapping[str, Any], tokenizer: Any, where: str) -> Preference:
+def load_preferences(
+    source: str | os.PathLike[str] | Sequence[Any], tokenizer: Any = None, split: str = "train"
+) -> list[Preference]:
+    """Stored comparisons as texts, messages rendered by the tokenizer's chat template.
+
+    Args:
+        source: as for `preference_rows`.
+        tokenizer: needed for conversational rows only.
+
+    Raises:
+        InvalidProblem: as `preference_rows`; messages without a chat template, or with one that rewrites the
+        prompt.
+
+    Example:
+        >>> load_preferences([{"prompt": "My cat", "chosen": " purrs", "rejected": " hisses"}])
+        [Preference(prompt='My cat', chosen=' purrs', rejected=' hisses')]
+    """
+    rows = preference_rows(source, split)
+    return [_rendered(row, tokenizer, f"preferences[{i}]") for i, row in enumerate(rows)]
+
+
+def _split(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Prompt, chosen and rejected of a row; an implicit prompt is taken off both."""
     chosen, rejected = row["chosen"], row["rejected"]
+    if "prompt" in row:
+        return row["prompt"], chosen, rejected
     if isinstance(chosen, str):
-        if "prompt" in row:
-            return Preference(render(row["prompt"], tokenizer, where), chosen, rejected)
         shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 (texts, not paths)
         shared = shared[: max(shared.rfind(" "), 0)]  # break before a word, where tokens break too
-        return Preference(shared, chosen[len(shared) :], rejected[len(shared) :])
-    if "prompt" in row:
-        prompt = list(row["prompt"])
-    else:
-        both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-        prompt = [first for first, _ in both]
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+        return shared, chosen[len(shared) :], rejected[len(shared) :]
+    both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    prompt = [first for first, _ in both]
+    return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
+
+
+def _rendered(row: Row, tokenizer: Any, where: str) -> Preference:
+    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     start = render(prompt, tokenizer, where)
+    if isinstance(chosen, str):
+        return Preference(start, chosen, rejected)
     ends = [_template(tokenizer, [*prompt, *end], False, where) for end in (chosen, rejected)]
     for end in ends:
         if not end.startswith(start):
             raise InvalidProblem(
-                message(
-                    where,
-                    "a chat template whose prompt is not the start of the conversation",
-                    "prompt + completion must be what the template renders whole",
-                    "Use a template that only appends",
-                )
-            )
+                message(where, "a chat template whose prompt is not the start of the conversation",
+                        "prompt + completion must be what the template renders whole",
+                        "Use a template that only appends")
+            )  # fmt: skip
     return Preference(start, ends[0][len(start) :], ends[1][len(start) :])
 
 

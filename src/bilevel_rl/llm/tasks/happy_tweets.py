@@ -39,6 +39,9 @@ TWEETEVAL = {
     "prompts": (("emoji", "val"),),
     "labels": ("emotion", "train", "val"),
 }
+PROMPT_TOKENS = (
+    24  # ours: three words of a tweet can be three hashtags of twenty tokens each; those are left out
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +164,6 @@ def from_tweeteval(
     prompts = list(
         dict.fromkeys(" ".join(words[:prompt_words]) for words in begun if len(words) > prompt_words + 2)
     )
-    if len(prompts) <= held_out_prompts:
-        held_out_prompts = max(1, len(prompts) // 5)
     if len(prompts) < 2:
         raise InvalidProblem(
             message(
@@ -173,6 +174,10 @@ def from_tweeteval(
         cache, language, classifier, texts, held, (known.texts, known.labels), (unseen.texts, unseen.labels),
         known.names, True, progress,
     )  # fmt: skip
+    tokenizer = load_tokenizer(model.folder)
+    short = [len(ids) <= PROMPT_TOKENS for ids in tokenizer(prompts)["input_ids"]]
+    prompts = [prompt for prompt, fits in zip(prompts, short, strict=True) if fits]
+    held_out_prompts = min(held_out_prompts, max(1, len(prompts) // 5))
     return HappyTweets(
         "tweeteval", model.folder, gold.folder, "joy", prompts[held_out_prompts:], prompts[:held_out_prompts],
         {"language_model": model.figures, "gold": gold.figures}, _made(model, gold), 28,

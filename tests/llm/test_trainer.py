@@ -482,3 +482,32 @@ def test_recipes_that_change_more_than_credit_are_refused():
         trainer(recipe=Recipe(select=(lambda batch: batch,)))
     with pytest.raises(InvalidConfig, match="credit 'gae': got a batch without 'value'"):
         trainer(recipe=Recipe(credit=GAE()))
+
+
+def test_a_folder_is_written_by_one_process(tmp_path):
+    from bilevel_rl.errors import StorageFailed
+    from bilevel_rl.records import locked
+
+    made = trainer(out=str(tmp_path))
+    with locked(tmp_path), pytest.raises(StorageFailed, match="another process is writing"):
+        made.train()
+
+
+def test_a_new_run_in_an_old_folder_does_not_leave_the_old_checkpoint(tmp_path):
+    trainer(out=str(tmp_path), steps=2).train()
+    made = trainer(out=str(tmp_path), steps=2, gold=lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.train()
+    assert not (tmp_path / "checkpoint" / "state.json").exists()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_collapsing_entropy_and_empty_ratios_are_told_once(caplog):
+    made = trainer()
+    made.history = [{"entropy": 2.0}]
+    for line in ({"entropy": 1.0}, {"entropy": 0.1}, {"entropy": 0.1, "ess": 0.05}):
+        made._warn(line)
+    texts = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(texts) == 2
+    assert "raise tau" in texts[0]
+    assert "estimator=tilted" in texts[1]

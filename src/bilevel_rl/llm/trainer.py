@@ -44,7 +44,7 @@ from bilevel_rl.llm.rollout import Generator, Rollout, Sampler, from_pairs, text
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.recipe import Recipe
-from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
+from bilevel_rl.records import Run, append_line, locked, make_folder, provenance, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 ROLLOUT, ROLLOUT_L, STORED, REPLAY, DIRECTION = range(0x20, 0x25)  # random streams, beside (seed, step)
@@ -190,7 +190,7 @@ class BilevelTrainer:
         # switched between a checkpointed forward pass and its backward pass (silently wrong gradients)
         lora_checkpoint = config.backend == "lora" and config.gradient_checkpointing
         self.one_pass = config.epochs == 1 and not lora_checkpoint and not 0 < config.micro_batch < own
-        self.step, self.history = 0, []
+        self.step, self.history, self.warned = 0, [], set()
         self.labels = self.tokens = 0
         self.replay: list[setup.Pair] = []
         self.callbacks = Callbacks(
@@ -253,7 +253,14 @@ class BilevelTrainer:
         Raises:
             NonFiniteState: NaN or infinity, naming the quantity and the iteration; the last checkpoint stays.
             JudgeFailed: the judge failed three times in a row; the last checkpoint stays.
+            StorageFailed: the run folder can't be written, or another process writes it.
         """
+        with contextlib.ExitStack() as stack:
+            if self.config.out and self.processes.main:
+                stack.enter_context(locked(make_folder(self.config.out)))
+            return self._train()
+
+    def _train(self) -> list[dict[str, float]]:
         config, out = self.config, self._begin()
         self.callbacks.event("train_begin", self.step)
         try:
@@ -455,10 +462,9 @@ class BilevelTrainer:
             self.labels += f.rollout.size
         sample = self._sample(f.rollout, f.reward, ratios, gold.get(f.role), pairs, k)
         upper = self._evaluate(sample)
-        for i, j in pairs.tolist():
-            prompt, ids = f.rollout.prompts[i], f.rollout.completion_ids()
-            if self.config.replay_pairs or self.config.method == "fixed_reward":
-                self.replay.append((prompt, tuple(ids[i]), tuple(ids[j])))
+        if self.config.replay_pairs or self.config.method == "fixed_reward":
+            ids = f.rollout.completion_ids()
+            self.replay += [(f.rollout.prompts[i], tuple(ids[i]), tuple(ids[j])) for i, j in pairs.tolist()]
         return upper, sample
 
     def _sample(
@@ -907,6 +913,8 @@ class BilevelTrainer:
         if self.step == 0:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 write_bytes(out / name, b"")
+            # an earlier run's checkpoint does not belong to these metrics
+            (out / "checkpoint" / "state.json").unlink(missing_ok=True)
         self._status(out, "running", "")
         header = Run(
             kind="llm", name=self.config.method, problem=self.problem, config=self.config.asdict(), trace={}, status={},
@@ -922,6 +930,7 @@ class BilevelTrainer:
 
     def _record(self, out: Path | None, line: dict[str, float]) -> None:
         self.history.append(line)
+        self._warn(line)
         if out is not None:
             append_line(out / "metrics.jsonl", line)
             every = self.config.samples_every
@@ -930,6 +939,22 @@ class BilevelTrainer:
                     append_line(out / "samples.jsonl", {"iteration": self.step, **row})
         self.callbacks.log(self.step, line)
         self.callbacks.event("step_end", self.step)
+
+    def _warn(self, line: dict[str, float]) -> None:
+        """Say once when the entropy has collapsed, or the importance ratios tell nothing any more."""
+        first = next((old["entropy"] for old in self.history if "entropy" in old), None)
+        signs = {
+            "entropy": first is not None and line.get("entropy", math.inf) < 0.1 * first,
+            "ess": line.get("ess", 1.0) < 0.1,
+        }
+        texts = {
+            "entropy": "the policy's entropy is below a tenth of what it was at the start: raise tau, or lower alpha",
+            "ess": "fewer than a tenth of the importance ratios count: lower w or alpha, or set estimator=tilted",
+        }
+        for key, there in signs.items():
+            if there and key not in self.warned and self.processes.main:
+                self.warned.add(key)
+                log.warning("iteration %d: %s", self.step, texts[key])
 
     def table(self) -> list[dict[str, Any]]:
         """The sample table: prompt, completion, learned reward and gold score of the last iteration's first rows."""

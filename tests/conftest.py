@@ -12,13 +12,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 # Shapes and dtypes of the finite engine are checked at run time in tests: its annotations are read by beartype when the
 # package is imported, so this comes before any test imports it.
-import sys  # noqa: E402
-import types  # noqa: E402
-from typing import Any  # noqa: E402
+import sys
+import types
+from typing import Any
 
-import numpy.typing  # noqa: E402
-from beartype import BeartypeConf, FrozenDict, beartype  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import numpy.typing
+from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping import install_import_hook
 
 # NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there.
 _conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: Any}))

@@ -14,7 +14,12 @@ from bilevel_rl.finite.objectives import PreferenceLikelihood, VisitationUtility
 from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, Incentives, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.problems.goal_placement import grid_mdp
 from bilevel_rl.finite.solvers import (
-    ExactDescent, ExactPenalty, FiniteDifference, NestedPenalty, PartialSGD, PenaltyActorCritic,
+    ExactDescent,
+    ExactPenalty,
+    FiniteDifference,
+    NestedPenalty,
+    PartialSGD,
+    PenaltyActorCritic,
 )  # fmt: skip
 from bilevel_rl.schedules import PowerDecay, TimeScales
 

@@ -11,7 +11,7 @@ import pytest
 from finite_instances import random_policy
 from scipy import stats
 
-from bilevel_rl.finite import oracles, planning
+from bilevel_rl.finite import oracles
 from bilevel_rl.finite.objectives import PolicyEnergy
 from bilevel_rl.finite.problems import PROBES, GoalPlacement, PreferenceLearning, RandomMDP
 

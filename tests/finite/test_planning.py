@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_instances import deterministic_policies, random_dense, random_policy, value_by_powers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilevel_rl.finite import FiniteMDP, planning
-from finite_instances import deterministic_policies, random_dense, random_policy, value_by_powers
 
 SEEDS = st.integers(0, 10**6)
 few = settings(max_examples=15, deadline=None)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite.problems import ALL, CliffWalking, FrozenLake, GoalDistribution, RandomMDP, WalledGoalPlacement
+from bilevel_rl.finite.problems import (
+    ALL,
+    CliffWalking,
+    FrozenLake,
+    GoalDistribution,
+    RandomMDP,
+    WalledGoalPlacement,
+)
 
 
 def test_names_are_distinct_and_defaults_build():

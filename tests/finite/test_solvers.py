@@ -13,11 +13,23 @@ from bilevel_rl.finite import oracles, planning, solve
 from bilevel_rl.finite.problems import ALL as PROBLEMS
 from bilevel_rl.finite.problems import Incentives, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.problems.probes import (
-    Bandit, CriticOnly, EnergyBandit, Irrelevant, MovingKernel, PolicyIndependent, Stationary, TwoState,
+    Bandit,
+    CriticOnly,
+    EnergyBandit,
+    Irrelevant,
+    MovingKernel,
+    PolicyIndependent,
+    Stationary,
+    TwoState,
 )  # fmt: skip
 from bilevel_rl.finite.solvers import ALL as SOLVERS
 from bilevel_rl.finite.solvers import (
-    ExactDescent, ExactPenalty, FiniteDifference, NestedPenalty, PartialSGD, PenaltyActorCritic,
+    ExactDescent,
+    ExactPenalty,
+    FiniteDifference,
+    NestedPenalty,
+    PartialSGD,
+    PenaltyActorCritic,
 )  # fmt: skip
 from bilevel_rl.schedules import PowerDecay, TimeScales
 

@@ -12,7 +12,14 @@ from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.diagnose import diagnose
 from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import CoupledPenalty, ExactDescent, PenaltyActorCritic
-from bilevel_rl.finite.tuning import iterations_for, plan, samples_per_iteration, smoothness, sweep, with_options
+from bilevel_rl.finite.tuning import (
+    iterations_for,
+    plan,
+    samples_per_iteration,
+    smoothness,
+    sweep,
+    with_options,
+)
 
 SMALL = GoalPlacement(rows=3, columns=3, discount=0.8)
 

@@ -10,7 +10,7 @@ import os
 # threads are more than we ever have solves in flight, and cost nothing measurable.
 os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_enable_x64", True)
 

@@ -97,7 +97,7 @@ def penalised_policy(problem: BilevelProblem, x, w, tau, max_iterations: int = 5
 
 
 def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
-    r"""The penalty hyper-gradient at given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
+    r"""At given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
 
     The entropy of a fixed policy does not depend on x, so tau matters only where x moves the transitions; the
     problem's own temperature when None.

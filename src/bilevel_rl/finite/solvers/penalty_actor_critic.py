@@ -35,7 +35,7 @@ class PenaltyActorCritic(Solver):
     them. $F$ carries no $1/(1-\gamma)$: $\alpha_k$ is in the scale $(1-\gamma)\nabla_\theta J$. Where f is linear in the
     visitation its gradient in $\theta$ is the policy gradient of the reward $(1-\gamma) w u$, and the penalised critic
     learns the value of $r_x + (1-\gamma) w u$ (method page; ours). $\Pi_B$ clips each entry of the critic at
-    $B = (|r|_{max} + \tau \log A)/(1-\gamma)$: the ball of the sup norm, which a single transition touches in one entry (ours).
+    $B = (|r|_{max} + \tau \log A)/(1-\gamma)$: the ball of the sup norm, which one transition touches in one entry (ours).
 
     Args:
         scales: the five sequences.

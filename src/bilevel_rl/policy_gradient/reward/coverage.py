@@ -52,10 +52,12 @@ class Coverage:
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T, K] rewards."""
         (cover,) = self.card.take(batch, "cover")
-        covered = torch.cummax((cover.bool() & batch.mask[..., None]).to(torch.int8), 1).values.bool()
-        before = torch.cat([torch.zeros_like(covered[:, :1]), covered[:, :-1]], 1)
-        fresh = (covered & ~before).to(batch.reward.dtype)
-        gains = fresh.sum(-1) if not self.weights else fresh @ fresh.new_tensor(self.weights)
+        n, t, m = cover.shape
+        column = torch.arange(t, device=cover.device)[:, None]
+        seen = cover.bool() & batch.mask[..., None]
+        first = torch.where(seen, column, t).amin(1) if t else seen.new_zeros((n, m), dtype=torch.long)
+        weights = batch.reward.new_tensor(self.weights or (1.0,) * m).expand(n, m)
+        gains = batch.reward.new_zeros((n, t + 1)).scatter_add(1, first, weights)[:, :t]
         return gains[..., None] if self.replace else torch.cat([batch.reward, gains[..., None]], -1)
 
 

@@ -29,6 +29,8 @@ def test_partial_settings_keep_the_solvers_own_powers():
 
 def test_settings_are_what_the_committed_sweep_chose():
     file = ROOT / "benchmarks/results/quality.json"
+    if not file.exists():
+        pytest.skip("no benchmarks/results/quality.json: python benchmarks/quality.py makes it")
     cells = json.loads(file.read_text())["cells"]
     for name, options in gridworld.METHODS.items():
         if name != "coupled_penalty":  # runs as shipped

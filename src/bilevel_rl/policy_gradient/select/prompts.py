@@ -96,8 +96,9 @@ class PassRates:
 
     def update(self, state: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Take in the rewards of a batch, once an iteration."""
-        number = segment_size(batch.group, self.prompts, torch.float32)
-        mean = segment_mean(batch.score.detach().float(), batch.group, self.prompts)
+        group, score = (x.to(state["seen"].device) for x in (batch.group, batch.score.detach()))
+        number = segment_size(group, self.prompts, torch.float32)
+        mean = segment_mean(score.float(), group, self.prompts)
         seen = state["seen"] + number
         value = state["value"] + torch.where(
             number > 0, (mean - state["value"]) * number / seen.clamp(min=1), 0

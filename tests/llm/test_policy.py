@@ -37,6 +37,9 @@ def test_exact_kl_is_never_negative_and_zero_at_the_reference():
     tokens = torch.zeros(200, dtype=torch.long)
     assert token_statistics(z, tokens, torch.randn(200, 50).log_softmax(-1)).kl.min() >= 0
     assert token_statistics(z, tokens, z.log_softmax(-1)).kl.abs().max() == 0
+    near = (z + 1e-4 * torch.randn(200, 50)).log_softmax(-1)  # in 32 bits the sum alone would fall below 0 here
+    assert (z.softmax(-1) * (z.log_softmax(-1) - near)).sum(-1).min() < 0
+    assert token_statistics(z, tokens, near).kl.min() >= 0
 
 
 def test_sampled_estimates_have_the_exact_kl_as_their_mean():

@@ -50,7 +50,7 @@ class _Statistics(torch.autograd.Function):
             kl, difference = torch.zeros_like(entropy), None
         else:
             difference = log_p - reference
-            kl = torch.linalg.vecdot(p, difference)
+            kl = torch.linalg.vecdot(p, difference).clamp_(min=0)  # rounding alone can put it below
         ctx.save_for_backward(p, log_p, difference, tokens, kl, entropy)
         return logp, kl, entropy
 

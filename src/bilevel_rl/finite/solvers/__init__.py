@@ -1,7 +1,7 @@
 """Solvers, one file each.
 
-`check` refuses a problem that a solver can't handle and names those that can. Every solver but `coupled_penalty` takes
-every upper objective and kernels that depend on x.
+Every solver takes every upper objective and kernels that depend on x; two estimators of `coupled_penalty` do not take the
+latter, and its `check` names those that do.
 """
 
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty

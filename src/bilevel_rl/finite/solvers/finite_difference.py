@@ -50,7 +50,7 @@ class FiniteDifference(Solver):
 
     scales: TimeScales = TimeScales(
         # ours: constant steps within the inner solves; found by a small sweep on goal placement
-        PowerDecay(0.5, 1 / 3), PowerDecay(0.2), PowerDecay(0.5), PowerDecay(1.0), PowerDecay(0.05),
+        PowerDecay(0.5, 1 / 3), PowerDecay(0.5), PowerDecay(0.5), PowerDecay(1.0), PowerDecay(0.05),
     )  # fmt: skip
     radius: PowerDecay = PowerDecay(0.25, 1 / 6)
     reward_bound: float = 1.0

@@ -308,7 +308,7 @@ def _floor(methods: list[Method], key: str) -> float:
     sampled = [m for m in methods if not m.model_based]
     if not sampled:
         return 1e-12
-    lows = [np.nanmin(np.maximum(np.nanmean(m.trace[key], axis=0), 1e-12)) for m in sampled]
+    lows = [np.nanmin(np.maximum(mean(m.trace[key], axis=0), 1e-12)) for m in sampled]
     return 0.1 * float(min(lows))
 
 
@@ -324,7 +324,7 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
     plot = empty(go, _axis(x_metric), _axis(y_metric))
     for m in found:
         colour = colours(section)[m.label]
-        x, y = (smooth(np.nanmean(m.trace[k], axis=0)) for k in (x_key, y_key))
+        x, y = (smooth(mean(m.trace[k], axis=0)) for k in (x_key, y_key))
         good = np.isfinite(x) & np.isfinite(y)
         x, y = x[good], y[good]
         plot.add_scatter(
@@ -338,10 +338,7 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
                 marker={"color": colour, "size": 9, "symbol": symbol, "line": {"width": 2}}, hoverinfo="skip",
             )  # fmt: skip
         if m.count > 1:
-            ends = [
-                np.nanmean(m.trace[k][:, -max(1, m.trace[k].shape[1] // 10) :], axis=1)
-                for k in (x_key, y_key)
-            ]
+            ends = [mean(m.trace[k][:, -max(1, m.trace[k].shape[1] // 10) :], axis=1) for k in (x_key, y_key)]
             plot.add_scatter(
                 x=numbers(ends[0]), y=numbers(ends[1]), mode="markers", legendgroup=m.label, showlegend=False, name=m.label,
                 marker={"color": colour, "size": 5, "opacity": 0.6}, hovertemplate=f"{m.label}: one seed<extra></extra>",
@@ -358,7 +355,15 @@ def smooth(values: np.ndarray) -> np.ndarray:
         [0.0, 1.0, 2.0, 3.0]
     """
     half = max(0, len(values) // 20)
-    return np.array([np.nanmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    return np.array([mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean of the numbers that are there; NaN, without a warning, where there is none."""
+    values = np.asarray(values, float)
+    there = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0).sum(axis) / there.sum(axis)
 
 
 def _axis(metric: M.Metric) -> str:

@@ -13,8 +13,8 @@ FINITE_NOTE = (
     "interval. Samples to 5 %: median over runs of the first record from which a run stays within 5 %."
 )
 LLM_NOTE = (
-    "Last recorded iteration; interquartile mean over seeds with its 95 % bootstrap interval. The gold score is the "
-    "held-out classifier that no method may see; the learned reward is the model that x parameterises."
+    "Mean over the last tenth of a run; interquartile mean over seeds with its 95 % bootstrap interval. The gold score is "
+    "the held-out classifier that no method may see; the learned reward is the model that x parameterises."
 )
 
 
@@ -62,16 +62,15 @@ def llm(section: Section) -> tuple[list[str], list[list[str]], str]:
 
 
 def interval(m: Method, key: str) -> str:
-    """Interquartile mean of the last record with its interval."""
+    """Interquartile mean over runs with its interval: of the last record, or of a noisy metric's last tenth."""
     if key not in m.trace:
         return "–"
     series = m.trace[key]
-    filled = np.isfinite(series).all(axis=0)
-    if not filled.any():
+    filled = np.flatnonzero(np.isfinite(series).all(axis=0))
+    if not filled.size:
         return "–"
-    last = series[:, np.flatnonzero(filled)[-1]]
-    if np.ptp(last) == 0:
-        return f"{last[0]:,.0f}" if key in ("labels", "samples") else f"{last[0]:.3g}"
     if key in ("labels", "samples"):
-        return f"{last.mean():,.0f}"
-    return str(statistics.bootstrap(last))
+        return f"{series[:, filled[-1]].mean():,.0f}"
+    late = filled[-max(1, len(filled) // 10) :] if m.runs[0].kind == "llm" else filled[-1:]
+    last = series[:, late].mean(axis=1)
+    return f"{last[0]:.3g}" if np.ptp(last) == 0 else str(statistics.bootstrap(last))

@@ -126,3 +126,19 @@ def test_uniforms_are_a_function_of_their_stream():
     assert not torch.equal(uniforms(3, 4, 1, 2), uniforms(3, 4, 2, 1))
     values = uniforms(1000, 50, 7).numpy()
     assert abs(values.mean() - 0.5) < 4.5 * np.sqrt(1 / 12 / values.size)
+
+
+def test_adapters_are_in_the_law_that_samples():
+    from llm_models import stirred
+
+    from bilevel_rl.llm.roles import LoraRoles
+
+    roles = stirred(LoraRoles(gpt2().double()))
+    laws = {}
+    for role in ("policy", "policy_l", "reference"):
+        with roles.model(role) as model:
+            rollout = Sampler((1,), 2)(model, PADDED, uniforms(6, 7, 0))
+            torch.testing.assert_close(rollout.logp, exact_logp(model, rollout).detach(), atol=1e-12, rtol=0)
+            laws[role] = completion_logits(model, rollout).detach()[:, 0]
+    assert (laws["policy"] - laws["policy_l"]).abs().max() > 1e-2
+    assert (laws["policy"] - laws["reference"]).abs().max() > 1e-2

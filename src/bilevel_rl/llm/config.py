@@ -47,7 +47,7 @@ def _key(default: Any, meaning: str, choices: Iterable[Any] | None = None) -> An
 class Config:
     """Everything a run needs besides the objects handed to `BilevelTrainer`.
 
-    `Config.keys()` gives each key with its meaning; `docs/llm.md` prints that table. A run's batch has
+    `Config.keys()` gives each key with its meaning; `bilevel-rl llm train --help` prints them. A run's batch has
     `prompts_per_step * group` completions for each policy that is sampled.
 
     Raises:

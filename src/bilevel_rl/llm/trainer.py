@@ -1,6 +1,6 @@
 r"""The bi-level trainer: one loop over two policies, two critics, the reward model and a frozen reference.
 
-One iteration k, on a batch of prompts (docs/llm.md has the mathematics):
+One iteration k, on a batch of prompts (docs/llm/trainer.md has the mathematics):
 
     y ~ pi_theta, y_ ~ pi_theta^L            `sample`     (shared: y serves both, with ratios rho)
     r_x(y), KL, log-probabilities, values    `score`
@@ -132,7 +132,7 @@ class BilevelTrainer:
         [['alpha', 'beta', 'entropy']]
 
     References:
-        arXiv 2601.16399, algorithm 1; the shared-rollout estimator is ours (docs/llm.md).
+        arXiv 2601.16399, algorithm 1; the shared and tilted estimators are ours (docs/llm/trainer.md).
     """
 
     def __init__(

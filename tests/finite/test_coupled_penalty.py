@@ -67,7 +67,7 @@ def test_with_exact_critics_the_estimate_is_the_penalty_hyper_gradient_on_averag
     problem = {
         "goal": lambda: GoalPlacement(rows=2, columns=3, discount=0.8, target=(1.0, 0.5)),
         "payments": lambda: FrozenLake(temperature=0.3),
-        "moving": lambda: RandomMDP(4, 2, 3, features=2, largest=10.0, moving=True),
+        "moving": lambda: RandomMDP(4, 2, 3, features=2, largest=1.0, moving=True),
     }[name]()
     if name == "moving" and estimator in ("gradient_critic", "doubly_robust"):
         with pytest.raises(InvalidConfig, match="ratio_critic"):
@@ -142,10 +142,18 @@ def test_replay_overwrites_the_oldest_and_draws_only_what_is_there():
     ("options", "word"),
     [
         ({"chains": 0}, "chains"), ({"momentum": 1.0}, "momentum"), ({"hold": -1.0}, "hold"), ({"clip": 0.0}, "clip"),
-        ({"estimator": "magic"}, "estimator"), ({"explore": "some"}, "explore"), ({"replay": -1}, "replay"),
+        ({"replay": -1}, "replay"),
         ({"scales": TimeScales(w=PowerDecay(0.0))}, "w.initial"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_before_any_work(options, word):
     with pytest.raises(InvalidConfig, match=word):
         solve(GoalPlacement(rows=2, columns=2), CoupledPenalty(**options), iterations=1)
+
+
+@pytest.mark.parametrize(("option", "value"), [("estimator", "magic"), ("explore", "some")])
+def test_unknown_words_are_refused_with_the_known_ones(option, value):
+    solver = CoupledPenalty()
+    object.__setattr__(solver, option, value)  # past the type checks that are on in tests only
+    with pytest.raises(InvalidConfig, match=option):
+        solver.check(GoalPlacement(rows=2, columns=2))

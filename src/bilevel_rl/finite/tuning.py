@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl import metrics as M
-from bilevel_rl import statistics
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.finite import oracles, planning
 from bilevel_rl.finite.problem import BilevelProblem
@@ -234,7 +233,7 @@ class SweepResult:
     Attributes:
         grid: the values tried for each dotted field.
         settings: [H] one dict a setting.
-        scores: [H] interquartile mean of the final hyper-objective over runs; infinite where most runs failed.
+        scores: [H] mean of the final hyper-objective over runs; infinite where a run failed.
         best: index of the chosen setting.
         solver: the chosen solver.
         budget: transitions each run was given; None for solvers that use none.
@@ -324,8 +323,8 @@ def sweep(
         )
         final = np.where(trace.status == 0, trace[M.OBJECTIVE.key][:, -1], np.inf).reshape(len(indices), runs)
         for i, values in zip(indices, final, strict=True):
-            # a setting that loses a quarter of its runs or more is no choice
-            scores[i] = statistics.interquartile_mean(values) if np.isfinite(values).mean() > 0.75 else np.inf
+            # the mean, not the interquartile mean: a setting that loses some of its runs must not be chosen
+            scores[i] = values.mean()
     best = int(np.argmin(scores))
     return SweepResult(
         {key: list(values) for key, values in grid.items()}, settings, [float(s) for s in scores], best, solvers[best],

@@ -228,7 +228,8 @@ class CoupledPenalty(Solver):
             if objective.linear:
                 total = objective.cost(x) - jnp.mean((1 - w * after) * objective.bonus_at(x, s, a))
             if G is None:
-                centred = c - jnp.mean(c)
+                # E c = 0: its batch mean is a control variate; N/(N - 1) keeps the estimate unbiased
+                centred = (c - jnp.mean(c)) * N / (N - 1) if N > 1 else c
                 total = total + jnp.mean(centred * problem.reward_at(x, s, a))
             if problem.moves_transitions:
                 p = sampling.transition_probability(problem.transitions(x), s, a, s_next)

@@ -75,8 +75,8 @@ def gradient_error(section: Section) -> Figure | None:
     """The error of the method's own hyper-gradient."""
     return curves(
         section, M.GRADIENT_ERROR, "Hyper-gradient error",
-        "Relative distance between the mean hyper-gradient at the method's current followers and the exact one; "
-        "above 1 the direction of x carries no information.", log_y=True,
+        "Distance between the mean hyper-gradient at the method's current followers and the exact one, in the "
+        "hyper-gradient's own unit: compare it with the norm of the exact one under Stationarity.", log_y=True,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
-    made = trainer(device="cpu", resume=resume, **options)
+    made = trainer(resume=resume, **options)
     assert made.processes.count == count
     made.train()
     save_file(weights(made), Path(folder) / f"rank{rank}.safetensors")

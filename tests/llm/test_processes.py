@@ -59,6 +59,12 @@ def test_rows_that_do_not_divide_are_refused():
         processes.share(4)
 
 
+def test_a_process_that_does_not_know_its_peers_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidConfig, match="processes: got 1 processes where WORLD_SIZE is 2"):
+        Processes("cpu")
+
+
 def _rank(rank, count):
     processes = Processes("cpu")
     processes.rank, processes.count = rank, count

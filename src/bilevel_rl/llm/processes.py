@@ -8,6 +8,7 @@ every rank, whatever the data, so no rank waits for another for ever.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,15 @@ class Processes:
 
     def __init__(self, device: str = "auto") -> None:
         accelerate = require("accelerate", "llm")
-        state = accelerate.PartialState(cpu=device == "cpu")
+        # without being told so, accelerate ignores its peers where there is no accelerator
+        state = accelerate.PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+        asked = int(os.environ.get("WORLD_SIZE", "1"))
+        if state.num_processes != asked:
+            raise InvalidConfig(
+                message("processes", f"{state.num_processes} processes where WORLD_SIZE is {asked}",
+                        "every process must know of the others, or each trains a run of its own",
+                        "Start them with torchrun or `accelerate launch`, and make the trainer first")
+            )  # fmt: skip
         self.rank, self.count = state.process_index, state.num_processes
         self.device = state.device if device == "auto" else torch.device(device)
         self.main = self.rank == 0

@@ -57,10 +57,10 @@ METHODS = {
 }
 # the recommended solver's other forms, on the first problem
 VARIANTS = {
-    "coupled_penalty, doubly robust": (CoupledPenalty(estimator="doubly_robust"), COUPLED),
+    "coupled_penalty, ratio critic": (CoupledPenalty(estimator="ratio_critic"), COUPLED),
     "coupled_penalty, gradient critic": (CoupledPenalty(estimator="gradient_critic"), COUPLED),
     "coupled_penalty, likelihood ratio": (CoupledPenalty(estimator="likelihood_ratio"), COUPLED),
-    "coupled_penalty, no replay": (CoupledPenalty(replay=0, chains=32), COUPLED),
+    "coupled_penalty, no replay": (CoupledPenalty(replay=0, chains=32, estimator="ratio_critic"), COUPLED),
 }
 PROBLEMS = {p.name: p for p in (GoalPlacement, WalledGoalPlacement, FrozenLake8x8, Taxi)}
 

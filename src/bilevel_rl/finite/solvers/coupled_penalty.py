@@ -23,7 +23,8 @@ from bilevel_rl.finite.replay import Replay
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
-Estimator = Literal["ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
+Estimator = Literal["auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
+AUTO_DIMENSIONS = 16  # ours: up to this many dimensions of x, `"auto"` affords a gradient critic
 
 # Ours: tuned on the default goal placement at 64,000 transitions; benchmarks/quality.py holds the grid.
 SCALES = TimeScales(
@@ -82,7 +83,8 @@ class CoupledPenalty(Solver):
         chains: N. One transition along each chain an iteration.
         explore: `"extra"` adds one transition of a uniformly random action from each chain's state, which feeds the
             critics only (it needs a simulator that can be set to a state); `"none"` does not.
-        estimator: of c. `"ratio_critic"`: a table C learnt backwards in time, $C(s') \leftarrow
+        estimator: of c. `"auto"`: `"doubly_robust"`, which keeps the most seeds, or `"ratio_critic"` where x has more
+            than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time, $C(s') \leftarrow
             C(s)\,q + (1-q)/\bar w$ with $q = \pi^L/\pi(a|s)$ and 0 after a restart; nothing per dimension of x, least
             noise. `"likelihood_ratio"`: the product itself, batch mean subtracted; unbiased given Q and D.
             `"gradient_critic"`: a table G of $\nabla_x Q$ and the performance-difference lemma; d tables.
@@ -102,7 +104,7 @@ class CoupledPenalty(Solver):
     optimism: float = 0.0
     chains: int = eqx.field(static=True, default=16)
     explore: Literal["extra", "none"] = eqx.field(static=True, default="extra")
-    estimator: Estimator = eqx.field(static=True, default="ratio_critic")
+    estimator: Estimator = eqx.field(static=True, default="auto")
     replay: int = eqx.field(static=True, default=256)
     memory: int = eqx.field(static=True, default=16384)
 
@@ -112,7 +114,7 @@ class CoupledPenalty(Solver):
     def check(self, problem: BilevelProblem) -> None:
         self.scales.check(f"{self.name}.scales")
         check_chains(self.name, self.chains)
-        estimators = ("ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust")
+        estimators = ("auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust")
         critic_of_gradient = self.estimator in ("gradient_critic", "doubly_robust")
         check_fields(
             self.name,
@@ -129,6 +131,13 @@ class CoupledPenalty(Solver):
             ),
         )  # fmt: skip
 
+    def estimator_for(self, problem: BilevelProblem) -> Estimator:
+        """The estimator used on a problem: `estimator`, with `"auto"` decided."""
+        if self.estimator != "auto":
+            return self.estimator
+        affordable = problem.x0.shape[-1] <= AUTO_DIMENSIONS and not problem.moves_transitions
+        return "doubly_robust" if affordable else "ratio_critic"
+
     def draws(self, problem: BilevelProblem) -> int:
         return 5 * self.chains + self.replay + problem.objective.draws(problem)
 
@@ -141,7 +150,7 @@ class CoupledPenalty(Solver):
             Q=jnp.full((S, A), jnp.asarray(self.optimism, float)), D=jnp.zeros((S, A)),
             direct=None if linear else jnp.zeros((S, A)), visits=None if linear else problem.mdp.start,
             C=jnp.zeros(S),
-            G=jnp.zeros((S, A, d)) if self.estimator in ("gradient_critic", "doubly_robust") else None,
+            G=jnp.zeros((S, A, d)) if self.estimator_for(problem) in ("gradient_critic", "doubly_robust") else None,
             s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))), log_ratio=jnp.zeros(N),
             replay=Replay.empty(self.memory, batch) if self.replay else None, direction=jnp.zeros(d),
         )  # fmt: skip
@@ -212,7 +221,8 @@ class CoupledPenalty(Solver):
         # c = (1 - rho)/w before and after a_t
         log_after = jnp.clip(state.log_ratio + log_q, -self.clip, self.clip)
         C = state.C
-        if self.estimator in ("ratio_critic", "doubly_robust"):
+        estimator = self.estimator_for(problem)
+        if estimator in ("ratio_critic", "doubly_robust"):
             before = small.rows(C, s)
             after = before * jnp.exp(log_q) - jnp.expm1(log_q) / w
             target = jnp.where(restart, 0.0, after)
@@ -244,7 +254,7 @@ class CoupledPenalty(Solver):
         if G is not None:
             rho = 1 - w * before
             D_x = D_x + jnp.mean(rho[:, None] * jnp.einsum("na,nad->nd", (pi - pi_l) / w, state.G[s]), axis=0)
-            if self.estimator == "doubly_robust":
+            if estimator == "doubly_robust":
                 D_x = D_x + jnp.mean(after[:, None] * error_G[:N], axis=0)
         direction = self.momentum * state.direction + (1 - self.momentum) * D_x
         moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)

@@ -22,7 +22,7 @@ def test_partial_settings_keep_the_solvers_own_powers():
     )
     made = execute.prepare(ask).solver
     default = execute.named("goal_placement", "nested_penalty").solver.build({})
-    assert made.scales.zeta.initial == 0.1
+    assert made.scales.zeta.initial == 0.3
     assert made.scales.zeta.power == default.scales.zeta.power != 0
     assert made.scales.w == default.scales.w
 

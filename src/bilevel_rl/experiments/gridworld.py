@@ -30,9 +30,9 @@ def _steps(zeta: float, alpha: float) -> dict[str, Any]:
 METHODS: dict[str, dict[str, Any]] = {
     "coupled_penalty": {},
     "penalty_actor_critic": {"chains": 32, "scales": _steps(0.1, 1.0)},
-    "nested_penalty": {"scales": _steps(0.1, 0.1)},
+    "nested_penalty": {"scales": _steps(0.3, 0.1)},
     "partial_sgd": {"chains": 32, "scales": _steps(0.03, 0.1)},
-    "finite_difference": {"scales": _steps(0.3, 0.1)},
+    "finite_difference": {"scales": _steps(0.3, 1.0)},
 }
 EXACT = {"exact_descent": {"step_size": 0.1}}
 

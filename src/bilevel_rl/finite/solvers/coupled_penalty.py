@@ -84,10 +84,10 @@ class CoupledPenalty(Solver):
         explore: `"extra"` adds one transition of a uniformly random action from each chain's state, which feeds the
             critics only (it needs a simulator that can be set to a state); `"none"` does not.
         estimator: of c. `"auto"`: `"doubly_robust"`, which keeps the most seeds, or `"ratio_critic"` where x has more
-            than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time, $C(s') \leftarrow
-            C(s)\,q + (1-q)/\bar w$ with $q = \pi^L/\pi(a|s)$ and 0 after a restart; nothing per dimension of x, least
-            noise. `"likelihood_ratio"`: the product itself, batch mean subtracted; unbiased given Q and D.
-            `"gradient_critic"`: a table G of $\nabla_x Q$ and the performance-difference lemma; d tables.
+            than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time,
+            $C(s') \leftarrow C(s)\,q + (1-q)/\bar w$ with $q = \pi^L/\pi(a|s)$ and 0 after a restart; nothing per
+            dimension of x, least noise. `"likelihood_ratio"`: the product itself, batch mean subtracted; unbiased given
+            Q and D. `"gradient_critic"`: a table G of $\nabla_x Q$ and the performance-difference lemma; d tables.
             `"doubly_robust"`: C and G joined, each the other's control variate: the bias is the product of their errors.
         replay: past transitions that the critics see again each iteration; 0 for none.
         memory: how many past transitions are kept.

@@ -29,7 +29,7 @@ results: .venv/.installed
 	$(BIN)/python docs/hooks/results.py
 
 unit: .venv/.installed results
-	$(BIN)/pytest -q --durations=15
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15
 
 docs: .venv/.installed results
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

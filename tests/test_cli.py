@@ -220,6 +220,16 @@ def test_own_problem_is_checked_run_and_kept(mine, capsys):
     assert float(ready.problem.x0[0]) == 0.4
 
 
+def test_a_run_says_which_condition_on_the_sequences_its_settings_break(tmp_path, capsys):
+    argv = ["run", "goal_placement", "penalty_actor_critic", "--problem.rows", "2", "--problem.columns", "2",
+            "--iterations", "2", "--no-optimum"]  # fmt: skip
+    assert main([*argv, "--solver.scales.w.power", "0.9", "--out", str(tmp_path / "a")]) == 0
+    assert "beta must fall faster than w" in " ".join(capsys.readouterr().out.split())
+    good = ["--solver.scales.alpha.initial", "0.02"]
+    assert main([*argv, *good, "--solver.scales.zeta.initial", "0.01", "--out", str(tmp_path / "b")]) == 0
+    assert "order of the sequences" not in capsys.readouterr().out
+
+
 def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     out = tmp_path / "cmp"
     argv = ["compare", "goal_placement", *SMALL, "--solvers", "penalty_actor_critic:chains=4", "exact_descent",

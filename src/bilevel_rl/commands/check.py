@@ -46,8 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if solver is not None:
         made = solver.build(options.values(given.solver) if solver.options else {})
         made.check(problem)
-        scales = getattr(made, "scales", None)
-        for sentence in scales.broken_constraints(float(problem.mdp.discount)) if scales is not None else ():
+        for sentence in screen.broken_order(problem, made):
             print(f"warning: {words[1]}: {sentence}")
         print(f"{words[1]}: can be run on it")
     return 0

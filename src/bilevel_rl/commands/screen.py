@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from bilevel_rl import records, statistics
-from bilevel_rl.finite import Trace
+from bilevel_rl.finite import BilevelProblem, Solver, Trace
 from bilevel_rl.launch import execute
 
 SUCCESS = 0.05  # paper's wording of our benchmark: within 5 % of the optimum
@@ -90,6 +90,8 @@ def show_run(
     )
     for text in trace.messages:
         console().print(f"[yellow]stopped:[/] {text}", highlight=False)
+    for text in broken_order(ready.problem, ready.solver):
+        console().print(f"[yellow]order of the sequences:[/] {text}", highlight=False)
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
         console().print(
@@ -99,6 +101,12 @@ def show_run(
         f"run folder: {folder}   report: bilevel-rl report {folder}", highlight=False, soft_wrap=True
     )
     return int(bool((trace.status != 0).all()))
+
+
+def broken_order(problem: BilevelProblem, solver: Solver) -> list[str]:
+    """Sentences on the paper's conditions on the five sequences that a solver's settings break on a problem."""
+    scales = getattr(solver, "scales", None)
+    return [] if scales is None else scales.broken_constraints(float(problem.mdp.discount))
 
 
 def show_rows(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

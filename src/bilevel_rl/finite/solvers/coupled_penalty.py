@@ -28,7 +28,7 @@ AUTO_DIMENSIONS = 16  # ours: up to this many dimensions of x, `"auto"` affords 
 
 # Ours: tuned on the default goal placement at 64,000 transitions; benchmarks/quality.py holds the grid.
 SCALES = TimeScales(
-    zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(1.0, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
+    zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
     w=PowerDecay(1.0, 3 / 20), tau=PowerDecay(0.05, 0.0),
 )  # fmt: skip
 

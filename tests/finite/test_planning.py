@@ -131,6 +131,7 @@ def test_hard_policy_is_the_limit_of_the_soft_one(seed):
 
 
 def test_iterative_solves_agree_with_dense_ones(monkeypatch):
+    """From a uniform start too, where the visitation's system breaks BiCGSTAB down unless it is started again."""
     rng = np.random.default_rng(0)
     S = 60
     p = rng.standard_exponential((S, 2, 4))

@@ -7,6 +7,7 @@ factorisation, beyond it by BiCGSTAB on sparse products, whose memory is linear 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from bilevel_rl.finite.mdp import FiniteMDP
 
 DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than the Krylov iterations
 KRYLOV_TOLERANCE = 1e-13  # ours: relative residual of an iterative linear solve, 64 bit
+KRYLOV_RESTARTS = 50  # ours: each gains about six digits, so three are enough unless rounding stands in the way
 
 
 class Plan(NamedTuple):
@@ -74,6 +76,31 @@ def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, "
     )  # fmt: skip
 
 
+def _krylov(apply: Callable[[Array], Array], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve (I - gamma P) v = b by BiCGSTAB, started again on what the last attempt left over.
+
+    BiCGSTAB alone breaks down on visitations from a uniform start: its shadow residual is then the constant vector, an
+    eigenvector of the transposed system. And the residual it updates drifts away from the true one. So every attempt
+    begins with two sweeps v <- b + gamma P v, which turn the residual, and counts only if the true residual fell.
+    """
+
+    def unfinished(carry):
+        _, residual, k = carry
+        return (jnp.linalg.norm(residual) > KRYLOV_TOLERANCE * jnp.linalg.norm(b)) & (k < KRYLOV_RESTARTS)
+
+    def refine(carry):
+        v, residual, k = carry
+        for _ in range(2):
+            v = v + residual
+            residual = b - apply(v)
+        tried = v + bicgstab(apply, residual, tol=1e-6, maxiter=500)[0]
+        left = b - apply(tried)
+        better = jnp.linalg.norm(left) < jnp.linalg.norm(residual)  # not where the attempt broke down in NaN
+        return jnp.where(better, tried, v), jnp.where(better, left, residual), k + 1
+
+    return jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(b), b, 0))[0]
+
+
 def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool) -> Float[Array, " S"]:
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose."""
     if mdp.n_states <= DENSE_LIMIT:
@@ -84,7 +111,7 @@ def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], trans
         moved = mdp.flow(v[:, None] * pi) if transpose else jnp.sum(pi * mdp.expect(v), axis=-1)
         return v - mdp.discount * moved
 
-    return bicgstab(apply, b, tol=KRYLOV_TOLERANCE, maxiter=2000)[0]
+    return jax.lax.custom_linear_solve(apply, b, solve=_krylov, transpose_solve=_krylov)
 
 
 def policy_value(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, " S"]:

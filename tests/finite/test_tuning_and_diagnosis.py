@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.diagnose import diagnose
 from bilevel_rl.finite.problems import GoalPlacement
@@ -100,3 +100,15 @@ def test_the_rate_is_that_of_the_solver_s_runs():
     assert np.allclose(found.gradient_norm_squared, (trace["gradient_norm"] ** 2).mean(0))
     assert found.theory_rate == pytest.approx(-0.1)
     assert {row[0] for row in found.rows()} >= {"rate of |grad Phi|^2", "gradient dominance"}
+
+
+def test_a_reward_made_of_steps_is_refused_before_the_run():
+    class Steps(GoalPlacement):
+        def reward(self, x):
+            return jnp.broadcast_to(jnp.round(20 * jnp.sum(x)), (9, 4)) * 1.0
+
+        def reward_at(self, x, s, a):
+            return self.reward(x)[s, a]
+
+    with pytest.raises(InvalidProblem, match=r"derivative of zero; the reward must be differentiable"):
+        solve(Steps(rows=3, columns=3), ExactDescent(), iterations=1)

@@ -48,6 +48,7 @@ def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
             message(f"{name}.reward", "a gradient with NaN or infinity at x0", "it must be finite",
                     "Guard square roots, logarithms and divisions at zero")
         )  # fmt: skip
+    _check_steps(problem, name)
     if thorough:
         for point in _points(problem):
             _check_point(problem, name, point)
@@ -61,6 +62,23 @@ def _graded(problem: BilevelProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.
 def _points(problem: BilevelProblem, n: int = 3) -> list[jax.Array]:
     noise = np.random.default_rng(0).normal(size=(n, problem.x0.shape[0]))
     return [problem.x0] + [problem.project(problem.x0 + 0.1 * jnp.asarray(z)) for z in noise]
+
+
+def _check_steps(problem: BilevelProblem, name: str) -> None:
+    """A reward that changes with x while its derivative is zero is made of steps: no gradient method can see it."""
+    start, *others = _points(problem, 8)
+    rewards = [problem.reward(point) for point in (start, *others)]
+    changed, end = max(
+        ((float(jnp.max(jnp.abs(r - rewards[0]))), i) for i, r in enumerate(rewards[1:])), key=lambda pair: pair[0]
+    )
+    away = others[end] - start
+    slopes = [jax.jvp(problem.reward, (start + share * away,), (away,))[1] for share in (0.0, 0.5, 1.0)]
+    if changed > 1e-9 and not any(bool(jnp.any(slope != 0)) for slope in slopes):
+        raise InvalidProblem(
+            message(f"{name}.reward",
+                    f"a change of {changed:.3g} between x0 and {others[end].tolist()} with a derivative of zero",
+                    "the reward must be differentiable in x", "Replace rounding, argmax, thresholds by smooth functions")
+        )  # fmt: skip
 
 
 def _check_point(problem: BilevelProblem, name: str, x: jax.Array) -> None:

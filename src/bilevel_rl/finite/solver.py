@@ -323,7 +323,7 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
         if followers is not None:
             pi, pi_l = followers
             now = solver.scales.at(k)
-            mean = oracles.penalty_estimate(problem, state.x, pi, pi_l, now.w)
+            mean = oracles.penalty_estimate(problem, state.x, pi, pi_l, now.w, now.tau)
             values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact)
             values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V) - oracles.lower_return(problem, state.x, pi, tau)
             values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(problem, state.x, pi, tau) ** 2)

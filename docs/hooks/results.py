@@ -45,8 +45,9 @@ def quality(facts: dict[str, Any]) -> str:
     rows = [
         "Every method on every problem: 8 settings, 5 tuning seeds, the same transitions; the chosen setting then runs on "
         "fresh seeds. Within 5 %: of the global optimum, found by brute force. Every score is in the file.\n",
-        "| Problem | Method | Transitions | Within 5 % | at 128,000 | Median gap | Chosen |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "| Problem | Method | Transitions | Within 5 % | at 128,000 | Median gap | Chosen |",
+        "|---|---|---|---|---|---|---|",
+    ]
     cells = {tuple(name.split(" | ")): cell for name, cell in facts["cells"].items()}
     order = list(facts["optima"])
     for (problem, method), cell in sorted(

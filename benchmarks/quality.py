@@ -62,6 +62,15 @@ VARIANTS = {
     "coupled_penalty, likelihood ratio": (CoupledPenalty(estimator="likelihood_ratio"), COUPLED),
     "coupled_penalty, no replay": (CoupledPenalty(replay=0, chains=32, estimator="ratio_critic"), COUPLED),
 }
+# On taxi the optimum is sharp and the penalty's bias decides: a smaller w and more replay, still 8 settings. A first grid
+# with w in (0.2, 1) chose w = 1 on its five tuning seeds, and ended 20 of 30 within 5 %.
+OTHERWISE = {
+    ("taxi", "coupled_penalty"): (
+        with_options(CoupledPenalty(replay=1024, memory=131_072), {"scales.w.initial": 0.2}),
+        {ZETA: [0.03, 0.05, 0.07, 0.1], "hold": [1000.0, 2000.0]},
+    ),
+}
+RECORDS = {"taxi": 6}  # oracles of 500 states are slow
 PROBLEMS = {p.name: p for p in (GoalPlacement, WalledGoalPlacement, FrozenLake8x8, Taxi)}
 
 
@@ -77,7 +86,7 @@ def cell(problem, optimum, solver, grid, runs: int, samples: int) -> dict:
     runs = runs if sampled else 1  # solvers that use the model are deterministic
     tuned = sweep(problem, solver, grid, samples=samples, runs=TUNING_RUNS if sampled else 1, iterations=500)
     count = iterations_for(problem, tuned.solver, samples, 500)
-    every = max(1, count // 30)
+    every = max(1, count // RECORDS.get(problem.name, 30))
     trace = solve(problem, tuned.solver, iterations=count, record_every=every, runs=runs, seed=0, optimum=optimum)
     gap, used = trace[M.GAP.key], trace[M.SAMPLES.key]
     tolerance = 0.05 * abs(optimum.value)
@@ -116,7 +125,7 @@ def main() -> None:
             key = f"{name} | {label}"
             if key in results["cells"]:
                 continue
-            result = cell(problem, optimum, *everything[label], runs, samples)
+            result = cell(problem, optimum, *OTHERWISE.get((name, label), everything[label]), runs, samples)
             results["cells"][key] = result
             print(
                 f"{key:60s} {result['within_5_percent']}/{result['runs']} within 5 %, {result['within_5_percent_small']} at "

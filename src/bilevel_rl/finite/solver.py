@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from bilevel_rl import metrics as M
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, NonFiniteState, RunNotFound, message
-from bilevel_rl.finite import checks, oracles
+from bilevel_rl.finite import checks, oracles, planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
@@ -87,7 +87,7 @@ class Trace:
         messages: one sentence for each run that stopped.
         state: final states, batched over runs.
         scene: arrays over records for drawing run 0; empty when the problem has no layout.
-        seconds: wall time of stepping alone, without compilation, oracles and files.
+        seconds: wall time of stepping, without oracles and files; the first interval includes compilation.
     """
 
     metrics: dict[str, np.ndarray]
@@ -331,8 +331,6 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
 
     values = jax.vmap(one)(solver, states)
     if evaluate and problem.layout() is not None and problem.mdp.n_states <= SCENE_STATES:
-        from bilevel_rl.finite import planning
-
         x = states.x[0]
         pi = oracles.lower_optimum(problem, x, tau).pi
         marker = problem.marker(x)

@@ -142,6 +142,7 @@ ALL: tuple[Method, ...] = (
            plans=True),
     # by the model
     Method("exact_descent", "exact_descent", quick=True),
+    Method("exact_quasi_newton", "exact_quasi_newton"),
     Method("exact_penalty", "exact_penalty", {}, ALPHA, relative_w=True),
     Method("implicit_cg", "implicit_cg"),
     Method("sobirl", "sobirl", {}, ("rate", (0.3, 1.0))),

@@ -162,9 +162,12 @@ class FourRooms(BilevelProblem):
         return spend_on(self.x0.shape[0], *index, logit=logit)
 
     def structured_starts(self) -> Float[Array, "n d"]:
-        """Much of the budget on a doorway, or on the cell before it: where searches start, besides random points."""
+        """Much of the budget on a doorway or on the cell before it, or on two of them: where searches start, besides random
+        points. The pairs are for warm walkers: they lead to the best that is known at temperature .005."""
         cells = ((3, 5), (3, 6), (6, 2), (7, 9), (10, 6))
-        return jnp.stack([self.start_at(cell, logit=logit) for cell in cells for logit in (2.0, 4.0)])
+        pairs = (((3, 5), (10, 6)), ((3, 7), (10, 6)), ((3, 5), (3, 7)), ((3, 5), (3, 6)))
+        single = [self.start_at(cell, logit=logit) for cell in cells for logit in (2.0, 4.0)]
+        return jnp.stack(single + [self.start_at(*pair, logit=logit) for pair in pairs for logit in (5.0, 3.0)])
 
     def layout(self):
         _, layout = _rooms(0.0, 0.0)

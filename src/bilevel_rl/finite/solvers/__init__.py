@@ -9,6 +9,7 @@ from bilevel_rl.finite.solvers.boltzmann_covariance import BoltzmannCovariance
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
 from bilevel_rl.finite.solvers.exact_descent import ExactDescent
 from bilevel_rl.finite.solvers.exact_penalty import ExactPenalty
+from bilevel_rl.finite.solvers.exact_quasi_newton import ExactQuasiNewton
 from bilevel_rl.finite.solvers.f2sa import F2SA
 from bilevel_rl.finite.solvers.finite_difference import FiniteDifference
 from bilevel_rl.finite.solvers.hpgd import HPGD
@@ -24,11 +25,12 @@ from bilevel_rl.finite.solvers.zero_order import ZeroOrder
 
 ALL = (
     CoupledPenalty, PenaltyActorCritic, NestedPenalty, PartialSGD, FiniteDifference, ExactPenalty, ExactDescent,
-    HPGD, BoltzmannCovariance, SoBiRL, PBRLValue, PBRLBellman, PolicyAlignment, AMD, ImplicitCG, F2SA, ZeroOrder,
+    ExactQuasiNewton, HPGD, BoltzmannCovariance, SoBiRL, PBRLValue, PBRLBellman, PolicyAlignment, AMD, ImplicitCG, F2SA,
+    ZeroOrder,
 )  # fmt: skip
 
 __all__ = [
     "ALL", "AMD", "F2SA", "HPGD", "BoltzmannCovariance", "CoupledPenalty", "ExactDescent", "ExactPenalty",
-    "FiniteDifference", "ImplicitCG", "NestedPenalty", "PBRLBellman", "PBRLValue", "PartialSGD", "PenaltyActorCritic",
-    "PolicyAlignment", "SoBiRL", "ZeroOrder",
+    "ExactQuasiNewton", "FiniteDifference", "ImplicitCG", "NestedPenalty", "PBRLBellman", "PBRLValue", "PartialSGD",
+    "PenaltyActorCritic", "PolicyAlignment", "SoBiRL", "ZeroOrder",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from bilevel_rl.finite.mdp import FiniteMDP
 from bilevel_rl.finite.problems import FrozenLake, PreferenceLearning, RandomMDP
+from bilevel_rl.finite.solvers import F2SA, HPGD, BoltzmannCovariance, FiniteDifference, NestedPenalty
 
 STANDARD_ERRORS = 4.5
 
@@ -61,6 +62,21 @@ def assert_mean(samples, exact, what: str = "mean") -> None:
     )
 
 
+
+
+# -- solvers, as small as they go ---------------------------------------------------------------------------------------
+
+ROLLED = {"trajectories": 3, "horizon": 4, "passes": 2}
+SMALL = {
+    NestedPenalty: {"inner": 4, "chains": 3}, FiniteDifference: {"inner": 4, "chains": 3}, F2SA: {"inner": 4, "chains": 3},
+    HPGD: ROLLED, BoltzmannCovariance: ROLLED,
+}  # fmt: skip
+
+
+def make_small(kind, **options):
+    """A solver under its small settings, with three chains where it has chains."""
+    fields = {f.name for f in kind.__dataclass_fields__.values()}
+    return kind(**(SMALL.get(kind, {"chains": 3} if "chains" in fields else {}) | options))
 
 
 # -- what the competing methods are tested on ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_instances import make_small as make
 
 from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.finite import oracles, planning, requirements, solve
@@ -39,11 +40,6 @@ from bilevel_rl.finite.solvers import (
 )  # fmt: skip
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
-ROLLED = {"trajectories": 3, "horizon": 4, "passes": 2}
-SMALL = {
-    NestedPenalty: {"inner": 4, "chains": 3}, FiniteDifference: {"inner": 4, "chains": 3}, F2SA: {"inner": 4, "chains": 3},
-    HPGD: ROLLED, BoltzmannCovariance: ROLLED,
-}  # fmt: skip
 COUNTED = {  # transitions an iteration, without those of the objective
     PenaltyActorCritic: lambda it, d: 2 * 3,
     PartialSGD: lambda it, d: 3,
@@ -54,11 +50,6 @@ COUNTED = {  # transitions an iteration, without those of the objective
     BoltzmannCovariance: lambda it, d: 2 * 3 * 4,
     **{kind: (lambda it, d: 0) for kind in SOLVERS if kind().draws(RandomMDP()) == 0 or kind.name == "zero_order"},
 }
-
-
-def make(kind):
-    fields = {f.name for f in kind.__dataclass_fields__.values()}
-    return kind(**SMALL.get(kind, {"chains": 3} if "chains" in fields else {}))
 
 
 @functools.cache

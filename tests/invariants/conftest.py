@@ -1,8 +1,8 @@
-"""Makes `finite_instances` importable by the tests beside it."""
+"""Makes the `finite_instances` of tests/finite importable here."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "finite"))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_instances import SMALL
+from finite_instances import make_small as make
 
 from bilevel_rl.errors import NonFiniteState, RunNotFound
 from bilevel_rl.finite import solve
@@ -13,28 +15,14 @@ from bilevel_rl.finite import solver as engine
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import ALL as SOLVERS
 from bilevel_rl.finite.solvers import (
-    F2SA,
-    HPGD,
-    BoltzmannCovariance,
-    FiniteDifference,
-    NestedPenalty,
     PenaltyActorCritic,
     ZeroOrder,
 )  # fmt: skip
 from bilevel_rl.schedules import TimeScales
 
-ROLLED = {"trajectories": 3, "horizon": 4, "passes": 2}
-SMALL = {
-    NestedPenalty: {"inner": 4, "chains": 3}, FiniteDifference: {"inner": 4, "chains": 3}, F2SA: {"inner": 4, "chains": 3},
-    HPGD: ROLLED, BoltzmannCovariance: ROLLED,
-}  # fmt: skip
 SAMPLED = [kind for kind in SOLVERS if kind().draws(GoalPlacement()) and kind is not ZeroOrder]
 # Agrees with its batch to rounding only: the compiler contracts the critics' products and sums differently by batch.
 TO_ROUNDING = {"coupled_penalty", "hpgd", "boltzmann_covariance"}
-
-
-def make(kind, **fields):
-    return kind(**(SMALL.get(kind, {"chains": 3}) | fields))
 
 
 def final(trace):

@@ -11,21 +11,24 @@ from typing import Annotated
 import tyro
 
 from bilevel_rl import records
-from bilevel_rl.commands import screen
+from bilevel_rl.commands import screen, search
+from bilevel_rl.finite import search_folder
 from bilevel_rl.launch import execute, options
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Go on with a stopped run. A finished run is left as it is."""
+    """Go on with a stopped run or search. A finished one is left as it is."""
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="run folder")]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of a run or a search")]
     tensorboard: Annotated[bool, tyro.conf.arg(help="also write TensorBoard events")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    """Resume a run."""
+    """Resume a run or a search."""
     given = options.parse("resume", Settings, argv)
+    if (given.folder / search_folder.HEADER).exists():
+        return search.resume(given.folder)
     if records.read_header(given.folder)["kind"] == "llm":
         commands = importlib.import_module("bilevel_rl.llm.commands")
         return int(commands.main(["resume", str(given.folder)]) or 0)

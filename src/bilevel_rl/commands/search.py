@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
-from collections.abc import Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from bilevel_rl.commands import screen, words
 from bilevel_rl.commands.run import _stem
-from bilevel_rl.finite import multistart
+from bilevel_rl.errors import RunNotFound, message
+from bilevel_rl.finite import multistart, search_folder
 from bilevel_rl.launch import execute, load
 
 arg = tyro.conf.arg
@@ -33,10 +38,22 @@ class Settings:
     eta: Annotated[int, arg(help="each stage keeps one start in eta; 1 keeps all")] = 4
     stages: Annotated[int | None, arg(help="rounds; by default until one start is left")] = None
     continuation: Annotated[float, arg(help="temperature of the first stage, as a multiple of the last one's")] = 1.0
+    comparing: Annotated[float, arg(help="share of the samples that is spent on comparing starts")] = multistart.COMPARING
+    by: Annotated[
+        multistart.By,
+        arg(help="compare by a model learnt from the samples of all starts, or along the follower that each tracks"),
+    ] = "auto"
+    settling: Annotated[
+        float, arg(help="share of that in which followers go on learning at a held x, before f is measured")
+    ] = multistart.SETTLING  # fmt: skip
     spread: Annotated[float, arg(help="standard deviation of random starts where x has no bounds")] = 1.0
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
     tau: Annotated[float | None, arg(help="temperature at which results are graded; the problem's own when absent")] = None
-    out: Annotated[Path | None, arg(help="folder for the two run folders; by default a new one below runs/")] = None
+    out: Annotated[Path | None, arg(help="folder of the search; by default a new one below runs/")] = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What `multistart.search` is called with."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,13 +67,52 @@ def main(argv: Sequence[str]) -> int:
     config = {
         "problem": asked.problem.name, "problem_options": execute.complete(asked.problem, asked.given_problem),
         "solver": asked.solver.name, "solver_options": execute.complete(asked.solver, asked.given_solver),
-        "seed": s.seed, "command": shlex.join(["bilevel-rl", "search", *argv]),
+        "seed": s.seed, "command": shlex.join(["bilevel-rl", "search", *argv]), "search": s.chosen(),
     }  # fmt: skip
-    chosen = {field.name: getattr(s, field.name) for field in dataclasses.fields(s) if field.name != "out"}
-    found = multistart.search(problem, solver, **chosen, folder=folder, config=config)
+    search_folder.check_free(folder)
+    execute.keep_sources(execute.Ask(asked.problem, asked.solver), config, folder)
+    return _show(problem, solver, folder, config, resume=False)
+
+
+def resume(folder: Path) -> int:
+    """Go on with the search of a folder; a finished one is left as it is."""
+    if screen.read_status(folder).get("state") == "finished":
+        print(f"{folder}: finished already; nothing to do")
+        return 0
+    config = search_folder.read_config(folder)
+    asked, known = config["search"], {field.name for field in dataclasses.fields(Settings)} - {"out"}
+    if asked.keys() != known:
+        raise RunNotFound(
+            message(str(folder / search_folder.HEADER), f"the settings {sorted(asked)}", f"they must be {sorted(known)}",
+                    "Read it with the version that wrote it (provenance names it), or search again")
+        )  # fmt: skip
+    whole = config | {"iterations": asked["iterations"], "runs": asked["starts"]}
+    _, problem, _, solver = load.from_config(folder, whole)
+    return _show(problem, solver, folder, config, resume=True)
+
+
+def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -> int:
+    """Search with a progress bar and print what was found."""
+    try:
+        with _terminates_as_interrupted(), contextlib.ExitStack() as stack:
+            bar: list[Callable[[int], None]] = []
+
+            def advance(done: int, total: int) -> None:
+                if not bar:  # the total is known when the stages are
+                    bar.append(stack.enter_context(screen.progress(f"{solver.name}, iterations of all starts", total)))
+                bar[0](done)
+
+            found = multistart.search(
+                problem, solver, **config["search"], folder=folder, resume=resume, config=config, on_progress=advance
+            )
+    except KeyboardInterrupt:
+        if not (folder / search_folder.HEADER).exists():
+            raise
+        print(f"interrupted; its state is kept, go on with: bilevel-rl resume {folder}", file=sys.stderr)
+        return 130
     values, kept = found.values, found.status == 0
     screen.show_rows(
-        f"{solver.name} on {asked.problem.name}: {s.starts} starts, "
+        f"{solver.name} on {config['problem']}: {len(values)} starts, "
         + (f"{found.samples:,} transitions" if found.samples else "by the model"),
         ("", "objective", ""),
         [
@@ -73,6 +129,23 @@ def main(argv: Sequence[str]) -> int:
         print(f"stopped: {int((~kept).sum())} starts became non-finite and were given up")
     print(f"run folders: {folder}/starts {folder}/best   report: bilevel-rl report {folder}")
     return int(not kept.any())
+
+
+@contextlib.contextmanager
+def _terminates_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a search as Ctrl-C does: with its state written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _short(x) -> str:

@@ -20,6 +20,8 @@ value_and_gradient = jax.jit(
     lambda it, x: jax.value_and_grad(lambda x: oracles.hyper_objective(it, x, it.temperature()))(x)
 )
 
+follower = jax.jit(oracles.lower_optimum)  # at a traced temperature
+
 
 def climbed(it, x):
     """The leader's value where exact quasi-Newton ascent from x ends."""
@@ -40,7 +42,7 @@ def test_map_and_ends():
     assert [tuple(layout.cells[int(s)]) for s in np.flatnonzero(it.gain)] == [(1, 9), (11, 11 + 14)]
     assert [tuple(layout.cells[int(s)]) for s in np.flatnonzero(it.mdp.start)] == [(4, 1), (4, 15)]
     goals = np.flatnonzero(it.gain)
-    V = oracles.lower_optimum(it, it.x0, LOW).V
+    V = follower(jax.tree.map(jnp.asarray, it), it.x0, LOW).V
     np.testing.assert_allclose(V[goals], 1 + LOW * np.log(4), atol=1e-12)  # paid once, one choice, then nothing
     np.testing.assert_allclose(V[np.asarray(it.mdp.ends)], 0.0)
 
@@ -70,8 +72,8 @@ def test_simulator_is_the_matrix():
 
 
 def test_simulated_returns_are_the_planned_ones():
-    it = FourRooms(temperature=0.005)
-    pi = oracles.lower_optimum(it, it.x0, 0.005).pi
+    it = jax.tree.map(jnp.asarray, FourRooms())
+    pi = follower(it, it.x0, 0.005).pi
     u = jax.random.uniform(jax.random.key(0), (3000, 400, 2))
     y = jax.jit(sampling.trajectories)(it.mdp, pi, jax.random.uniform(jax.random.key(1), (3000,)), u)
     paid = jnp.sum(0.99 ** jnp.arange(400) * it.objective.bonus_at(it.x0, y.s, y.a), 1) * 0.01
@@ -117,7 +119,7 @@ def test_exact_hyper_gradient_takes_milliseconds():
 
 def test_runs_are_graded_by_the_exact_follower():
     """A learnt follower's error would change the objective: what is recorded is the exact follower's value."""
-    it = OneGoalFourRooms(temperature=0.005)
+    it = FourRooms()
     trace = solve(it, PenaltyActorCritic(chains=4), iterations=3)
     exact = float(value_and_gradient(jax.tree.map(jnp.asarray, it), jnp.asarray(trace.x[0, -1]))[0])
     assert trace["objective"][0, -1] == pytest.approx(exact, abs=1e-9)

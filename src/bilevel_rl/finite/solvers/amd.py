@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import implicit, planning
+from bilevel_rl.finite import implicit, planning, rollouts
 from bilevel_rl.finite.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
@@ -48,16 +48,20 @@ class AMD(Solver):
         step_size: zeta, constant.
         tau: temperature, in units of reward.
         sweeps: n >= 1.
-        warm: whether sweeps start from the last iteration's vectors (ours) or from zero (as in the paper).
+        warm: whether sweeps start from the last iteration's vectors or from zero (as in the paper).
+        clip: bound on the length of g; None for none. HPGD's authors clip at 1.
+        hold: iterations for which x stays while the vectors catch up.
 
     References:
-        Chen et al. 2022 (adaptive model design); the adjoint form and warm starts are ours. Cost O(n S A K + d).
+        Chen et al. 2022 (adaptive model design); the adjoint form is ours. Cost O(n S A K + d).
     """
 
     step_size: float = 0.1
     tau: float = 0.05
     sweeps: int = eqx.field(static=True, default=20)
     warm: bool = eqx.field(static=True, default=True)
+    clip: float | None = None
+    hold: float = 0.0
 
     name: ClassVar[str] = "amd"
     references: ClassVar[tuple[str, ...]] = ("chen2022amd",)
@@ -72,6 +76,8 @@ class AMD(Solver):
             ("step_size", self.step_size, self.step_size > 0, "it must be above 0"),
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
             ("sweeps", self.sweeps, self.sweeps >= 1, "it must be at least 1"),
+            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            ("clip", self.clip, self.clip is None or self.clip > 0, "it must be above 0, or none"),
         )
 
     def draws(self, problem: BilevelProblem) -> int:
@@ -112,4 +118,7 @@ class AMD(Solver):
             return objective.cost(x) - jnp.sum(d[:, None] * pi * (objective.bonus(x) + ahead)) - first
 
         g = jax.grad(direct)(x) + implicit.contract(problem, x, h + m[:, None] * pi, V)
-        return DesignState(problem.project(x - self.step_size * g), state.samples, V, V_u, d, m)
+        if self.clip is not None:
+            g = rollouts.clipped(g, self.clip)
+        moved = problem.project(x - jnp.where(k < self.hold, 0.0, self.step_size) * g)
+        return DesignState(moved, state.samples, V, V_u, d, m)

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float
 from bilevel_rl.finite import planning, rollouts
 from bilevel_rl.finite.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.rollouts import Follows
-from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.finite.rollouts import TrajectorySolver
+from bilevel_rl.finite.solver import State
 
 
 class HPGDState(State):
@@ -33,7 +32,7 @@ class HPGDState(State):
     Q_u: Float[Array, "S A"] | None
 
 
-class HPGD(Solver):
+class HPGD(TrajectorySolver):
     r"""Hyper policy gradient descent: the leader needs trajectories of the follower, and no more.
 
     Hats are every-visit Monte-Carlo means over the batch: $\hat Q(s,a)$ of what followed the visits of $(s,a)$,
@@ -50,11 +49,17 @@ class HPGD(Solver):
         scales: zeta, beta and tau are used.
         clip: bound on the length of g; the paper's experiments clip at 1.
         optimism: initial value of Q.
+        hold: iterations for which x stays while the tables catch up.
         trajectories: N an iteration.
         horizon: T transitions each; what lies beyond is cut off, a bias of order $\gamma^T$.
+        episode: None for one episode a trajectory; else a trajectory is a stream of episodes of at most that many
+            transitions, a new one beginning where one has ended: no transition is spent where all is over.
         critic: of the leader, `"monte_carlo"` or `"sarsa"`.
         follower: `"q_learning"` or `"soft_vi"`.
-        passes: over the batch by Q-learning and SARSA, or sweeps of soft value iteration, an iteration.
+        passes: over the batch by Q-learning and SARSA, an iteration.
+        sweeps: of soft value iteration, an iteration; None for as many as passes.
+        baseline: `"visits"` takes V(s) from the V(s') that derivatives of log P weigh (ours; the means over visits are
+            subtracted anyway): less variance where x moves the kernel; `"none"`.
         explore: `"extra"` adds one transition of a random action from each state seen, for Q-learning only; `"none"`.
 
     References:
@@ -62,47 +67,17 @@ class HPGD(Solver):
         formed but read off a trace of its weights is ours. Cost O(N T (passes + A) + S A + d) an iteration.
     """
 
-    scales: TimeScales = TimeScales(
-        # ours: near what 8 settings on goal placement chose; benchmarks/quality.py holds the grid
-        PowerDecay(0.1, 1 / 3), PowerDecay(1.0), PowerDecay(0.5, 0.3), PowerDecay(1.0), PowerDecay(0.05),
-    )  # fmt: skip
-    clip: float = 1.0
-    optimism: float = 0.0
-    trajectories: int = eqx.field(static=True, default=16)
-    horizon: int = eqx.field(static=True, default=100)
     critic: Literal["monte_carlo", "sarsa"] = eqx.field(static=True, default="monte_carlo")
-    follower: Follows = eqx.field(static=True, default="q_learning")
-    passes: int = eqx.field(static=True, default=10)
-    explore: Literal["extra", "none"] = eqx.field(static=True, default="extra")
 
     name: ClassVar[str] = "hpgd"
     references: ClassVar[tuple[str, ...]] = ("thoma2024hpgd",)
 
     def check(self, problem: BilevelProblem) -> None:
-        self.scales.check(f"{self.name}.scales")
+        super().check(problem)
         check_fields(
             self.name,
-            ("trajectories", self.trajectories, self.trajectories >= 1, "it must be at least 1"),
-            ("horizon", self.horizon, self.horizon >= 2, "it must be at least 2"),
-            ("passes", self.passes, self.passes >= 1, "it must be at least 1"),
-            ("clip", self.clip, self.clip > 0, "it must be above 0"),
             ("critic", self.critic, self.critic in ("monte_carlo", "sarsa"), "it must be 'monte_carlo' or 'sarsa'"),
-            ("follower", self.follower, self.follower in ("q_learning", "soft_vi"),
-             "it must be 'q_learning' or 'soft_vi'"),
-            ("explore", self.explore, self.explore in ("extra", "none"), "it must be 'extra' or 'none'"),
         )  # fmt: skip
-
-    @property
-    def _explores(self) -> bool:
-        return self.follower == "q_learning" and self.explore == "extra"
-
-    @property
-    def _uniforms(self) -> int:
-        beside = 2 * self.trajectories * self.horizon if self._explores else 0
-        return rollouts.draws(self.trajectories, self.horizon) + beside
-
-    def draws(self, problem: BilevelProblem) -> int:
-        return self._uniforms + problem.objective.draws(problem)
 
     def init(self, problem: BilevelProblem, x0, key) -> HPGDState:
         shape = problem.mdp.n_states, problem.mdp.n_actions
@@ -111,42 +86,35 @@ class HPGD(Solver):
 
     def step(self, problem: BilevelProblem, state: HPGDState, k, noise) -> HPGDState:
         now, gamma, x = self.scales.at(k), problem.mdp.discount, state.x
-        mdp, tau, objective, N, T = problem.transitions(x), now.tau, problem.objective, self.trajectories, self.horizon
-        Q = state.Q
-        if self.follower == "soft_vi":
-            Q = rollouts.soft_vi(problem, x, Q, tau, self.passes)
-        pi = planning.soft_policy(Q, tau)
-        seen = rollouts.draw(mdp, pi, noise[: rollouts.draws(N, T)], N, T)
+        mdp, tau, objective = problem.transitions(x), now.tau, problem.objective
+        N, T = self.trajectories, self.horizon
+        Q, pi, seen = self.play(problem, mdp, x, state.Q, tau, noise)
         s, a = seen.s.ravel(), seen.a.ravel()
         # what weighs d_x Q - d_x V of a pair, summed over its visits: -E_d[1{(s,a)} A_U] / tau for a linear f
         count, discounted = rollouts.totals(seen, Q.shape, jnp.ones((N, T)), rollouts.discounts(seen, gamma))
         Q_u, used = state.Q_u, N * T
         if objective.linear:
             u = objective.bonus_at(x, s, a).reshape(N, T)
-            returns = rollouts.returns_to_go(u, gamma)
+            returns = rollouts.returns_to_go(u, gamma, rollouts.last(seen))
             if Q_u is None:
                 A_u = rollouts.less_state_mean(*rollouts.totals(seen, Q.shape, returns), count)
             else:
                 Q_u = rollouts.sarsa(Q_u, pi, seen, u, gamma, now.beta, self.passes)
                 A_u = Q_u - jnp.sum(pi * Q_u, -1, keepdims=True)
             c = discounted * A_u / tau
-            V_u = jnp.concatenate([returns[:, 1:], jnp.zeros((N, 1))], axis=1)
-            g = rollouts.direct(problem, x, seen, V_u, returns[:, 0])
+            g = rollouts.direct(problem, x, seen, rollouts.following(returns, seen), returns)
         else:
-            xi = objective.sample(x, pi, problem, noise[self._uniforms :])
+            xi = objective.sample(x, pi, problem, noise[self.uniforms :])
             c, g, used = -jnp.where(count > 0, xi.grad_theta, 0.0) / tau, xi.grad_x, used + xi.transitions
 
         # d_x Q^ - d_x V^: each visit carries its share of the pair's mean and of the state's
         share = rollouts.less_state_mean(c, count)
-        g = g + rollouts.response(problem, x, seen, share[seen.s, seen.a], mdp.ongoing(planning.soft_value(Q, tau)))
+        V = mdp.ongoing(planning.soft_value(Q, tau))
+        g = g + rollouts.response(problem, x, seen, share[seen.s, seen.a], V, self.baseline == "visits")
 
-        if self.follower == "q_learning":
-            v = noise[rollouts.draws(N, T) : self._uniforms]
-            Q, beside = rollouts.learn_follower(problem, mdp, x, Q, seen, v, tau, now.beta, self.passes)
-            used = used + beside
+        Q, beside = self.learn(problem, mdp, x, Q, seen, now, noise)
         # x <- x - zeta g
-        moved = problem.project(x - now.zeta * rollouts.clipped(g, self.clip))
-        return HPGDState(moved, state.samples + used, Q, Q_u)
+        return HPGDState(self.moved(problem, x, g, k, now.zeta), state.samples + used + beside, Q, Q_u)
 
     def tracked(self, problem, state, k):
         return planning.soft_policy(state.Q, self.scales.at(k).tau)

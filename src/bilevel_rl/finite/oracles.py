@@ -28,10 +28,12 @@ def lower_return(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau=0.0) -
     return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
 
 
-def policy_gradient(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, "S A"]:
-    r"""$\nabla_\theta J_\tau = d(s)\,\pi(a|s)\,(Q - \tau\log\pi - V)/(1-\gamma)$, exactly."""
+def policy_gradient(
+    problem: BilevelProblem, x, pi: Float[Array, "S A"], tau, V: Float[Array, " S"] | None = None
+) -> Float[Array, "S A"]:
+    r"""$\nabla_\theta J_\tau = d(s)\,\pi(a|s)\,(Q - \tau\log\pi - V)/(1-\gamma)$, exactly; V of pi where it is known."""
     mdp, reward = problem.transitions(x), problem.reward(x)
-    V = planning.policy_value(mdp, reward, pi, tau)
+    V = planning.policy_value(mdp, reward, pi, tau) if V is None else V
     log_pi = jnp.log(pi) if mdp.ends is None else jnp.where(mdp.ends[:, None], 0.0, jnp.log(pi))
     advantage = planning.action_value(mdp, reward, V) - tau * log_pi - V[:, None]
     return planning.visitation(mdp, pi)[:, None] * pi * advantage / (1 - mdp.discount)
@@ -45,11 +47,16 @@ def lower_optimum(problem: BilevelProblem, x, tau) -> planning.Plan:
     return planning.soft_optimal(mdp, reward, tau)
 
 
-def hyper_objective(problem: BilevelProblem, x, tau) -> Float[Array, ""]:
-    r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0. The problem's own where it knows it in closed form."""
+def hyper_objective(problem: BilevelProblem, x, tau, plan: planning.Plan | None = None) -> Float[Array, ""]:
+    r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0. The problem's own where it knows it in closed form.
+
+    Args:
+        plan: the lower level's optimum at x, where it is known; a function of x where this is differentiated.
+    """
     if isinstance(problem, ClosedFormProblem):
         return problem.hyper_objective(x, tau)
-    return problem.objective.value(x, lower_optimum(problem, x, tau).pi, problem)
+    plan = lower_optimum(problem, x, tau) if plan is None else plan
+    return problem.objective.value(x, plan.pi, problem)
 
 
 def hyper_gradient(problem: BilevelProblem, x, tau) -> Float[Array, " d"]:

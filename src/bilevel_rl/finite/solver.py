@@ -371,7 +371,8 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
             values |= solver.scales.at(k)._asdict()
         if not evaluate:
             return values
-        phi, exact = jax.value_and_grad(lambda x: oracles.hyper_objective(problem, x, tau))(state.x)
+        # one solution of the lower level serves the hyper-objective, its gradient, the gap and the scene
+        (phi, plan), exact = jax.value_and_grad(_answered, argnums=1, has_aux=True)(problem, state.x, tau)
         values |= {M.OBJECTIVE.key: phi, M.GRADIENT_NORM.key: jnp.linalg.norm(exact)}
         if optimum is not None:
             best_x, best = optimum
@@ -380,18 +381,18 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
         if followers is not None:
             pi, pi_l = followers
             mdp = problem.transitions(state.x)
-            plan = oracles.lower_optimum(problem, state.x, tau)
+            V = planning.policy_value(mdp, problem.reward(state.x), pi, tau)
             now = solver.scales.at(k)
             mean = oracles.penalty_estimate(problem, state.x, pi, pi_l, now.w, now.tau)
             values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact)
-            values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V) - oracles.lower_return(problem, state.x, pi, tau)
-            values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(problem, state.x, pi, tau) ** 2)
-        return values
+            values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V - V)
+            values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(problem, state.x, pi, tau, V) ** 2)
+        return values | ({"best": plan.pi} if drawn else {})
 
+    drawn = evaluate and problem.layout() is not None and problem.mdp.n_states <= SCENE_STATES
     values = _over_runs(lambda each: one(*each), (solver, states), problem)
-    if evaluate and problem.layout() is not None and problem.mdp.n_states <= SCENE_STATES:
-        x = states.x[0]
-        pi = oracles.lower_optimum(problem, x, tau).pi
+    if drawn:
+        x, pi = states.x[0], values.pop("best")[0]
         marker = problem.marker(x)
         values |= {
             "scene/policy": pi,
@@ -400,6 +401,12 @@ def _measure(problem, solver, states, k, *, tau, evaluate: bool, optimum) -> dic
             "scene/marker": jnp.full(2, jnp.nan) if marker is None else marker,
         }
     return values
+
+
+def _answered(problem, x, tau) -> tuple[Array, planning.Plan | None]:
+    """The hyper-objective, and the lower level's optimum with it."""
+    plan = None if isinstance(problem, ClosedFormProblem) else oracles.lower_optimum(problem, x, tau)
+    return oracles.hyper_objective(problem, x, tau, plan), plan
 
 
 class _Log:

@@ -253,7 +253,6 @@ def test_it_is_run_by_name(tmp_path, capsys):
     words = ["linear_leader", "exact_quasi_newton", "--solver.tau", "0.1", "--solver.step-size", "0.001"]
     assert main(["search", *words, "--starts", "4", "--iterations", "120", "--out", str(tmp_path / "s")]) == 0
     assert "-11.309" in capsys.readouterr().out
-    assert main(["run", *words, "--iterations", "5", "--runs", "1", "--out", str(tmp_path / "r")]) == 0
 
 
 BAD = {"step_size": 0.0, "tau": -1.0, "memory": 0, "trials": 0}

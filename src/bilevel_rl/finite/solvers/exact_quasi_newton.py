@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bilevel_rl.finite import oracles
+from bilevel_rl.finite import planning
+from bilevel_rl.finite.closed_form import ClosedFormProblem
 from bilevel_rl.finite.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
@@ -35,6 +36,7 @@ class QuasiNewtonState(State):
 
     Attributes:
         f, g: $\Phi_\tau(x)$ and its gradient [d].
+        V: [S] the follower's value, from which Newton's method goes on at the next x; empty for followers in closed form.
         S, Y: [m, d] pairs of steps and changes of the gradient, the newest last; rows of zeros are empty.
         tau: temperature at which f and g hold; -1 before the first iteration.
         settled: no step along the negative gradient lowers the objective any more.
@@ -42,6 +44,7 @@ class QuasiNewtonState(State):
 
     f: Float[Array, ""]
     g: Float[Array, " d"]
+    V: Float[Array, " S"]
     S: Float[Array, "m d"]
     Y: Float[Array, "m d"]
     tau: Float[Array, ""]
@@ -54,6 +57,7 @@ class _Point(NamedTuple):
     x: Float[Array, " d"]
     f: Float[Array, ""]
     g: Float[Array, " d"]
+    V: Float[Array, " S"]
 
 
 class _Search(NamedTuple):
@@ -95,7 +99,7 @@ class ExactQuasiNewton(Solver):
     References:
         Two-loop recursion: Liu & Nocedal 1989. Bounds: the two-metric projection of Bertsekas 1982. Search by doubling and
         bisection: Lewis & Overton 2013, its second condition restated for a path that bends (ours). An evaluation costs one
-        Newton solve and one linear solve, O(S^3); most iterations need one. Besides, O(m d).
+        Newton solve, begun at the last x's answer, and one linear solve, O(S^3); most iterations need one. Besides, O(m d).
     """
 
     step_size: float = 0.1
@@ -121,11 +125,13 @@ class ExactQuasiNewton(Solver):
 
     def init(self, problem: BilevelProblem, x0, key) -> QuasiNewtonState:
         zero, pairs = jnp.zeros(()), jnp.zeros((self.memory, x0.shape[0]))
+        V = jnp.zeros(0 if problem.mdp is None else problem.mdp.n_states)
         return QuasiNewtonState(
             x0,
             jnp.zeros((), int),
             zero,
             jnp.zeros_like(x0),
+            V,
             pairs,
             pairs,
             jnp.full((), NEVER),
@@ -143,8 +149,8 @@ def _step(problem: BilevelProblem, solver: ExactQuasiNewton, state: QuasiNewtonS
     stale = state.tau != tau
     p, known = _direction(state, _free(problem, state), solver.step_size)
     p = jnp.where(stale, 0.0, p)
-    evaluate = jax.value_and_grad(lambda x: oracles.hyper_objective(problem, x, tau))
-    x, f, g = _along(problem, evaluate, state, p, solver.trials, stale)
+    evaluate = jax.value_and_grad(lambda x: _hyper_objective(problem, x, tau, state.V), has_aux=True)
+    x, f, g, V = _along(problem, evaluate, state, p, solver.trials, stale)
 
     s, y = x - state.x, g - state.g
     moved = jnp.any(s != 0)
@@ -154,7 +160,17 @@ def _step(problem: BilevelProblem, solver: ExactQuasiNewton, state: QuasiNewtonS
         for pairs, new in ((state.S, s), (state.Y, y))
     )
     settled = ~stale & ~moved & (state.settled | ~known)
-    return QuasiNewtonState(x, state.samples, f, g, S, Y, tau, settled)
+    return QuasiNewtonState(x, state.samples, f, g, V, S, Y, tau, settled)
+
+
+def _hyper_objective(
+    problem: BilevelProblem, x, tau, V: Float[Array, " S"]
+) -> tuple[Float[Array, ""], Float[Array, " S"]]:
+    """`oracles.hyper_objective`, its Newton solve begun at V; and the follower's value."""
+    if isinstance(problem, ClosedFormProblem):
+        return problem.hyper_objective(x, tau), V
+    plan = planning.soft_optimal(problem.transitions(x), problem.reward(x), tau, V=V)
+    return problem.objective.value(x, plan.pi, problem), plan.V
 
 
 def _free(problem: BilevelProblem, here: QuasiNewtonState) -> Bool[Array, " d"]:
@@ -201,14 +217,14 @@ def _along(
     def attempt(search: _Search):
         t = search.t
         x = problem.project(here.x + t * p)
-        f, g = evaluate(x)
+        (f, V), g = evaluate(x)
         promised = here.g @ (x - here.x)
         finite = jnp.isfinite(f) & jnp.all(jnp.isfinite(g))
         enough = finite & (promised < 0) & (f <= here.f + DECREASE * promised)
         # as far again, where the path still goes on: would it bring almost as much?
         steep = g @ (problem.project(here.x + 2 * t * p) - x) < CURVATURE * promised
         take = stale | (enough & (f <= search.best.f))
-        best = jax.tree.map(lambda a, b: jnp.where(take, a, b), _Point(x, f, g), search.best)
+        best = jax.tree.map(lambda a, b: jnp.where(take, a, b), _Point(x, f, g, V), search.best)
         low, high = jnp.where(enough, t, search.low), jnp.where(enough, search.high, t)
 
         rise = f - here.f - promised
@@ -218,6 +234,6 @@ def _along(
         return _Search(t, low, high, best, search.trials + 1, (enough & ~steep) | jnp.all(x == here.x))
 
     idle = ~stale & (here.settled | ~jnp.any(p != 0))
-    best = _Point(here.x, here.f, here.g)
+    best = _Point(here.x, here.f, here.g, here.V)
     start = _Search(jnp.ones(()), jnp.zeros(()), jnp.full((), jnp.inf), best, jnp.zeros((), int), idle)
     return jax.lax.while_loop(unfinished, attempt, start).best

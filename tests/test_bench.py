@@ -360,7 +360,7 @@ def test_a_cell_of_the_table_in_small(tmp_path):
     )
     plain, search = facts["cells"].values()
     assert plain["samples"] == 3200
-    assert search["samples"] <= 3400  # one trajectory of a comparison may go beyond a tiny budget
+    assert 0 < search["samples"] <= 3200
     assert len(plain["tuning"]["scores"]) == 8
     # a cell has a process of its own; this one has run other tests, whose peak may stand already
     assert plain["peak_memory_mib"] >= plain["idle_memory_mib"] > 0

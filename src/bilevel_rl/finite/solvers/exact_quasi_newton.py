@@ -92,7 +92,7 @@ class ExactQuasiNewton(Solver):
     Example:
         >>> from bilevel_rl.finite import solve
         >>> from bilevel_rl.finite.problems import GoalPlacement
-        >>> trace = solve(GoalPlacement(), ExactQuasiNewton(), iterations=15)
+        >>> trace = solve(GoalPlacement(), ExactQuasiNewton(), iterations=25)
         >>> round(float(trace["objective"][0, -1]), 6)
         -0.636279
 

@@ -119,15 +119,21 @@ def milliseconds(problem, repeats: int = 30) -> float:
 
 def memory(states: int) -> dict:
     """The same of a random MDP in a process of its own, whose peak starts at what its parent had: run it first."""
-    called = subprocess.run([sys.executable, __file__, "--states", str(states)], check=True, capture_output=True, text=True)
+    called = subprocess.run(
+        [sys.executable, __file__, "--states", str(states)], check=True, capture_output=True, text=True
+    )
     return json.loads(called.stdout)
 
 
 def main() -> None:
     """Measure, print, and write unless `--quick`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="up to 1,000 states, written nowhere")
-    parser.add_argument("--states", type=int, help="one random MDP: its cost and this process's peak, as JSON")
+    parser.add_argument(
+        "--states", type=int, help="one random MDP: its cost and this process's peak, as JSON"
+    )
     options = parser.parse_args()
     if options.states:
         cost = milliseconds(RandomMDP(states=options.states), repeats=1)
@@ -144,10 +150,15 @@ def main() -> None:
     for name, each in out["milliseconds"].items():
         cost.add_row(name, f"{each:.2f}", "")
     for row in out["random MDP"]:
-        cost.add_row(f"random_mdp, {row['states']:,} states", f"{row['milliseconds']:.1f}", f"{row['peak_gib']:.2f}")
+        cost.add_row(
+            f"random_mdp, {row['states']:,} states", f"{row['milliseconds']:.1f}", f"{row['peak_gib']:.2f}"
+        )
     Console(width=120).print(table, cost)
     if not options.quick:
-        out["hardware"], out["provenance"] = records.hardware(), records.provenance("python benchmarks/peers.py")
+        out["hardware"], out["provenance"] = (
+            records.hardware(),
+            records.provenance("python benchmarks/peers.py"),
+        )
         records.write_json(RESULTS, out)
 
 

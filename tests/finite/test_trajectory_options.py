@@ -51,7 +51,9 @@ def tables(it, x):
 
 def directions(it, one, state, n: int):
     step = jax.jit(lambda z: (state.x - one.step(it, state, jnp.array(0), z).x) / TINY)
-    return np.asarray(jax.lax.map(step, jax.random.uniform(jax.random.key(3), (n, one.draws(it))), batch_size=200))
+    return np.asarray(
+        jax.lax.map(step, jax.random.uniform(jax.random.key(3), (n, one.draws(it))), batch_size=200)
+    )
 
 
 def stream(T: int, N: int, episode: int):
@@ -85,7 +87,9 @@ def test_traces_exchange_the_sums_episode_by_episode():
 
 
 def test_sarsa_on_a_stream_rests_at_the_value():
-    it, pi, seen = stream(4000, 4, episode=3)  # cut short of the end: the value goes on where the episode did not
+    it, pi, seen = stream(
+        4000, 4, episode=3
+    )  # cut short of the end: the value goes on where the episode did not
     u = it.objective.bonus_at(it.x0, seen.s.ravel(), seen.a.ravel()).reshape(seen.s.shape)
     Q_u = rollouts.sarsa(jnp.zeros((3, 2)), pi, seen, u, 0.9, 1.0, 200)
     np.testing.assert_allclose(Q_u, tables(it, it.x0)[1], atol=0.1)
@@ -96,7 +100,9 @@ def test_streams_give_the_hyper_gradient(kind):
     """The ratio of sums and the cut ends leave a bias of one over the episodes; there are hundreds."""
     it = Corridor()
     one = kind(FIXED, clip=1e9, trajectories=4, horizon=500, episode=200, passes=1, explore="none")
-    state = (CovarianceState if kind is BoltzmannCovariance else HPGDState)(it.x0, jnp.zeros((), int), *tables(it, it.x0))
+    state = (CovarianceState if kind is BoltzmannCovariance else HPGDState)(
+        it.x0, jnp.zeros((), int), *tables(it, it.x0)
+    )
     if kind is HPGD:
         state = HPGDState(it.x0, state.samples, state.Q, None)
     g, exact = directions(it, one, state, 1000), np.asarray(oracles.hyper_gradient(it, it.x0, TAU))
@@ -111,11 +117,15 @@ def test_a_baseline_of_other_visits_takes_variance_and_no_mean():
     state = CovarianceState(x, jnp.zeros((), int), *tables(it, x))
     spread = {}
     for baseline in ("none", "visits"):
-        one = BoltzmannCovariance(FIXED, clip=1e9, trajectories=4, horizon=60, passes=1, explore="none", baseline=baseline)
+        one = BoltzmannCovariance(
+            FIXED, clip=1e9, trajectories=4, horizon=60, passes=1, explore="none", baseline=baseline
+        )
         g = directions(it, one, state, 3000)
         spread[baseline] = np.sqrt((g.std(0) ** 2).sum())
     exact = oracles.hyper_gradient(it, x, TAU)
-    np.testing.assert_allclose(g.mean(0), exact, atol=0.02 * float(jnp.linalg.norm(exact)) + 4.5 * spread["visits"] / 54)
+    np.testing.assert_allclose(
+        g.mean(0), exact, atol=0.02 * float(jnp.linalg.norm(exact)) + 4.5 * spread["visits"] / 54
+    )
     assert spread["visits"] < 0.5 * spread["none"]
 
 
@@ -156,7 +166,9 @@ def test_warm_solves_give_what_cold_ones_give():
     assert not np.allclose(cold[:, 0], cold[:, -1])
 
 
-@pytest.mark.parametrize("one", [AMD(0.1, TAU, hold=3.0, clip=0.01), HPGD(hold=3.0, trajectories=2, horizon=10)])
+@pytest.mark.parametrize(
+    "one", [AMD(0.1, TAU, hold=3.0, clip=0.01), HPGD(hold=3.0, trajectories=2, horizon=10)]
+)
 def test_x_is_held_and_steps_are_clipped(one):
     it = problem("visitation")
     x = solve(it, one, iterations=8, record_every=1).x[0]

@@ -73,7 +73,9 @@ class BoltzmannCovariance(TrajectorySolver):
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
-        check_fields(self.name, ("order", self.order, self.order in ("use", "learn"), "it must be 'use' or 'learn'"))
+        check_fields(
+            self.name, ("order", self.order, self.order in ("use", "learn"), "it must be 'use' or 'learn'")
+        )
 
     def init(self, problem: BilevelProblem, x0, key) -> CovarianceState:
         shape = problem.mdp.n_states, problem.mdp.n_actions

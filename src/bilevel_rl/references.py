@@ -124,6 +124,14 @@ BIBTEX: dict[str, str] = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2021}
 }""",
+    "agarwal2020model": """@inproceedings{agarwal2020model,
+  title     = {Model-based reinforcement learning with a generative model is minimax optimal},
+  author    = {Agarwal, Alekh and Kakade, Sham and Yang, Lin F.},
+  booktitle = {Conference on Learning Theory},
+  year      = {2020},
+  eprint    = {1906.03804},
+  archivePrefix = {arXiv}
+}""",
     "williams1992reinforce": """@article{williams1992reinforce,
   title   = {Simple statistical gradient-following algorithms for connectionist reinforcement learning},
   author  = {Williams, Ronald J.},

@@ -12,8 +12,8 @@ import pytest
 from finite_instances import assert_mean
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.finite import oracles, planning, solve
-from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, RandomMDP
+from bilevel_rl.finite import oracles, planning, sampling, solve
+from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, LeaderToy, RandomMDP
 from bilevel_rl.finite.replay import Replay
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
 from bilevel_rl.schedules import PowerDecay, TimeScales
@@ -128,20 +128,65 @@ def test_x_stays_while_held_and_samples_are_counted():
 
 
 def test_replay_overwrites_the_oldest_and_draws_only_what_is_there():
+    mdp = GoalPlacement(rows=2, columns=2).mdp
     memory = Replay.empty(4, 2)
     for i in range(3):
         batch = jnp.array([10 * i, 10 * i + 1])
-        memory = memory.extend(batch, batch + 100, batch + 200)
+        memory = memory.extend(mdp, jnp.stack([batch, batch + 100, batch + 200]))
     assert sorted(memory.table[0].tolist()) == [10, 11, 20, 21]
-    young = Replay.empty(100, 2).extend(jnp.array([7, 8]), jnp.array([0, 1]), jnp.array([5, 6]))
-    drawn = young.draw(jnp.linspace(0, 0.999, 50))
+    young = Replay.empty(100, 2).extend(mdp, jnp.array([[7, 8], [0, 1], [5, 6]]))
+    drawn, likelier = young.draw(mdp, jnp.linspace(0, 0.999, 50))
     assert set(map(tuple, drawn.T.tolist())) == {(7, 0, 5), (8, 1, 6)}
+    assert likelier is None
+
+
+def test_replayed_transitions_of_another_x_weigh_as_the_present_one_draws_them():
+    """Drawn under one x and weighed for another, they have the other's mean: an average over next states of any function."""
+    it = LeaderToy()
+    then, now = it.transitions(jnp.array([-1.0])), it.transitions(jnp.array([1.0]))
+    n, state, action = 40_000, 1, 2  # left, from where the leader sends home or lets go right
+    s, a = jnp.full(n, state, jnp.int32), jnp.full(n, action, jnp.int32)
+    drawn = jnp.stack([s, a, sampling.next_state(then, s, a, jax.random.uniform(jax.random.key(0), (n,)))])
+    memory = Replay.empty(n, n, moving=True).extend(then, drawn)
+    past, likelier = memory.draw(now, jnp.linspace(0, 1, n, endpoint=False))
+    value = jnp.arange(3.0)
+    exact = float(now.dense()[state, action] @ value)
+    assert abs(float(then.dense()[state, action] @ value) - exact) > 0.5  # the two x differ
+    assert_mean(likelier * value[past[2]], exact)
+
+
+def test_what_a_sample_of_f_draws_teaches_the_critics_too():
+    """With as good as no chain the critics still learn: the trajectories of f feed them, and the memory holds them."""
+    it = LeaderToy(trajectories=2, horizon=20)
+    solver = CoupledPenalty(
+        frozen(0.1, 0.05, 0.5), chains=2, explore="none", replay=8, memory=1000, estimator="ratio_critic"
+    )
+    state = solver.init(it, it.x0, jax.random.key(0))
+    new = solver.step(it, state, 0, jax.random.uniform(jax.random.key(1), (solver.draws(it),)))
+    assert int(new.samples) == 2 + 2 * 20  # counted once
+    assert int(new.replay.count) == 2 + 2 * 19  # the last step of a trajectory has no end that was seen
+    s, a, s_next = (np.asarray(v)[: int(new.replay.count)] for v in new.replay.table)
+    assert (np.asarray(it.transitions(it.x0).dense())[s, a, s_next] > 0).all()
+
+
+def test_the_direction_is_no_longer_than_the_bound():
+    it = LeaderToy(trajectories=2, horizon=20)
+    lengths = []
+    for bound in (1e6, 0.05):
+        solver = CoupledPenalty(frozen(0.1, 0.05, 0.5), bound=bound, chains=4, estimator="ratio_critic")
+        state = solver.init(it, it.x0, jax.random.key(0))
+        for k in range(20):
+            u = jax.random.uniform(jax.random.key(k), (solver.draws(it),))
+            state = solver.step(it, state, k, u)
+        lengths.append(float(jnp.linalg.norm(state.direction)))
+    assert lengths[0] > 0.05 >= lengths[1] > 0
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         ({"chains": 0}, "chains"), ({"momentum": 1.0}, "momentum"), ({"hold": -1.0}, "hold"), ({"clip": 0.0}, "clip"),
+        ({"bound": 0.0}, "bound"),
         ({"replay": -1}, "replay"),
         ({"scales": TimeScales(w=PowerDecay(0.0))}, "w.initial"),
     ],

@@ -76,6 +76,7 @@ class Ask:
         facts = records.read_json(folder / "ask.json")
         second = facts["method"]["second"]
         method = facts["method"] | {"second": None if second is None else (second[0], tuple(second[1]))}
+        method |= {"travels": tuple(method["travels"])}
         return cls(**facts | {"task": Task(**facts["task"]), "method": Method(**method)})
 
 

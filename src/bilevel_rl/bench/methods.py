@@ -2,8 +2,9 @@
 
 Every method gets four lengths of step (as travels, see `Task`) times two values of a second number of its own, the same
 tuning seeds and the same samples; numbers only, so that tuning is one compiled program. Some that use the model have no
-second number, and four settings. The second number of coupled_penalty (where its values start) was chosen after pilot runs
-on the leader toy and four rooms; those of the others are the ones of benchmarks/quality.py or the step of their critics.
+second number, and four settings. The second number of coupled_penalty (the size of w) was chosen after pilot runs on the
+leader toy, tax design and four rooms, on other seeds than the table's; those of the others are the ones of
+benchmarks/quality.py or the step of their critics. What learns a model needs no step of x to be right, and has few settings.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ TRAVELS = (1.0, 4.0, 16.0, 64.0)
 TRAVEL = "travel"
 HOLD = "hold share"  # of the iterations, during which x stays
 OPTIMISM = "optimism share"  # of the task's reach, where values start
+W = "w share"  # of the task's unit of w
 HORIZON = 3.0  # ours: trajectories last this many times 1/(1 - gamma), which cuts off a twentieth
 
 
@@ -36,6 +38,7 @@ class Method:
         options: by dotted path; what is absent keeps the solver's default.
         second: name and two values of the second number of the grid.
         always: settings that every member of the grid shares.
+        travels: lengths of step.
         relative_w: whether its w is in the task's unit.
         plans: whether its follower plans with the model while the leader samples.
         quick: whether `--quick` has it.
@@ -46,13 +49,14 @@ class Method:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     second: tuple[str, tuple[float, float]] | None = None
     always: dict[str, float] = dataclasses.field(default_factory=dict)
+    travels: tuple[float, ...] = TRAVELS
     relative_w: bool = False
     plans: bool = False
     quick: bool = False
 
     def grid(self) -> list[dict[str, float]]:
         """The settings."""
-        axes = {TRAVEL: TRAVELS} | ({} if self.second is None else dict([self.second]))
+        axes = {TRAVEL: self.travels} | ({} if self.second is None else dict([self.second]))
         return [
             dict(zip(axes, values, strict=True)) | self.always for values in itertools.product(*axes.values())
         ]
@@ -70,7 +74,8 @@ class Method:
             unit |= {"scales.tau.power": 0.0, "scales.tau.floor": 0.0}
         for name, value in (
             ("optimism", task.optimism), ("horizon", max(4, math.ceil(HORIZON / (1 - gamma)))),
-            ("clip", max(1.0, 10 * task.gradient)), ("reward_bound", 1.0 if mdp is None else _reach(problem)),
+            ("clip", max(1.0, 10 * task.gradient)), ("bound", max(1.0, 10 * task.gradient)),
+            ("reward_bound", 1.0 if mdp is None else _reach(problem)),
         ):  # fmt: skip
             # the recommended solver's clip bounds logits, not the gradient
             if hasattr(solver, name) and not (name == "clip" and self.relative_w):
@@ -95,6 +100,8 @@ def _plain(solver: Solver, setting: dict[str, float], task: Task, iterations: in
             options["hold"] = float(int(value * iterations))
         elif name == OPTIMISM:
             options["optimism"] = value * task.reach
+        elif name == W:
+            options["scales.w.initial"] = value * float(solver.scales.w.initial)  # type: ignore[attr-defined]
         else:
             options[name] = value
     return options
@@ -122,11 +129,14 @@ def _reach(problem: BilevelProblem) -> float:
 
 ALPHA = ("scales.alpha.initial", (0.1, 1.0))
 BETA = ("scales.beta.initial", (0.2, 0.5))
-SHORT = {"trajectories": 4}
+SHORT = {"trajectories": 4, "baseline": "visits"}
+LEARNS = {"length": 512, "descents": 10}
 ALL: tuple[Method, ...] = (
     # by samples alone
-    Method("coupled_penalty", "coupled_penalty", {}, (OPTIMISM, (0.0, 1.0)), {HOLD: 0.2}, relative_w=True,
+    Method("coupled_penalty", "coupled_penalty", {}, (W, (1.0, 10.0)), {HOLD: 0.2, OPTIMISM: 1.0}, relative_w=True,
            quick=True),
+    Method("certainty_equivalence", "certainty_equivalence", LEARNS, ("explore", (0.25, 0.5)), travels=(1.0, 16.0)),
+    Method("certainty_equivalence, 12 starts", "certainty_equivalence", LEARNS | {"starts": 12}, travels=(1.0, 16.0)),
     Method("penalty_actor_critic", "penalty_actor_critic", {"chains": 32}, ALPHA, relative_w=True, quick=True),
     Method("nested_penalty", "nested_penalty", {}, ALPHA, relative_w=True),
     Method("partial_sgd", "partial_sgd", {"chains": 32}, ALPHA),

@@ -30,6 +30,7 @@ from bilevel_rl.finite.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.search_folder import Place, Store
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.starts import points
 
 By = Literal["auto", "model", "follower"]
 COMPARING = 0.1  # ours: share of a sampled budget that is spent on comparing the starts
@@ -110,15 +111,7 @@ def starting_points(problem: BilevelProblem, count: int, seed: int = 0, spread: 
 
     Random points are uniform in the box, or normal around x0 with standard deviation `spread` where x is free.
     """
-    d = problem.x0.shape[0]
-    own = getattr(problem, "structured_starts", None)
-    given = [problem.x0[None]] + ([jnp.asarray(own(), float).reshape(-1, d)] if own is not None else [])
-    key, box = jax.random.fold_in(jax.random.key(seed), 2**31), problem.box()
-    if box is None:
-        drawn = problem.x0 + spread * jax.random.normal(key, (count, d))
-    else:
-        drawn = box[0] + (box[1] - box[0]) * jax.random.uniform(key, (count, d))
-    return jax.vmap(problem.project)(jnp.concatenate([*given, drawn])[:count])
+    return points(problem, count, jax.random.fold_in(jax.random.key(seed), 2**31), spread)
 
 
 # -- the search -------------------------------------------------------------------------------------------------------

@@ -23,12 +23,14 @@ class ObjectiveSample(NamedTuple):
         grad_x: [d] $g_x$, at fixed policy.
         grad_theta: [S, A] $g_\theta$, with respect to the softmax logits.
         transitions: environment transitions that were drawn.
+        seen: [3, M] states, actions and next states of those whose end was seen, from which critics may learn; or None.
     """
 
     value: Float[Array, ""]
     grad_x: Float[Array, " d"]
     grad_theta: Float[Array, "S A"]
     transitions: Int[Array, ""]
+    seen: Int[Array, "3 M"] | None = None
 
 
 class UpperObjective(eqx.Module):

@@ -1,4 +1,4 @@
-"""A ring of past transitions. A finite MDP does not age: critics that are learnt off policy may visit them again."""
+"""A ring of past transitions: critics that are learnt off policy may visit them again."""
 
 from __future__ import annotations
 
@@ -7,32 +7,49 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bilevel_rl.finite import sampling
+from bilevel_rl.finite.mdp import FiniteMDP
+
 
 class Replay(eqx.Module):
     """The last M transitions.
 
+    A finite MDP does not age. Where x moves its transitions, what was drawn under another x is weighed anew.
+
     Attributes:
         table: [3, M] states, actions, next states; M is a multiple of what one `extend` adds.
         count: transitions added so far.
+        likelihood: [M] $P_x(s'|s,a)$ when each was drawn; None where x does not move the transitions.
     """
 
     table: Int[Array, "3 M"]
     count: Int[Array, ""]
+    likelihood: Float[Array, " M"] | None = None
 
     @classmethod
-    def empty(cls, memory: int, batch: int) -> Replay:
+    def empty(cls, memory: int, batch: int, moving: bool = False) -> Replay:
         """Room for at least `memory` transitions that arrive `batch` at a time."""
         size = batch * max(1, -(-memory // batch))
-        return cls(jnp.zeros((3, size), jnp.int32), jnp.zeros((), jnp.int32))
+        return cls(
+            jnp.zeros((3, size), jnp.int32), jnp.zeros((), jnp.int32), jnp.ones(size) if moving else None
+        )
 
-    def extend(self, s: Int[Array, " B"], a: Int[Array, " B"], s_next: Int[Array, " B"]) -> Replay:
-        """Overwrite the oldest B transitions."""
-        new = jnp.stack([s, a, s_next]).astype(jnp.int32)
+    def extend(self, mdp: FiniteMDP, transitions: Int[Array, "3 B"]) -> Replay:
+        """Overwrite the oldest B transitions by some of the present MDP."""
         at = self.count % self.table.shape[1]
+        new = transitions.astype(jnp.int32)
         table = jax.lax.dynamic_update_slice(self.table, new, (jnp.zeros_like(at), at))
-        return Replay(table, self.count + s.shape[0])
+        likelihood = self.likelihood
+        if likelihood is not None:
+            drawn = sampling.transition_probability(mdp, *transitions)
+            likelihood = jax.lax.dynamic_update_slice(likelihood, drawn, (at,))
+        return Replay(table, self.count + transitions.shape[1], likelihood)
 
-    def draw(self, u: Float[Array, " R"]) -> Int[Array, "3 R"]:
-        """R transitions, uniformly and with replacement."""
+    def draw(self, mdp: FiniteMDP, u: Float[Array, " R"]) -> tuple[Int[Array, "3 R"], Float[Array, " R"] | None]:
+        r"""R transitions, uniformly and with replacement, and how much likelier each is now; None: as likely as then."""
         filled = jnp.minimum(self.count, self.table.shape[1])
-        return self.table[:, (u * filled).astype(jnp.int32)]
+        at = (u * filled).astype(jnp.int32)
+        drawn = self.table[:, at]
+        if self.likelihood is None:
+            return drawn, None
+        return drawn, sampling.transition_probability(mdp, *drawn) / self.likelihood[at]

@@ -101,6 +101,11 @@ class Trajectories(NamedTuple):
     s: Int[Array, "N T"]
     a: Int[Array, "N T"]
 
+    @property
+    def steps(self) -> Int[Array, "3 M"]:
+        """States, actions and next states of the N (T - 1) transitions whose end is among the states."""
+        return jnp.stack([self.s[:, :-1].ravel(), self.a[:, :-1].ravel(), self.s[:, 1:].ravel()])
+
 
 def trajectories(
     mdp: FiniteMDP, pi: Float[Array, "S A"], u_start: Float[Array, " N"], u: Float[Array, "N T 2"]

@@ -81,10 +81,9 @@ class LeaderReturn(UpperObjective):
             """Its gradient is that of the trajectories' law in x."""
             total, at = jnp.zeros(()), problem.transitions(x)
             if problem.moves_transitions and T > 1:
-                steps = (y.s[:, :-1].ravel(), y.a[:, :-1].ravel(), y.s[:, 1:].ravel())
-                total = total + jnp.sum(weight[:, 1:].ravel() * jnp.log(sampling.transition_probability(at, *steps)))
+                total = total + jnp.sum(weight[:, 1:].ravel() * jnp.log(sampling.transition_probability(at, *y.steps)))
             if problem.moves_start:
                 total = total + jnp.sum(weight[:, 0] * jnp.log(at.start[y.s[:, 0]]))
             return total
 
-        return ObjectiveSample(-jnp.mean(to_go[:, 0]), jax.grad(surrogate)(x), grad_theta, jnp.asarray(B * T))
+        return ObjectiveSample(-jnp.mean(to_go[:, 0]), jax.grad(surrogate)(x), grad_theta, jnp.asarray(B * T), y.steps)

@@ -92,15 +92,14 @@ class PreferenceLikelihood(UpperObjective):
             total = jnp.mean(losses(x)) + self.regulariser * jnp.sum(x**2)
             if problem.moves_transitions and H > 1:
                 at = problem.transitions(x)
-                steps = (y.s[:, :-1].ravel(), y.a[:, :-1].ravel(), y.s[:, 1:].ravel())
-                log_p = jnp.log(sampling.transition_probability(at, *steps)).reshape(2 * B, H - 1)
+                log_p = jnp.log(sampling.transition_probability(at, *y.steps)).reshape(2 * B, H - 1)
                 total = total + jnp.sum(weight * jnp.sum(log_p, 1))
             return total
 
         score = (jax.nn.one_hot(y.a, mdp.n_actions) - pi[y.s]) * weight[:, None, None]
         grad_theta = jnp.zeros_like(pi).at[y.s].add(score)
         value = jnp.mean(loss) + self.regulariser * jnp.sum(x**2)
-        return ObjectiveSample(value, jax.grad(surrogate)(x), grad_theta, jnp.asarray(2 * B * H))
+        return ObjectiveSample(value, jax.grad(surrogate)(x), grad_theta, jnp.asarray(2 * B * H), y.steps)
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 

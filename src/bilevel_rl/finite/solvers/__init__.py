@@ -6,6 +6,7 @@ refuses before any work starts and names the solvers that can.
 
 from bilevel_rl.finite.solvers.amd import AMD
 from bilevel_rl.finite.solvers.boltzmann_covariance import BoltzmannCovariance
+from bilevel_rl.finite.solvers.certainty_equivalence import CertaintyEquivalence
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
 from bilevel_rl.finite.solvers.exact_descent import ExactDescent
 from bilevel_rl.finite.solvers.exact_penalty import ExactPenalty
@@ -25,12 +26,12 @@ from bilevel_rl.finite.solvers.zero_order import ZeroOrder
 
 ALL = (
     CoupledPenalty, PenaltyActorCritic, NestedPenalty, PartialSGD, FiniteDifference, ExactPenalty, ExactDescent,
-    ExactQuasiNewton, HPGD, BoltzmannCovariance, SoBiRL, PBRLValue, PBRLBellman, PolicyAlignment, AMD, ImplicitCG, F2SA,
-    ZeroOrder,
+    ExactQuasiNewton, CertaintyEquivalence, HPGD, BoltzmannCovariance, SoBiRL, PBRLValue, PBRLBellman, PolicyAlignment,
+    AMD, ImplicitCG, F2SA, ZeroOrder,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "AMD", "F2SA", "HPGD", "BoltzmannCovariance", "CoupledPenalty", "ExactDescent", "ExactPenalty",
-    "ExactQuasiNewton", "FiniteDifference", "ImplicitCG", "NestedPenalty", "PBRLBellman", "PBRLValue", "PartialSGD",
-    "PenaltyActorCritic", "PolicyAlignment", "SoBiRL", "ZeroOrder",
+    "ALL", "AMD", "F2SA", "HPGD", "BoltzmannCovariance", "CertaintyEquivalence", "CoupledPenalty", "ExactDescent",
+    "ExactPenalty", "ExactQuasiNewton", "FiniteDifference", "ImplicitCG", "NestedPenalty", "PBRLBellman", "PBRLValue",
+    "PartialSGD", "PenaltyActorCritic", "PolicyAlignment", "SoBiRL", "ZeroOrder",
 ]  # fmt: skip

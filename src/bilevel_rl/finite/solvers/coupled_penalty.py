@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite import planning, sampling, small
+from bilevel_rl.finite import planning, rollouts, sampling, small
 from bilevel_rl.finite.followers import check_chains, check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.replay import Replay
@@ -31,6 +31,7 @@ SCALES = TimeScales(
     zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
     w=PowerDecay(1.0, 3 / 20), tau=PowerDecay(0.05, 0.0),
 )  # fmt: skip
+WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has raised since
 
 
 class CoupledState(State):
@@ -64,7 +65,8 @@ class CoupledState(State):
 class CoupledPenalty(Solver):
     r"""Coupled penalty method: O(1) variance as $w \to 0$, one chain, critics that learn from replayed transitions.
 
-    Critics, from every transition, new or replayed:
+    Critics, from every transition, new or replayed, those that a sample of f drew included; where x moves the transitions,
+    replayed ones weigh $P_x/P_{x'}$, x' being that under which they were drawn:
 
     $$Q(s,a) \mathrel{+}= \beta\,(r_x + \gamma V(s') - Q), \quad V = \tau \log\textstyle\sum_a e^{Q/\tau}$$
     $$D(s,a) \mathrel{+}= \beta\,(u + \gamma \Delta(s') - D), \quad
@@ -79,6 +81,7 @@ class CoupledPenalty(Solver):
         momentum: x moves along an average of its direction with this weight on the past.
         hold: iterations for which x stays while the critics catch up.
         clip: bound on $|\log \rho|$ and on the logits' change by a non-linear f.
+        bound: on the length of the direction in which x moves; as it stands, none in practice.
         optimism: initial value of Q; above 0 it makes the follower try everything.
         chains: N. One transition along each chain an iteration.
         explore: `"extra"` adds one transition of a uniformly random action from each chain's state, which feeds the
@@ -101,6 +104,7 @@ class CoupledPenalty(Solver):
     momentum: float = 0.0
     hold: float = 150.0
     clip: float = 3.0
+    bound: float = 1e6
     optimism: float = 0.0
     chains: int = eqx.field(static=True, default=16)
     explore: Literal["extra", "none"] = eqx.field(static=True, default="extra")
@@ -121,6 +125,7 @@ class CoupledPenalty(Solver):
             ("momentum", self.momentum, 0 <= self.momentum < 1, "it must be in [0, 1)"),
             ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
             ("clip", self.clip, self.clip > 0, "it must be above 0"),
+            ("bound", self.bound, self.bound > 0, "it must be above 0"),
             ("explore", self.explore, self.explore in ("extra", "none"), "it must be 'extra' or 'none'"),
             ("estimator", self.estimator, self.estimator in estimators, f"it must be one of {estimators}"),
             ("replay", self.replay, self.replay >= 0, "it must be at least 0"),
@@ -144,6 +149,7 @@ class CoupledPenalty(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> CoupledState:
         S, A, d, N = problem.mdp.n_states, problem.mdp.n_actions, x0.shape[0], self.chains
         batch = N if self.explore == "none" else 2 * N
+        batch += _seen(problem, x0)
         linear = problem.objective.linear
         return CoupledState(
             x=x0, samples=jnp.zeros((), int),
@@ -152,7 +158,8 @@ class CoupledPenalty(Solver):
             C=jnp.zeros(S),
             G=jnp.zeros((S, A, d)) if self.estimator_for(problem) in ("gradient_critic", "doubly_robust") else None,
             s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))), log_ratio=jnp.zeros(N),
-            replay=Replay.empty(self.memory, batch) if self.replay else None, direction=jnp.zeros(d),
+            replay=Replay.empty(self.memory, batch, problem.moves_transitions) if self.replay else None,
+            direction=jnp.zeros(d),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: CoupledState, k, noise) -> CoupledState:
@@ -187,10 +194,15 @@ class CoupledPenalty(Solver):
             beside = jnp.stack([s, other, sampling.next_state(mdp, s, other, u[4])])
             batch = jnp.concatenate([batch, beside], axis=1)
         used = used + batch.shape[1]
-        replay = state.replay
+        if xi is not None and xi.seen is not None:
+            batch = jnp.concatenate([batch, xi.seen.astype(batch.dtype)], axis=1)
+        replay, weight = state.replay, None
         if replay is not None:
-            replay = replay.extend(*batch)
-            batch = jnp.concatenate([batch, replay.draw(u_replay)], axis=1)
+            replay = replay.extend(mdp, batch)
+            past, likelier = replay.draw(mdp, u_replay)
+            if likelier is not None:
+                weight = jnp.concatenate([jnp.ones(batch.shape[1]), jnp.minimum(likelier, WEIGHT_LIMIT)])
+            batch = jnp.concatenate([batch, past], axis=1)
 
         # how much likelier pi^L makes what was done
         chosen = jnp.arange(A) == a[:, None]
@@ -209,7 +221,10 @@ class CoupledPenalty(Solver):
         utility = objective.bonus_at(x, bs, ba) if objective.linear else 0.0
         error_Q = problem.reward_at(x, bs, ba) + gamma * V - small.rows(flat_Q, pair)
         error_D = utility + gamma * delta - small.rows(flat_D, pair)
-        errors = sampling.visit_mean(pair, S * A, small.after(jnp.stack([error_Q, error_D], axis=1), log_q))
+        both = jnp.stack([error_Q, error_D], axis=1)
+        if weight is not None:
+            both = both * weight[:, None]
+        errors = sampling.visit_mean(pair, S * A, small.after(both, log_q))
         Q = small.add_rows(flat_Q, pair, now.beta * errors[:, 0]).reshape(S, A)
         D = small.add_rows(flat_D, pair, now.beta * errors[:, 1]).reshape(S, A)
         G, error_G = state.G, None
@@ -244,9 +259,9 @@ class CoupledPenalty(Solver):
                 total = total + jnp.mean(centred * problem.reward_at(x, s, a))
             if problem.moves_transitions:
                 p = sampling.transition_probability(problem.transitions(x), s, a, s_next)
-                total = total + gamma * jnp.mean(
-                    p / jax.lax.stop_gradient(p) * (after * V[:N] - (1 - w * after) * delta[:N])
-                )
+                # TD errors in place of the values ahead: what depends on (s, a) alone has no part in the gradient
+                score = p / jax.lax.stop_gradient(p)
+                total = total + jnp.mean(score * (after * error_Q[:N] - (1 - w * after) * error_D[:N]))
             if problem.moves_start:  # (1/w) (V - V^L) where chains start
                 _, first = self._values(state.Q, advantage, w, tau)
                 if b is not None:
@@ -262,6 +277,7 @@ class CoupledPenalty(Solver):
             D_x = D_x + jnp.mean(rho[:, None] * jnp.einsum("na,nad->nd", (pi - pi_l) / w, state.G[s]), axis=0)
             if estimator == "doubly_robust":
                 D_x = D_x + jnp.mean(after[:, None] * error_G[:N], axis=0)
+        D_x = rollouts.clipped(D_x, self.bound)
         direction = self.momentum * state.direction + (1 - self.momentum) * D_x
         moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)
         return CoupledState(
@@ -286,3 +302,13 @@ class CoupledPenalty(Solver):
         r"""V(s') and $(V^L(s') - V(s'))/\bar w$, the latter without cancellation."""
         pi = planning.soft_policy(Q, tau)
         return planning.soft_value(Q, tau), tau / w * small.log_sum_exp(w * advantage / tau, b=pi)
+
+
+def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:
+    """How many transitions a sample of f lends to the critics."""
+    if problem.objective.linear:
+        return 0
+    pi = jnp.full((problem.mdp.n_states, problem.mdp.n_actions), 1 / problem.mdp.n_actions)
+    noise = jnp.zeros(problem.objective.draws(problem))
+    xi = jax.eval_shape(lambda x, pi, noise: problem.objective.sample(x, pi, problem, noise), x, pi, noise)
+    return 0 if xi.seen is None else xi.seen.shape[1]

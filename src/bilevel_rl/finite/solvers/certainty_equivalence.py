@@ -1,0 +1,176 @@
+r"""Certainty equivalence: learn the transitions from samples, then descend on the hyper-objective of what was learnt.
+
+$$\hat P(s'|s,a) = \frac{n(s,a,s')}{n(s,a)}, \qquad \hat\rho(s) = \frac{n_0(s)}{n_0}, \qquad
+\hat\Phi_\tau(x) = f\big(x, \mathrm{argmax}_\pi \hat J_\tau(x, \pi); \hat P\big)$$
+
+Every sample serves every x, since x does not move the kernel: many starts cost no more samples than one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite import planning, quasi_newton, sampling, starts
+from bilevel_rl.finite.followers import check_chains, check_fields
+from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.quasi_newton import NEVER, QuasiNewtonState
+from bilevel_rl.finite.solver import Solver, State
+
+LARGEST = 2**27  # ours: entries of the table of counts, 1 GiB
+MEMORY, TRIALS = 30, 20  # as exact_quasi_newton has them by default
+
+
+class CertaintyState(State):
+    """What was seen, and where each start has come.
+
+    Attributes:
+        counts: [S, A, S] how often each transition was seen.
+        begins: [S] how often an episode began in s.
+        V: [S] the follower's value by the model, at x.
+        s: [N] where the chains are.
+        climbers: one quasi-Newton state a start, stacked.
+    """
+
+    counts: Float[Array, "S A S"]
+    begins: Float[Array, " S"]
+    V: Float[Array, " S"]
+    s: Int[Array, " N"]
+    climbers: QuasiNewtonState
+
+
+class CertaintyEquivalence(Solver):
+    r"""Model-based: the transitions are counted, the rest is exact on the counts.
+
+    Each iteration walks, then descends. The chains follow the model's own answer to x, except that with probability
+    `explore` they take the action tried least often where they are. Then every start makes `descents` quasi-Newton steps on
+    $\hat\Phi_\tau$ (see `exact_quasi_newton`). x is the start that is lowest by the model. It asks for a kernel that x
+    does not move, and for memory O(S A K): on a finite MDP that can be tabulated it needs the fewest samples by far, and
+    it is of no use beyond. Known are the reward and the upper objective, as to every solver, and which states are ends.
+
+    In the model, an action never tried leads back to its own state.
+
+    Args:
+        tau: temperature of the hyper-objective, in units of reward.
+        step_size: of the first trial of a descent without memory.
+        explore: share of the steps that take the action tried least often.
+        chains: N.
+        length: transitions of each chain an iteration.
+        descents: quasi-Newton steps of each start an iteration; the first only evaluates, the model being new.
+        starts: x0, then the problem's `structured_starts` if it has any, then points drawn as a search draws them.
+        successors: K, so many next states of a pair has the model, the ones seen most; plans cost O(S A K + S^3).
+
+    References:
+        The plug-in planner for one level: Agarwal, Kakade, Yang 2020 (arXiv 1906.03804), among others; its use for the
+        hyper-objective is ours. Cost of an iteration: O(N length A + $S^2 A$) for the counts, and `starts` times `descents`
+        soft-optimal plans.
+    """
+
+    tau: float = 0.05
+    step_size: float = 0.1
+    explore: float = 0.5
+    chains: int = eqx.field(static=True, default=16)
+    length: int = eqx.field(static=True, default=128)
+    descents: int = eqx.field(static=True, default=5)
+    starts: int = eqx.field(static=True, default=1)
+    successors: int = eqx.field(static=True, default=32)
+
+    name: ClassVar[str] = "certainty_equivalence"
+    references: ClassVar[tuple[str, ...]] = ("agarwal2020model",)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("fixed transitions",)
+
+    def check(self, problem: BilevelProblem) -> None:
+        check_chains(self.name, self.chains)
+        check_fields(
+            self.name,
+            ("tau", self.tau, self.tau > 0, "it must be above 0"),
+            ("step_size", self.step_size, self.step_size > 0, "it must be above 0"),
+            ("explore", self.explore, 0 < self.explore <= 1, "it must be above 0 and at most 1"),
+            ("length", self.length, self.length >= 1, "it must be at least 1"),
+            ("descents", self.descents, self.descents >= 2, "it must be at least 2: the first only evaluates"),
+            ("starts", self.starts, self.starts >= 1, "it must be at least 1"),
+            ("successors", self.successors, self.successors >= 1, "it must be at least 1"),
+        )  # fmt: skip
+        S, A = problem.mdp.n_states, problem.mdp.n_actions
+        if S * S * A > LARGEST:
+            raise InvalidProblem(
+                message(f"{self.name} on {problem.name}", f"{S} states and {A} actions",
+                        f"it counts transitions in a table of S x A x S, at most {LARGEST:,} entries",
+                        "Take coupled_penalty, whose memory is linear in the states")
+            )  # fmt: skip
+
+    def draws(self, problem: BilevelProblem) -> int:
+        return 3 * self.chains * self.length
+
+    def init(self, problem: BilevelProblem, x0, key) -> CertaintyState:
+        S, A = problem.mdp.n_states, problem.mdp.n_actions
+        own, others = jax.random.split(key)
+        s = sampling.start_state(problem.mdp, jax.random.uniform(own, (self.chains,)))
+        x = starts.points(problem, self.starts, others, first=x0)
+        return CertaintyState(
+            x0, jnp.zeros((), int), jnp.zeros((S, A, S)), jnp.zeros(S).at[s].add(1.0), jnp.zeros(S), s,
+            jax.vmap(lambda x: quasi_newton.begin(problem, x, MEMORY))(x),
+        )  # fmt: skip
+
+    def step(self, problem: BilevelProblem, state: CertaintyState, k, noise) -> CertaintyState:
+        mdp, N = problem.mdp, self.chains
+        u = noise.reshape(self.length, 3, N)
+        model = self._model(mdp, state.counts, state.begins)
+        Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
+        pi = planning.soft_policy(Q, self.tau)
+
+        # walk
+        def walk(carry, u):
+            s, tried = carry
+            bold = u[0] < self.explore
+            again = jnp.where(bold, u[0] / self.explore, (u[0] - self.explore) / jnp.maximum(1 - self.explore, 1e-12))
+            here = tried[s]
+            least = (here == jnp.min(here, -1, keepdims=True)).astype(pi.dtype)
+            a = sampling.choose(jnp.where(bold[:, None], least, pi[s]), again)
+            s_next = sampling.next_state(mdp, s, a, u[1])
+            onward, restart = sampling.continue_chain(mdp, s_next, u[2])
+            return (onward, tried.at[s, a].add(1.0)), (s, a, s_next, onward, restart)
+
+        (s, _), seen = jax.lax.scan(walk, (state.s, jnp.sum(state.counts, -1)), u)
+        at, a, s_next, onward, restart = (v.ravel() for v in seen)
+        counts = state.counts.at[at, a, s_next].add(1.0)
+        begins = state.begins.at[onward].add(restart.astype(float))
+
+        # descend
+        guess = eqx.tree_at(lambda p: p.mdp, problem, self._model(mdp, counts, begins))
+        climbers = eqx.tree_at(lambda c: c.tau, state.climbers, jnp.full_like(state.climbers.tau, NEVER))
+        climbers = eqx.tree_at(lambda c: c.settled, climbers, jnp.zeros_like(climbers.settled))
+
+        def descend(one: QuasiNewtonState) -> QuasiNewtonState:
+            step = lambda _, c: quasi_newton.step(guess, c, self.step_size, self.tau, TRIALS)  # noqa: E731
+            return jax.lax.fori_loop(0, self.descents, step, one)
+
+        climbers = jax.lax.map(descend, climbers)
+        best = jnp.argmin(jnp.where(jnp.isfinite(climbers.f), climbers.f, jnp.inf))
+        return CertaintyState(
+            climbers.x[best], state.samples + N * self.length, counts, begins, climbers.V[best], s, climbers
+        )
+
+    def tracked(self, problem, state, k):
+        model = self._model(problem.mdp, state.counts, state.begins)
+        Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
+        return planning.soft_policy(Q, self.tau)
+
+    def _model(self, mdp: FiniteMDP, counts: Float[Array, "S A S"], begins: Float[Array, " S"]) -> FiniteMDP:
+        """The MDP as counted."""
+        S = mdp.n_states
+        seen, successors = jax.lax.top_k(counts, min(self.successors, S))
+        tried = jnp.sum(seen, -1, keepdims=True)
+        stay = jnp.zeros_like(seen).at[..., 0].set(1.0)
+        P = jnp.where(tried > 0, seen / jnp.maximum(tried, 1.0), stay)
+        successors = jnp.where(tried > 0, successors, jnp.arange(S)[:, None, None]).astype(mdp.successors.dtype)
+        return FiniteMDP(successors, P, begins / jnp.sum(begins), None, None, mdp.discount, False, mdp.ends)

@@ -1,0 +1,112 @@
+"""Certainty equivalence: what it counts, what it finds, whom it refuses."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.finite import oracles, solve, starts
+from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, RandomMDP, SmallTaxDesign
+from bilevel_rl.finite.solvers import CertaintyEquivalence, ExactQuasiNewton
+
+SMALL = RandomMDP(6, 3, 3, features=3, discount=0.8)
+
+
+def ended(it, solver, iterations, **options):
+    trace = solve(it, solver, iterations=iterations, record_every=iterations, **options)
+    assert (trace.status == 0).all()
+    return trace
+
+
+def test_counts_are_the_transitions_and_their_shares_the_kernel():
+    solver = CertaintyEquivalence(chains=8, length=256)
+    trace = ended(SMALL, solver, 20, seed=3)
+    counts = np.asarray(trace.state.counts[0])
+    assert counts.sum() == trace["samples"][0, -1] == 20 * 8 * 256
+    tried = counts.sum(-1)
+    assert tried.min() > 200  # the action tried least is taken often enough
+    P = np.asarray(SMALL.mdp.dense())
+    error = np.sqrt(np.maximum(P * (1 - P), 1e-12) / tried[..., None])
+    assert (np.abs(counts / tried[..., None] - P) <= 5 * error + 1e-9).all()
+    begins = np.asarray(trace.state.begins[0])
+    rho = np.asarray(SMALL.mdp.start)
+    assert np.abs(begins / begins.sum() - rho).max() < 5 * np.sqrt(0.25 / begins.sum())
+
+
+def test_model_with_all_successors_is_the_exact_problem_in_the_limit():
+    """With the true kernel for counts the model's hyper-objective and gradient are the oracles'."""
+    import equinox as eqx
+
+    solver = CertaintyEquivalence()
+    counts = 1e6 * SMALL.mdp.dense()
+    model = eqx.tree_at(lambda p: p.mdp, SMALL, solver._model(SMALL.mdp, counts, SMALL.mdp.start))
+    x = SMALL.x0 + 0.3
+    for of in (oracles.hyper_objective, oracles.hyper_gradient):
+        np.testing.assert_allclose(of(model, x, 0.1), of(SMALL, x, 0.1), rtol=1e-9)
+
+
+def test_reaches_the_global_optimum_of_goal_placement_from_few_samples():
+    it = GoalPlacement()
+    best = oracles.brute_force(it, 0.05).value
+    trace = ended(it, CertaintyEquivalence(chains=16, length=64), 24, runs=4)
+    assert trace["samples"][0, -1] <= 25_000
+    assert (trace["objective"][:, -1] <= best + 0.02 * abs(best)).all()
+
+
+def test_follows_a_non_linear_objective_and_states_that_end():
+    for it in (RandomMDP(6, 3, 3, features=2, discount=0.8, objective="energy"), FrozenLake()):
+        tau = it.temperature()
+        exact = ended(it, ExactQuasiNewton(tau=tau), 60)["objective"][0, -1]
+        trace = ended(it, CertaintyEquivalence(tau=tau, chains=16, length=256), 20, runs=3)
+        started = float(oracles.hyper_objective(it, it.x0, tau))
+        # a run may leave the basin on the first, poor models
+        assert np.median(trace["objective"][:, -1]) <= exact + 0.1 * (started - exact) + 1e-3
+
+
+def test_more_starts_cost_no_more_samples_and_end_no_worse_by_the_model():
+    it = GoalPlacement()
+    one, many = (ended(it, CertaintyEquivalence(chains=8, length=64, starts=n), 10, seed=1) for n in (1, 6))
+    assert one["samples"][0, -1] == many["samples"][0, -1]
+    assert many.state.climbers.f.shape == (1, 6)
+    assert float(many.state.climbers.f[0].min()) <= float(many.state.climbers.f[0, 0])
+
+
+def test_starts_are_the_first_the_structured_and_random_ones():
+    it = GoalPlacement()
+    drawn = starts.points(it, 5, jax.random.key(0), first=it.x0 + 0.1)
+    assert drawn.shape == (5, it.x0.shape[0])
+    np.testing.assert_allclose(drawn[0], it.project(it.x0 + 0.1))
+    low, high = it.box()
+    assert ((drawn >= low) & (drawn <= high)).all()
+    assert len(np.unique(np.asarray(drawn), axis=0)) == 5
+
+
+def test_policy_it_tracks_is_the_answer_on_its_model():
+    trace = ended(SMALL, CertaintyEquivalence(chains=16, length=512), 20)
+    x = jnp.asarray(trace.x[0, -1])
+    state = jax.tree.map(lambda v: v[0], trace.state)
+    pi = CertaintyEquivalence().tracked(SMALL, state, 0)
+    assert float(oracles.lower_gap(SMALL, x, pi, 0.05)) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"explore": 0.0}, "explore"), ({"descents": 1}, "descents"), ({"starts": 0}, "starts"), ({"length": 0}, "length"),
+     ({"successors": 0}, "successors"), ({"tau": 0.0}, "tau"), ({"chains": 0}, "chains")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(options, said):
+    with pytest.raises(InvalidConfig, match=said):
+        solve(SMALL, CertaintyEquivalence(**options), iterations=1)
+
+
+def test_kernels_that_x_moves_are_refused_with_the_solvers_that_can():
+    with pytest.raises(InvalidProblem, match="coupled_penalty"):
+        solve(SmallTaxDesign(), CertaintyEquivalence(), iterations=1)
+
+
+def test_a_table_that_is_too_large_is_refused():
+    with pytest.raises(InvalidProblem, match="S x A x S"):
+        solve(RandomMDP(20_000, 2, 2, features=2), CertaintyEquivalence(), iterations=1)

@@ -17,7 +17,7 @@ from typing import Any
 from bilevel_rl.bench.tasks import Task
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.finite import BilevelProblem, Solver
-from bilevel_rl.finite.tuning import with_options
+from bilevel_rl.finite.tuning import samples_per_iteration, with_options
 from bilevel_rl.launch import load
 
 TRAVELS = (1.0, 4.0, 16.0, 64.0)
@@ -80,6 +80,8 @@ class Method:
             # the recommended solver's clip bounds logits, not the gradient
             if hasattr(solver, name) and not (name == "clip" and self.relative_w):
                 unit[name] = value
+        if self.solver == "coupled_penalty" and mdp is not None and not problem.objective.linear:
+            unit["chains"] = _balanced(problem, solver)
         if self.relative_w:
             unit["scales.w.initial"] = tau / ((1 - gamma) * task.spread)
         return with_options(solver, unit | self.options)
@@ -122,6 +124,12 @@ def _step(solver: Solver) -> tuple[str, float]:
     return "step_size", 0.0
 
 
+def _balanced(problem: BilevelProblem, solver: Solver) -> int:
+    """Chains that draw, the actions beside included, about as many transitions an iteration as a sample of f does."""
+    lent = samples_per_iteration(problem, solver) - 2 * solver.chains  # type: ignore[attr-defined]
+    return max(16, 2 ** int(math.log2(max(lent, 2) / 2)))
+
+
 def _reach(problem: BilevelProblem) -> float:
     """Largest reward at the start."""
     return max(1.0, float(abs(problem.reward(problem.x0)).max()))
@@ -129,7 +137,8 @@ def _reach(problem: BilevelProblem) -> float:
 
 ALPHA = ("scales.alpha.initial", (0.1, 1.0))
 BETA = ("scales.beta.initial", (0.2, 0.5))
-SHORT = {"trajectories": 4, "baseline": "visits"}
+SHORT = {"trajectories": 4}
+CENTRED = SHORT | {"baseline": "visits"}
 LEARNS = {"length": 512, "descents": 10}
 ALL: tuple[Method, ...] = (
     # by samples alone
@@ -144,6 +153,9 @@ ALL: tuple[Method, ...] = (
     Method("hpgd", "hpgd", SHORT, BETA, quick=True),
     Method("hpgd, carried critic", "hpgd", SHORT | {"critic": "sarsa"}, BETA),
     Method("boltzmann_covariance", "boltzmann_covariance", SHORT, BETA, quick=True),
+    # with a control variate that is ours: a fairer rival where x moves the transitions
+    Method("hpgd, our baseline", "hpgd", CENTRED, BETA),
+    Method("boltzmann_covariance, our baseline", "boltzmann_covariance", CENTRED, BETA),
     Method("f2sa", "f2sa", {}, ALPHA, relative_w=True),
     Method("sobirl, sampled", "sobirl", {"form": "sampled"}, ("beta", (0.1, 0.3))),
     # the leader samples, the follower plans with the model, as in the studies of HPGD and BC-HG

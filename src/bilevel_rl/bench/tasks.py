@@ -98,6 +98,8 @@ ALL: tuple[Task, ...] = (
          gradient=0.3, spread=3.5, records=10, says="a random MDP of 100 states whose kernel moves with x"),
     Task("tax design", "small_tax_design", samples=200_000, length=1.0, gradient=40.0, spread=78.0, records=8,
          says="C on a coarser grid: taxes for two kinds of workers"),
+    Task("preference learning", "preference_learning", samples=50_000, length=3.0, gradient=0.3, spread=0.5, records=10,
+         says="a reward learnt from a judge's choices between what its own optimal policy does, on three states"),
     Task("thermal control", "thermal_control", iterations=300, length=1.0, gradient=100.0,
          says="D: a linear-quadratic follower, exact"),
     Task("linear leader", "linear_leader", iterations=300, length=1.0, gradient=1.0,

@@ -342,7 +342,7 @@ WRITERS = {
     "published": published,
     "peers": peers,
     "scaling": scaling,
-    "search": table,
+    "search": table, "four_rooms_samples": table,
     "quality": quality, "gridworld": gridworld, "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes,
 }  # fmt: skip

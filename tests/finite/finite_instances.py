@@ -10,7 +10,14 @@ import numpy as np
 
 from bilevel_rl.finite.mdp import FiniteMDP
 from bilevel_rl.finite.problems import FrozenLake, PreferenceLearning, RandomMDP
-from bilevel_rl.finite.solvers import F2SA, HPGD, BoltzmannCovariance, FiniteDifference, NestedPenalty
+from bilevel_rl.finite.solvers import (
+    F2SA,
+    HPGD,
+    BoltzmannCovariance,
+    CertaintyEquivalence,
+    FiniteDifference,
+    NestedPenalty,
+)
 
 STANDARD_ERRORS = 4.5
 
@@ -70,6 +77,7 @@ ROLLED = {"trajectories": 3, "horizon": 4, "passes": 2}
 SMALL = {
     NestedPenalty: {"inner": 4, "chains": 3}, FiniteDifference: {"inner": 4, "chains": 3}, F2SA: {"inner": 4, "chains": 3},
     HPGD: ROLLED, BoltzmannCovariance: ROLLED,
+    CertaintyEquivalence: {"chains": 3, "length": 8, "descents": 2},
 }  # fmt: skip
 
 

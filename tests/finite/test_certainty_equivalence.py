@@ -67,8 +67,7 @@ def test_follows_a_non_linear_objective_and_states_that_end():
 
 
 def test_more_starts_cost_no_more_samples_and_end_no_worse_by_the_model():
-    it = GoalPlacement()
-    one, many = (ended(it, CertaintyEquivalence(chains=8, length=64, starts=n), 10, seed=1) for n in (1, 6))
+    one, many = (ended(SMALL, CertaintyEquivalence(chains=4, length=32, descents=3, starts=n), 4, seed=1) for n in (1, 6))
     assert one["samples"][0, -1] == many["samples"][0, -1]
     assert many.state.climbers.f.shape == (1, 6)
     assert float(many.state.climbers.f[0].min()) <= float(many.state.climbers.f[0, 0])
@@ -82,6 +81,14 @@ def test_starts_are_the_first_the_structured_and_random_ones():
     low, high = it.box()
     assert ((drawn >= low) & (drawn <= high)).all()
     assert len(np.unique(np.asarray(drawn), axis=0)) == 5
+
+
+def test_layouts_compare_by_their_numbers():
+    """Problems that hold one are compared when programs are looked up; arrays have no truth value."""
+    one, same, other = FrozenLake().layout(), FrozenLake().layout(), GoalPlacement().layout()
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
 
 
 def test_policy_it_tracks_is_the_answer_on_its_model():

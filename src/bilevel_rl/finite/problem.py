@@ -78,9 +78,9 @@ class UpperObjective(eqx.Module):
         return ObjectiveSample(value, g_x, g_theta, jnp.zeros((), int))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GridLayout:
-    """Where the states of a grid lie, for drawing.
+    """Where the states of a grid lie, for drawing. Equal where all its numbers are: compiled programs compare problems.
 
     Attributes:
         rows, columns: size of the grid.
@@ -92,6 +92,15 @@ class GridLayout:
     columns: int
     cells: np.ndarray
     arrows: np.ndarray
+
+    def _key(self) -> tuple[int, int, bytes, bytes]:
+        return self.rows, self.columns, np.asarray(self.cells).tobytes(), np.asarray(self.arrows).tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GridLayout) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
 class BilevelProblem(eqx.Module):

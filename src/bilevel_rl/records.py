@@ -285,6 +285,44 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+class Held:
+    """A folder that this process writes until it is left; how it was left goes into `status.json`.
+
+    Attributes:
+        folder: None: nothing is written.
+        began: whether there is anything for `status.json` to speak of.
+    """
+
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder)
+        self.began = False
+        self._lock: contextlib.AbstractContextManager[None] | None = None
+
+    def hold(self) -> None:
+        """Make the folder and lock it.
+
+        Raises:
+            StorageFailed: another process writes it, or it can't be written.
+        """
+        assert self.folder is not None
+        make_folder(self.folder)
+        lock = locked(self.folder)
+        lock.__enter__()
+        self._lock = lock
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._lock is None or self.folder is None:
+            return
+        try:
+            if error is not None and self.began:
+                state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                write_json(self.folder / "status.json", {"state": state, "message": str(error)})
+        except StorageFailed:
+            pass  # the disk is what failed: the error that is on its way says so
+        finally:
+            self._lock.__exit__(None, None, None)
+
+
 def find_runs(folder: str | Path) -> list[Path]:
     """Run folders at or below `folder`, sorted.
 

@@ -29,6 +29,7 @@ from bilevel_rl.finite.solver import State
 DECREASE, CURVATURE = 1e-4, 0.9  # c_1 and c_2: Nocedal & Wright 2006, sec. 3.1
 POSITIVE = 1e-12  # ours: pairs with s'y below this share of |s||y| say nothing about curvature
 SHORTEST, LONGEST = 0.1, 0.5  # Nocedal & Wright, sec. 3.5: by what a step that was too long is shortened
+MEMORY, TRIALS = 30, 20  # ours: pairs kept (four rooms took three times as many iterations with 10); evaluations a step
 NEVER = -1.0  # ours: the temperature of what was not evaluated yet
 
 

@@ -83,14 +83,14 @@ class Place:
         )  # fmt: skip
 
 
-class Store:
+class Store(records.Held):
     """Holds a search's folder for this process; does nothing when there is none."""
 
     def __init__(
         self, folder: str | Path | None, resume: bool, fingerprint: str, config: dict[str, Any],
         problem: BilevelProblem, solver: Solver, seed: int, stages: list[dict[str, Any]],
     ):  # fmt: skip
-        self.folder = None if folder is None else Path(folder)
+        super().__init__(folder)
         self.resume, self.fingerprint, self.config, self.stages = resume, fingerprint, config, stages
         self.saved = time.monotonic()
         self.label = config.get("label") or solver.name
@@ -98,8 +98,6 @@ class Store:
             "format": records.FORMAT, "kind": "finite", "name": self.label, "problem": problem.name, "seed": seed,
             "config": config, "references": [*solver.references, "jamieson2016hyperband"],
         }  # fmt: skip
-        self.lock: Any = None
-        self.began = False
 
     def __enter__(self) -> Store:
         if self.folder is None:
@@ -111,22 +109,8 @@ class Store:
             )  # fmt: skip
         if not self.resume:
             check_free(self.folder)
-        records.make_folder(self.folder)
-        self.lock = records.locked(self.folder)
-        self.lock.__enter__()
+        self.hold()
         return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if self.lock is None:
-            return
-        try:
-            if error is not None and self.began:
-                state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-                records.write_json(self.folder / "status.json", {"state": state, "message": str(error)})
-        except records.StorageFailed:
-            pass  # the disk is what failed: the error that is on its way says so
-        finally:
-            self.lock.__exit__(None, None, None)
 
     def begin(self, place: Place) -> Place:
         """Where to go on: the checkpoint's place, or this one, written at once so that a full disk shows now.

@@ -450,11 +450,11 @@ def _fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-class _Store:
+class _Store(records.Held):
     """The run folder of a solve: does nothing when there is no folder."""
 
     def __init__(self, folder, resume, fingerprint, config, solver, problem, seed):
-        self.folder = None if folder is None else Path(folder)
+        super().__init__(folder)
         self.resume, self.fingerprint, self.saved = resume, fingerprint, 0.0
         self.header = {
             "format": records.FORMAT, "kind": "finite", "name": (config or {}).get("label", solver.name),
@@ -462,7 +462,6 @@ class _Store:
         }  # fmt: skip
         layout = problem.layout()
         self.layout = {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
-        self.lock: Any = None
 
     def __enter__(self):
         if self.folder is None:
@@ -476,22 +475,8 @@ class _Store:
             raise RunNotFound(
                 message(str(self.folder), "no run.json", "resume needs a run folder", "Start it with `bilevel-rl run`")
             )
-        records.make_folder(self.folder)
-        self.lock = records.locked(self.folder)
-        self.lock.__enter__()
+        self.hold()
         return self
-
-    def __exit__(self, kind, error, traceback):
-        if self.lock is None:
-            return
-        try:
-            if error is not None and self.saved:
-                state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-                records.write_json(self.folder / "status.json", {"state": state, "message": str(error)})
-        except records.StorageFailed:
-            pass  # the disk is what failed: the error that is on its way says so
-        finally:
-            self.lock.__exit__(None, None, None)
 
     def load(self, states: State) -> tuple[int, _Log, State]:
         log = _Log(states.samples.shape[0])
@@ -533,7 +518,7 @@ class _Store:
         arrays |= {"x": trace.x, "status": trace.status, "meta": np.array(json.dumps(meta))}
         records.write_arrays(self.folder / "checkpoint.npz", arrays)
         records.write_arrays(self.folder / "metrics.npz", log.arrays())
-        self.saved = time.monotonic()
+        self.saved, self.began = time.monotonic(), True
 
     def finish(self, log: _Log) -> None:
         if self.folder is None:

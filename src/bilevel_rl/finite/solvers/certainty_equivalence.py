@@ -20,11 +20,10 @@ from bilevel_rl.finite import planning, quasi_newton, sampling, starts
 from bilevel_rl.finite.followers import check_chains, check_fields
 from bilevel_rl.finite.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.quasi_newton import NEVER, QuasiNewtonState
+from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State
 
 LARGEST = 2**27  # ours: entries of the table of counts, 1 GiB
-MEMORY, TRIALS = 30, 20  # as exact_quasi_newton has them by default
 
 
 class CertaintyState(State):

@@ -18,7 +18,7 @@ import equinox as eqx
 from bilevel_rl.finite import quasi_newton
 from bilevel_rl.finite.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.quasi_newton import QuasiNewtonState
+from bilevel_rl.finite.quasi_newton import MEMORY, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver
 
 
@@ -55,8 +55,8 @@ class ExactQuasiNewton(Solver):
 
     step_size: float = 0.1
     tau: float = 0.05
-    memory: int = eqx.field(static=True, default=30)
-    trials: int = eqx.field(static=True, default=20)
+    memory: int = eqx.field(static=True, default=MEMORY)
+    trials: int = eqx.field(static=True, default=TRIALS)
 
     name: ClassVar[str] = "exact_quasi_newton"
     references: ClassVar[tuple[str, ...]] = ()

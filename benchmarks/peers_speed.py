@@ -20,7 +20,9 @@ import numpy as np
 import speed
 
 from bilevel_rl import records
-from bilevel_rl.finite import planning, rollouts, solve
+from bilevel_rl.finite import solve
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import FourRooms, WalledGoalPlacement
 from bilevel_rl.finite.problems.synthetic import Synthetic
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, ExactDescent, ImplicitCG, SoBiRL

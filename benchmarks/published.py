@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bilevel_rl import records, statistics
-from bilevel_rl.finite import FiniteMDP, oracles, planning, rollouts, solve
+from bilevel_rl.finite import FiniteMDP, oracles, solve
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import FourRooms, LeaderToy, OneGoalFourRooms, Synthetic
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, PartialSGD, SoBiRL, ZeroOrder

@@ -4,4 +4,8 @@
 models. Importing this package imports neither.
 """
 
+from bilevel_rl import moved
+
 __version__ = "0.1.0"
+
+moved.install()

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import nn
 
-from bilevel_rl.finite import planning
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.rollout import assemble, pad_prompts
 from bilevel_rl.llm.trainer import BilevelTrainer

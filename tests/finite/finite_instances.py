@@ -8,7 +8,7 @@ from itertools import product
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problems import FrozenLake, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import (
     F2SA,

@@ -154,7 +154,7 @@ def test_shapes_are_checked_while_tests_run():
     """The annotations of the engine are enforced here, so a wrong shape can't broadcast its way through."""
     from jaxtyping import TypeCheckError
 
-    from bilevel_rl.finite import planning
+    from bilevel_rl.finite.model import planning
 
     mdp = FiniteMDP.from_dense(HALF)
     with pytest.raises(TypeCheckError):

@@ -9,8 +9,9 @@ import pytest
 from finite_instances import assert_mean
 
 from bilevel_rl.errors import InvalidProblem
-from bilevel_rl.finite import oracles, planning, solve
+from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.checks import check_problem
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import DemonstrationLikelihood
 from bilevel_rl.finite.objectives.demonstration_likelihood import demonstrations
 from bilevel_rl.finite.problems import InverseRL, LakeShaping, TaxiShaping

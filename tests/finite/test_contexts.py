@@ -9,10 +9,11 @@ import pytest
 from finite_instances import random_dense
 
 from bilevel_rl.errors import InvalidProblem
-from bilevel_rl.finite import FiniteMDP, planning, sampling
-from bilevel_rl.finite.contexts import side_by_side
+from bilevel_rl.finite import FiniteMDP
 from bilevel_rl.finite.feasible import softmax_budget, spend_on
-from bilevel_rl.finite.horizon import unrolled
+from bilevel_rl.finite.model import planning, sampling
+from bilevel_rl.finite.model.contexts import side_by_side
+from bilevel_rl.finite.model.horizon import unrolled
 
 optimum = jax.jit(planning.soft_optimal)
 TAU = 0.3

@@ -12,9 +12,10 @@ import pytest
 from finite_instances import assert_mean
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.finite import oracles, planning, sampling, solve
+from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite.learn.replay import Replay
+from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, LeaderToy, RandomMDP
-from bilevel_rl.finite.replay import Replay
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
 from bilevel_rl.schedules import PowerDecay, TimeScales
 

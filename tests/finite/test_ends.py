@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bilevel_rl.errors import InvalidProblem
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, followers, oracles, planning
-from bilevel_rl.finite.followers import Follower, Transition
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles
+from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn.followers import Follower, Transition
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import PolicyEnergy, VisitationUtility
 from bilevel_rl.schedules import Sequences
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from finite_instances import assert_mean, random_policy
 
-from bilevel_rl.finite import followers, oracles, planning, sampling
-from bilevel_rl.finite.followers import Follower
+from bilevel_rl.finite import oracles
+from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn.followers import Follower
+from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.objectives import PreferenceLikelihood
 from bilevel_rl.finite.problems import FrozenLake, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers.exact_penalty import ExactPenalty, ExactPenaltyState, Tables

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from bilevel_rl.finite import oracles, planning, sampling, solve
+from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.checks import check_problem
+from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.problems import FourRooms, OneGoalFourRooms
 from bilevel_rl.finite.solvers import PenaltyActorCritic
 

@@ -13,7 +13,7 @@ from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.checks import check_problem
-from bilevel_rl.finite.linear_quadratic import (
+from bilevel_rl.finite.model.linear_quadratic import (
     LinearQuadratic,
     expected_bump,
     expected_quadratic,

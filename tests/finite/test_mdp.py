@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilevel_rl.finite import FiniteMDP, gymnasium_rewards
-from bilevel_rl.finite.mdp import _alias_table
+from bilevel_rl.finite.model.mdp import _alias_table
 
 
 def dense(seed: int, S: int, A: int):
@@ -110,7 +110,7 @@ def test_gymnasium_table_is_what_the_environment_does(make):
 
 def test_gymnasium_id_and_frozen_lake_known_value():
     """The best success rate on the slippery 4x4 lake is 14/17 as gamma -> 1 (value iteration in fractions)."""
-    from bilevel_rl.finite import planning
+    from bilevel_rl.finite.model import planning
 
     mdp = FiniteMDP.from_gymnasium("FrozenLake-v1", discount=0.99, map_name="4x4")
     assert mdp.n_states == 16

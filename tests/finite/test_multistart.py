@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, comparing, learnt_model, oracles, requirements, solve
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, comparing, oracles, requirements, solve
 from bilevel_rl.finite import solver as engine
+from bilevel_rl.finite.learn import learnt_model
 from bilevel_rl.finite.multistart import _heated, _plan, search, starting_points
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning, RandomMDP

@@ -10,7 +10,8 @@ from finite_instances import deterministic_policies, random_dense, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilevel_rl.finite import FiniteMDP, planning
+from bilevel_rl.finite import FiniteMDP
+from bilevel_rl.finite.model import planning
 
 SEEDS = st.integers(0, 10**6)
 few = settings(max_examples=15, deadline=None)

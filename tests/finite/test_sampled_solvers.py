@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from finite_instances import TAU, TINY, assert_mean, point, problem, random_policy
 
-from bilevel_rl.finite import followers, oracles, planning, rollouts, sampling
+from bilevel_rl.finite import oracles
+from bilevel_rl.finite.learn import followers, rollouts
+from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.problems.probes import MovingKernel
 from bilevel_rl.finite.solvers import F2SA, HPGD, BoltzmannCovariance, SoBiRL, ZeroOrder
 from bilevel_rl.finite.solvers.boltzmann_covariance import CovarianceState

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from finite_instances import assert_mean, random_dense, random_policy
 
-from bilevel_rl.finite import FiniteMDP, planning, sampling
+from bilevel_rl.finite import FiniteMDP
+from bilevel_rl.finite.model import planning, sampling
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from finite_instances import make_small as make
 
 from bilevel_rl.errors import InvalidProblem
-from bilevel_rl.finite import oracles, planning, requirements, solve
+from bilevel_rl.finite import oracles, requirements, solve
 from bilevel_rl.finite.closed_form import ClosedFormProblem
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import ALL as PROBLEMS
 from bilevel_rl.finite.problems import Incentives, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.problems.probes import (

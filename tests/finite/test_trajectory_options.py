@@ -9,7 +9,9 @@ import pytest
 from finite_instances import TAU, TINY, point, problem
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, planning, rollouts, solve
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, ZeroOrder
 from bilevel_rl.finite.solvers.boltzmann_covariance import CovarianceState

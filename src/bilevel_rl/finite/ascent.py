@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import planning
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 
 RARE = 1e-12  # ours: states visited less than this feel nothing of f

@@ -10,7 +10,7 @@ import numpy as np
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.closed_form import ClosedFormProblem
-from bilevel_rl.finite.mdp import check_rewards
+from bilevel_rl.finite.model.mdp import check_rewards
 from bilevel_rl.finite.problem import BilevelProblem
 
 

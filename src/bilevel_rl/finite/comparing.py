@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import rollouts
+from bilevel_rl.finite.learn import rollouts
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 

@@ -24,9 +24,10 @@ from jaxtyping import Array, Float, Int
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import checks, comparing, learnt_model, tuning
+from bilevel_rl.finite import checks, comparing, tuning
 from bilevel_rl.finite import solver as engine
-from bilevel_rl.finite.learnt_model import Seen
+from bilevel_rl.finite.learn import learnt_model
+from bilevel_rl.finite.learn.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.search_folder import Place, Store
 from bilevel_rl.finite.solver import Solver, State

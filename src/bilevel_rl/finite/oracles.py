@@ -16,8 +16,8 @@ import scipy.optimize
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning
 from bilevel_rl.finite.closed_form import ClosedFormProblem
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 
 NEWTON_TOLERANCE = 1e-12  # ours: relative size of the last step of an inner solve, 64 bit

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 
 class ObjectiveSample(NamedTuple):

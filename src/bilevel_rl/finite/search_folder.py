@@ -24,7 +24,7 @@ from bilevel_rl import metrics as M
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.finite import solver as engine
-from bilevel_rl.finite.learnt_model import Seen
+from bilevel_rl.finite.learn.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 

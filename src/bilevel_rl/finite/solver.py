@@ -24,8 +24,9 @@ from jaxtyping import Array, Float, Int
 from bilevel_rl import metrics as M
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, NonFiniteState, RunNotFound, message
-from bilevel_rl.finite import checks, oracles, planning, requirements
+from bilevel_rl.finite import checks, oracles, requirements
 from bilevel_rl.finite.closed_form import ClosedFormProblem
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.schedules import PowerDecay, TimeScales
 

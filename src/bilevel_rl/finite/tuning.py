@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.finite import oracles, planning
+from bilevel_rl.finite import oracles
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, solve
 from bilevel_rl.schedules import PowerDecay, TimeScales

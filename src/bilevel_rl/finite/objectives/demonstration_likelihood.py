@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning, sampling
+from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample, UpperObjective
 
 

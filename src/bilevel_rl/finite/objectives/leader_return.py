@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import sampling
+from bilevel_rl.finite.model import sampling
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample, UpperObjective
 
 

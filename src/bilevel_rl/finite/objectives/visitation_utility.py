@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import planning
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem, UpperObjective
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning
-from bilevel_rl.finite.contexts import side_by_side
 from bilevel_rl.finite.feasible import softmax_budget, spend_on
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.model.contexts import side_by_side
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout, UpperObjective
 from bilevel_rl.finite.problems.goal_placement import MOVES, grid_mdp
 

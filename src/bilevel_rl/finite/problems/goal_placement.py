@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import small
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
 

@@ -11,8 +11,8 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning
-from bilevel_rl.finite.mdp import FiniteMDP, gymnasium_rewards
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.objectives.demonstration_likelihood import DemonstrationLikelihood, demonstrations
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
 from bilevel_rl.finite.problems.toy_text import LAKE_MOVES

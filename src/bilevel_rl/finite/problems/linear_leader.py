@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel_rl.finite.closed_form import ClosedFormProblem
-from bilevel_rl.finite.linear_quadratic import LinearQuadratic, Moments, expected_bump, moments, soft_optimal
+from bilevel_rl.finite.model.linear_quadratic import (
+    LinearQuadratic,
+    Moments,
+    expected_bump,
+    moments,
+    soft_optimal,
+)
 
 
 def _column(*values: float) -> Array:

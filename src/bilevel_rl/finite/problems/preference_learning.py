@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.objectives.preference_likelihood import PreferenceLikelihood
 from bilevel_rl.finite.problem import BilevelProblem
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.objectives.policy_energy import PolicyEnergy
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem

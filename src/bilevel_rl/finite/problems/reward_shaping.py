@@ -12,7 +12,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.mdp import FiniteMDP, gymnasium_rewards
+from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
 from bilevel_rl.finite.problems.toy_text import LAKE_MOVES

@@ -12,10 +12,10 @@ import scipy.special
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning
 from bilevel_rl.finite.closed_form import ClosedFormProblem
-from bilevel_rl.finite.contexts import side_by_side
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.model.contexts import side_by_side
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, UpperObjective
 
 TASTES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))

@@ -10,7 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl.finite.closed_form import ClosedFormProblem
-from bilevel_rl.finite.linear_quadratic import LinearQuadratic, expected_quadratic, moments, soft_optimal
+from bilevel_rl.finite.model.linear_quadratic import (
+    LinearQuadratic,
+    expected_quadratic,
+    moments,
+    soft_optimal,
+)
 
 EXCHANGE = np.array([[1, 0.05, 0, 0.05], [0.03, 1, 0.04, 0], [0, 0.04, 1, 0.06], [0.05, 0, 0.03, 1]])
 LEAK = np.array([0.04, 0.03, 0.06, 0.05])

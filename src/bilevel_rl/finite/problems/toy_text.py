@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite.mdp import FiniteMDP, gymnasium_rewards
+from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
 

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import implicit, planning, rollouts
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite import implicit
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.learn.followers import check_fields
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import planning, quasi_newton, sampling, starts
-from bilevel_rl.finite.followers import check_chains, check_fields
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite import quasi_newton, starts
+from bilevel_rl.finite.learn.followers import check_chains, check_fields
+from bilevel_rl.finite.model import planning, sampling
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite import planning, rollouts, sampling, small
-from bilevel_rl.finite.followers import check_chains, check_fields
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.learn.followers import check_chains, check_fields
+from bilevel_rl.finite.learn.replay import Replay
+from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.replay import Replay
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import PowerDecay, TimeScales
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import equinox as eqx
 
 from bilevel_rl.finite import quasi_newton
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver

@@ -13,10 +13,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import planning, rollouts
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.learn.followers import check_fields
+from bilevel_rl.finite.learn.rollouts import TrajectorySolver
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.rollouts import TrajectorySolver
 from bilevel_rl.finite.solver import State
 
 

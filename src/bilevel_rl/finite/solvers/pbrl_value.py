@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel_rl.finite import ascent, oracles
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import PowerDecay, TimeScales

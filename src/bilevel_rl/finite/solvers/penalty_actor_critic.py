@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import followers
-from bilevel_rl.finite.followers import Follower
+from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import TimeScales

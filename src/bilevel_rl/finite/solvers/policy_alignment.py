@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import ascent, oracles, planning
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite import ascent, oracles
+from bilevel_rl.finite.learn.followers import check_fields
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 

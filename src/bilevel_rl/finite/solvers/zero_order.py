@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import oracles, planning, rollouts
-from bilevel_rl.finite.followers import check_fields
+from bilevel_rl.finite import oracles
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.learn.followers import check_fields
+from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import PowerDecay

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 
 def unrolled(mdp: FiniteMDP, steps: int) -> FiniteMDP:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite import sampling
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import sampling
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 
 class Replay(eqx.Module):

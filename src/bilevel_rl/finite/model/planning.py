@@ -17,8 +17,8 @@ from jax.scipy.sparse.linalg import bicgstab
 from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite import small
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than the Krylov iterations
 KRYLOV_TOLERANCE = 1e-13  # ours: relative residual of an iterative linear solve, 64 bit

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 
 class Game(eqx.Module):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 
 def side_by_side(mdps: Sequence[FiniteMDP], weights: ArrayLike | None = None) -> FiniteMDP:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bilevel_rl.finite import small
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 COUNT_TABLE = 2**14  # ours: up to this many entries a table of counts is cleared every time
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import sampling, small
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.model import sampling, small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.schedules import Sequences
 

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bilevel_rl.finite import planning, rollouts
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 
 VISITS = 10  # ours: a model is learnt where every pair of state and action can be seen so often on average

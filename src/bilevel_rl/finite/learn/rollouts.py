@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bilevel_rl.finite import planning, sampling, small
-from bilevel_rl.finite.followers import check_fields
-from bilevel_rl.finite.mdp import FiniteMDP
+from bilevel_rl.finite.learn.followers import check_fields
+from bilevel_rl.finite.model import planning, sampling, small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 from bilevel_rl.schedules import PowerDecay, Sequences, TimeScales

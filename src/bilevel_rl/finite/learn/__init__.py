@@ -1,0 +1,1 @@
+"""What sampled solvers learn with: followers, trajectories, replay, learnt transitions."""

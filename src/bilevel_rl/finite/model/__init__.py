@@ -1,0 +1,1 @@
+"""Tables of a Markov decision process: transitions, planning, sampling."""

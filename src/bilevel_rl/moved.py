@@ -1,0 +1,61 @@
+"""Modules that moved: their old names import for one release, with a warning that names the new ones."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+
+MOVED = {
+    "bilevel_rl.finite.mdp": "bilevel_rl.finite.model.mdp",
+    "bilevel_rl.finite.planning": "bilevel_rl.finite.model.planning",
+    "bilevel_rl.finite.sampling": "bilevel_rl.finite.model.sampling",
+    "bilevel_rl.finite.horizon": "bilevel_rl.finite.model.horizon",
+    "bilevel_rl.finite.contexts": "bilevel_rl.finite.model.contexts",
+    "bilevel_rl.finite.leader": "bilevel_rl.finite.model.leader",
+    "bilevel_rl.finite.linear_quadratic": "bilevel_rl.finite.model.linear_quadratic",
+    "bilevel_rl.finite.small": "bilevel_rl.finite.model.small",
+    "bilevel_rl.finite.followers": "bilevel_rl.finite.learn.followers",
+    "bilevel_rl.finite.rollouts": "bilevel_rl.finite.learn.rollouts",
+    "bilevel_rl.finite.replay": "bilevel_rl.finite.learn.replay",
+    "bilevel_rl.finite.learnt_model": "bilevel_rl.finite.learn.learnt_model",
+}
+
+
+class Forwarder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an old name only after every ordinary finder has failed, and gives the module that has its contents now.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     import bilevel_rl.finite.horizon
+        >>> print(said[-1].message)
+        bilevel_rl.finite.horizon is bilevel_rl.finite.model.horizon now; the old name goes with the next release
+    """
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in MOVED:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def create_module(self, spec):
+        new = MOVED[spec.name]
+        warnings.warn(
+            f"{spec.name} is {new} now; the old name goes with the next release", DeprecationWarning, stacklevel=2
+        )
+        module = importlib.import_module(new)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        """Nothing to run: the module is loaded already; only the import system's mark on it is taken back."""
+        module.__spec__ = module.__spec__.loader_state
+
+
+def install() -> None:
+    """Add the forwarder once, behind the ordinary finders."""
+    if not any(isinstance(finder, Forwarder) for finder in sys.meta_path):
+        sys.meta_path.append(Forwarder())

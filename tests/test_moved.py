@@ -1,0 +1,34 @@
+"""Old module names give the very same modules, and say where they went."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from bilevel_rl.moved import MOVED
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_names_forward_with_a_warning(old):
+    sys.modules.pop(old, None)
+    new = importlib.import_module(MOVED[old])
+    with pytest.warns(DeprecationWarning, match=f"{old} is {MOVED[old]} now"):
+        assert importlib.import_module(old) is new
+    assert new.__spec__.name == MOVED[old]
+
+
+def test_the_usual_form_of_import_works():
+    import bilevel_rl.finite
+
+    sys.modules.pop("bilevel_rl.finite.horizon", None)
+    vars(bilevel_rl.finite).pop("horizon", None)
+    with pytest.warns(DeprecationWarning, match="finite.model.horizon now"):
+        from bilevel_rl.finite import horizon
+    assert horizon.unrolled.__module__ == "bilevel_rl.finite.model.horizon"
+
+
+def test_names_that_never_were_are_no_modules():
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("bilevel_rl.finite.nosuch")

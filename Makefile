@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUICK ?=
 
-.PHONY: run test lint types results docs unit clean help
+.PHONY: run test test-all lint types results docs unit clean help
 
 help:
 	@echo "make run     the paper's experiments: results table and HTML report"
 	@echo "make test    lint, types, tests and the documentation"
+	@echo "make test-all the same with the long studies: before a release"
 	@echo "make clean   remove .venv and everything built"
 
 run: .venv/.installed
@@ -30,6 +31,10 @@ results: .venv/.installed
 
 unit: .venv/.installed results
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15
+
+test-all: lint types results
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15 -m ""
+	$(MAKE) docs
 
 docs: .venv/.installed results
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -8,10 +8,12 @@ import tempfile
 
 import pytest
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+# A cache of this session alone, never the user's, whatever the environment says; workers take over their controller's.
+if "BILEVEL_RL_TESTS_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="bilevel-rl-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["BILEVEL_RL_TESTS_CACHE"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["BILEVEL_RL_TESTS_CACHE"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # Shapes and dtypes of the finite engine are checked at run time in tests: its annotations are read by beartype when the
 # package is imported, so this comes before any test imports it.

@@ -93,9 +93,9 @@ def test_killed_at_random_moments_resumes_to_the_same_bits(whole, tmp_path):
 def test_terminated_it_says_how_to_go_on(whole, tmp_path):
     folder = tmp_path / "search"
     done = struck(folder, signal.SIGTERM, 0.1)
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == 143, done.stderr
     assert done.stderr.strip().splitlines()[-1] == (
-        f"interrupted; its state is kept, go on with: bilevel-rl resume {folder}"
+        f"stopped by SIGTERM; what is done is kept, go on with: bilevel-rl resume {folder}"
     )
     assert records.read_json(folder / "status.json")["state"] == "stopped"
     assert not (folder / "best").exists()

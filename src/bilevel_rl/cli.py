@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import os
-import platform
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from bilevel_rl import __version__
+from bilevel_rl import __version__, compiled, signals
 from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
 
 # verb -> (module with `main(argv) -> int`, what it does)
@@ -37,7 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 done, 1 the answer is no, 2 wrong input, 130 interrupted.
+    """Run one verb and return the exit code: 0 done, 1 the answer is no, 2 wrong input, 128 + signal stopped.
 
     Example:
         >>> main(["--version"])
@@ -45,16 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    return answered(lambda: _dispatch(argv))
+
+
+def answered(work: Callable[[], int]) -> int:
+    """Do some work as a verb is done: errors and signals become a sentence on standard error and an exit code."""
     try:
-        return _dispatch(argv)
+        with signals.raised():
+            return work()
     except BilevelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted; a run folder keeps its last checkpoint: `bilevel-rl resume FOLDER`", file=sys.stderr
-        )
-        return 130
+    except KeyboardInterrupt as error:
+        said, code = signals.farewell(error)
+        print(said, file=sys.stderr)
+        return code
     except BrokenPipeError:  # the reader of a pipe has gone, as with `bilevel-rl list | head`
         sys.stderr.close()
         return 0
@@ -77,28 +77,8 @@ def _dispatch(argv: list[str]) -> int:
                 "`bilevel-rl --help` explains each",
             )
         )
-    keep_compiled_programs()
+    compiled.keep()
     return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
-
-
-def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs between calls, which takes most of the time of a short run.
-
-    They lie below `$XDG_CACHE_HOME/bilevel-rl` (or `~/.cache`), apart for each kind of processor; set
-    `JAX_COMPILATION_CACHE_DIR` to put them elsewhere, to the empty string to keep none.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    processor = platform.processor() + platform.machine()
-    if (facts := Path("/proc/cpuinfo")).exists():
-        processor += next((line for line in facts.read_text().splitlines() if line.startswith("flags")), "")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-        home / "bilevel-rl" / hashlib.sha256(processor.encode()).hexdigest()[:12]
-    )
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    # a cache that can't be read or written costs time, nothing else
-    warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
 
 
 def overview() -> str:

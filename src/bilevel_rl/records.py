@@ -29,6 +29,7 @@ from typing import Any
 import filelock
 import numpy as np
 
+from bilevel_rl import signals
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
@@ -288,14 +289,21 @@ def locked(folder: Path) -> Iterator[None]:
 class Held:
     """A folder that this process writes until it is left; how it was left goes into `status.json`.
 
+    While it is held, a signal waits for the next whole state: see `signals.Deferred`.
+
     Attributes:
         folder: None: nothing is written.
         began: whether there is anything for `status.json` to speak of.
+        signal: what waits, and `check` to end by it.
+        verb: what goes on from here, for the hint of an interruption.
     """
+
+    verb = "bilevel-rl resume"
 
     def __init__(self, folder: str | Path | None):
         self.folder = None if folder is None else Path(folder)
         self.began = False
+        self.signal = signals.Deferred()
         self._lock: contextlib.AbstractContextManager[None] | None = None
 
     def hold(self) -> None:
@@ -309,6 +317,7 @@ class Held:
         lock = locked(self.folder)
         lock.__enter__()
         self._lock = lock
+        self.signal.__enter__()
 
     def __exit__(self, kind, error, traceback) -> None:
         if self._lock is None or self.folder is None:
@@ -317,10 +326,13 @@ class Held:
             if error is not None and self.began:
                 state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
                 write_json(self.folder / "status.json", {"state": state, "message": str(error)})
+            if isinstance(error, KeyboardInterrupt) and self.began:
+                error.hint = f"{self.verb} {self.folder}"  # type: ignore[attr-defined]
         except StorageFailed:
             pass  # the disk is what failed: the error that is on its way says so
         finally:
             self._lock.__exit__(None, None, None)
+            self.signal.__exit__(kind, error, traceback)
 
 
 def find_runs(folder: str | Path) -> list[Path]:

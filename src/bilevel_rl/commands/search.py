@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,23 +90,17 @@ def resume(folder: Path) -> int:
 
 def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -> int:
     """Search with a progress bar and print what was found."""
-    try:
-        with _terminates_as_interrupted(), contextlib.ExitStack() as stack:
-            bar: list[Callable[[int], None]] = []
+    with contextlib.ExitStack() as stack:
+        bar: list[Callable[[int], None]] = []
 
-            def advance(done: int, total: int) -> None:
-                if not bar:  # the total is known when the stages are
-                    bar.append(stack.enter_context(screen.progress(f"{solver.name}, iterations of all starts", total)))
-                bar[0](done)
+        def advance(done: int, total: int) -> None:
+            if not bar:  # the total is known when the stages are
+                bar.append(stack.enter_context(screen.progress(f"{solver.name}, iterations of all starts", total)))
+            bar[0](done)
 
-            found = multistart.search(
-                problem, solver, **config["search"], folder=folder, resume=resume, config=config, on_progress=advance
-            )
-    except KeyboardInterrupt:
-        if not (folder / search_folder.HEADER).exists():
-            raise
-        print(f"interrupted; its state is kept, go on with: bilevel-rl resume {folder}", file=sys.stderr)
-        return 130
+        found = multistart.search(
+            problem, solver, **config["search"], folder=folder, resume=resume, config=config, on_progress=advance
+        )
     values, kept = found.values, found.status == 0
     screen.show_rows(
         f"{solver.name} on {config['problem']}: {len(values)} starts, "
@@ -129,23 +120,6 @@ def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -
         print(f"stopped: {int((~kept).sum())} starts became non-finite and were given up")
     print(f"run folders: {folder}/starts {folder}/best   report: bilevel-rl report {folder}")
     return int(not kept.any())
-
-
-@contextlib.contextmanager
-def _terminates_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a search as Ctrl-C does: with its state written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt("terminated")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _short(x) -> str:

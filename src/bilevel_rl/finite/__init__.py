@@ -14,6 +14,10 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
+from bilevel_rl import compiled  # noqa: E402
+
+compiled.guard()
+
 from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards  # noqa: E402
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout, UpperObjective  # noqa: E402
 from bilevel_rl.finite.solver import Solver, State, Trace, solve  # noqa: E402

@@ -142,10 +142,13 @@ class Store(records.Held):
 
     def save(self, place: Place, now: bool = False) -> None:
         """Write a checkpoint, when it is time or at once."""
-        if self.folder is None or not (now or time.monotonic() - self.saved > engine.CHECKPOINT_SECONDS):
+        due = now or self.signal.asked or time.monotonic() - self.saved > engine.CHECKPOINT_SECONDS
+        if self.folder is None or not due:
             return
         records.write_arrays(self.folder / "checkpoint.npz", place.arrays(self.fingerprint))
         self.saved = time.monotonic()
+        if not now:
+            self.signal.check()
 
     def finish(self, metrics: dict[str, np.ndarray], xs: np.ndarray, status: np.ndarray, chosen: int) -> None:
         """The two run folders, and that the search is over. `run.json` comes last: a folder that has it is whole."""

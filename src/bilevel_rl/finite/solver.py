@@ -483,10 +483,10 @@ class _Store(records.Held):
         log = _Log(states.samples.shape[0])
         if self.folder is None:
             return 0, log, states
-        path = self.folder / "checkpoint.npz"
+        path, self.began = self.folder / "checkpoint.npz", True
+        records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
         if not self.resume or not path.exists():
             if not self.resume:
-                records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
                 records.write_json(self.folder / "run.json", self.header | {"provenance": records.provenance()})
             return 0, log, states
         arrays = records.read_arrays(path)
@@ -509,7 +509,7 @@ class _Store(records.Held):
         return meta["records"], log, states
 
     def save(self, done: int, log: _Log, states: State, last: bool) -> None:
-        if self.folder is None or not (last or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
+        if self.folder is None or not (last or self.signal.asked or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
             return
         trace = log.trace(states, 0.0)
         arrays = {f"state/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
@@ -519,7 +519,9 @@ class _Store(records.Held):
         arrays |= {"x": trace.x, "status": trace.status, "meta": np.array(json.dumps(meta))}
         records.write_arrays(self.folder / "checkpoint.npz", arrays)
         records.write_arrays(self.folder / "metrics.npz", log.arrays())
-        self.saved, self.began = time.monotonic(), True
+        self.saved = time.monotonic()
+        if not last:
+            self.signal.check()
 
     def finish(self, log: _Log) -> None:
         if self.folder is None:

@@ -24,8 +24,9 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.prompts import Prompt
-from bilevel_rl.llm.rollout import Sampler, pad_prompts, uniforms
+from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.sampling.rollout import pad_prompts
+from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import hardware
 

@@ -41,8 +41,9 @@ from transformers.utils import logging as transformers_logging
 
 from bilevel_rl import __version__, records
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.prompts import as_prompts
-from bilevel_rl.llm.rollout import Rollout, Sampler, texts, uniforms
+from bilevel_rl.llm.data.prompts import as_prompts
+from bilevel_rl.llm.sampling.rollout import Rollout, texts
+from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 from bilevel_rl.llm.tasks import arithmetic
 from bilevel_rl.llm.tasks.text_grid import MOVES, Grid, generate, replay
 from bilevel_rl.llm.trainer import BilevelTrainer

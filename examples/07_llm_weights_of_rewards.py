@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilevel_rl.llm import BilevelTrainer, Config
-from bilevel_rl.llm.reward import WeightedRewards
+from bilevel_rl.llm.rewards.models import WeightedRewards
 
 HELPFUL, COURTEOUS, PROMPTS = (7, 8), (11, 12, 13), [[3], [4], [5], [6]]
 ITERATIONS = 60

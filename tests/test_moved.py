@@ -32,3 +32,12 @@ def test_the_usual_form_of_import_works():
 def test_names_that_never_were_are_no_modules():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("bilevel_rl.finite.nosuch")
+
+
+def test_a_module_that_became_a_room_gives_its_names_with_a_warning():
+    rooms = pytest.importorskip("bilevel_rl.llm.judges")
+    pytest.importorskip("torch")
+    with pytest.warns(DeprecationWarning, match=r"llm\.judges\.HumanQueue is bilevel_rl\.llm\.judges\.builtin"):
+        assert rooms.HumanQueue.__module__ == "bilevel_rl.llm.judges.builtin"
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        _ = rooms.nosuch

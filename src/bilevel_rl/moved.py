@@ -7,6 +7,8 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 MOVED = {
     "bilevel_rl.finite.mdp": "bilevel_rl.finite.model.mdp",
@@ -21,6 +23,15 @@ MOVED = {
     "bilevel_rl.finite.rollouts": "bilevel_rl.finite.learn.rollouts",
     "bilevel_rl.finite.replay": "bilevel_rl.finite.learn.replay",
     "bilevel_rl.finite.learnt_model": "bilevel_rl.finite.learn.learnt_model",
+    "bilevel_rl.llm.prompts": "bilevel_rl.llm.data.prompts",
+    "bilevel_rl.llm.judging": "bilevel_rl.llm.judges.asking",
+    "bilevel_rl.llm.policy": "bilevel_rl.llm.roles.policy",
+    "bilevel_rl.llm.sharding": "bilevel_rl.llm.roles.sharding",
+    "bilevel_rl.llm.weights": "bilevel_rl.llm.roles.weights",
+    "bilevel_rl.llm.loading": "bilevel_rl.llm.roles.loading",
+    "bilevel_rl.llm.rollout": "bilevel_rl.llm.sampling",
+    "bilevel_rl.llm.decoding": "bilevel_rl.llm.sampling.decoding",
+    "bilevel_rl.llm.reward": "bilevel_rl.llm.rewards",
 }
 
 
@@ -53,6 +64,29 @@ class Forwarder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         """Nothing to run: the module is loaded already; only the import system's mark on it is taken back."""
         module.__spec__ = module.__spec__.loader_state
+
+
+def names_of(package: str, *modules: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a package that was one module: the names of its modules, with the same warning.
+
+    Args:
+        package: the package, e.g. "bilevel_rl.llm.judges".
+        modules: those in it that have the names now, e.g. "builtin".
+    """
+
+    def forwarded(name: str) -> Any:
+        for module in () if name.startswith("__") or name in modules else modules:
+            found = importlib.import_module(f"{package}.{module}")
+            if hasattr(found, name):
+                warnings.warn(
+                    f"{package}.{name} is {package}.{module}.{name} now; the old name goes with the next release",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                return getattr(found, name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return forwarded
 
 
 def install() -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.rollout import assemble, pad_prompts
+from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.trainer import BilevelTrainer
 
 A, TAU, W, LAMBDA = 3, 0.4, 0.2, 0.05

@@ -8,8 +8,8 @@ from llm_models import PROMPTS, gpt2, trainer
 from transformers import PreTrainedTokenizerFast
 
 from bilevel_rl.errors import BilevelError, InvalidConfig, InvalidProblem
-from bilevel_rl.llm.prompts import as_prompts
-from bilevel_rl.llm.reward import ClassifierReward, WeightedRewards
+from bilevel_rl.llm.data.prompts import as_prompts
+from bilevel_rl.llm.rewards.models import ClassifierReward, WeightedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
 
 

@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.experiments import happy_tweets as experiment
 from bilevel_rl.llm import commands
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.judges import HumanQueue
+from bilevel_rl.llm.judges.builtin import HumanQueue
 from bilevel_rl.llm.tasks import corpus, pretrain
 from bilevel_rl.llm.tasks import happy_tweets as task
 from bilevel_rl.records import Run

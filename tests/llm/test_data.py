@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.llm import data
+from bilevel_rl.llm.data import sources as data
 from bilevel_rl.llm.tasks.pretrain import train_tokenizer
 
 TEMPLATE = (

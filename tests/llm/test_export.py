@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidConfig, RunNotFound
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.evaluation import evaluate
 from bilevel_rl.llm.export import export, restore
-from bilevel_rl.llm.loading import load_language_model, pad_rows
+from bilevel_rl.llm.roles.loading import load_language_model, pad_rows
 from bilevel_rl.llm.tasks import corpus, pretrain
 from bilevel_rl.llm.trainer import BilevelTrainer
 
@@ -145,8 +145,8 @@ def test_generate_draws_from_our_samplers_distribution(base):
         prompt.repeat(count, 1), attention_mask=torch.ones(count, prompt.shape[1], dtype=torch.long),
         do_sample=True, top_k=0, max_new_tokens=2, pad_token_id=tokenizer.pad_token_id,
     )[:, prompt.shape[1] :]  # fmt: skip
-    from bilevel_rl.llm.prompts import Prompt
-    from bilevel_rl.llm.rollout import Sampler, uniforms
+    from bilevel_rl.llm.data.prompts import Prompt
+    from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 
     sampler = Sampler((tokenizer.eos_token_id,), tokenizer.pad_token_id)
     rows = [Prompt(tuple(prompt[0].tolist()), "today my cat")] * count

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.llm.judges import (
+from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending
+from bilevel_rl.llm.judges.builtin import (
     CheckedJudge,
     ClassifierScore,
     HumanQueue,
     ScoreJudge,
 )
-from bilevel_rl.llm.judging import JudgeFailed, LabelsPending
 from bilevel_rl.llm.tasks.pretrain import ClassifierConfig, train_classifier, train_tokenizer
 
 

@@ -19,7 +19,7 @@ from bilevel_rl.llm.objectives import (
     WinRate,
     make_objective,
 )
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 V = 3
 SCORE = torch.tensor([0.3, -1.0, 2.0], dtype=torch.double)

@@ -6,7 +6,7 @@ import torch
 from llm_models import gpt2
 
 from bilevel_rl.llm.estimators import sampled_kl
-from bilevel_rl.llm.policy import token_statistics
+from bilevel_rl.llm.roles.policy import token_statistics
 
 
 def test_values_and_gradients_are_those_of_the_definitions():

@@ -11,11 +11,11 @@ from llm_spawn import run_together
 from safetensors.torch import load_file
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.llm import sharding
+from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.processes import Processes, widen
-from bilevel_rl.llm.prompts import Prompt
-from bilevel_rl.llm.roles import FullRoles
-from bilevel_rl.llm.rollout import from_pairs
+from bilevel_rl.llm.roles import sharding
+from bilevel_rl.llm.roles.backend import FullRoles
+from bilevel_rl.llm.sampling.rollout import from_pairs
 
 VARIANTS = {
     "shared": {"credit": "gae", "replay_pairs": 3, "gold_prompts": True},

@@ -10,7 +10,7 @@ from llm_models import PROMPTS, config, gold, gpt2, judge, trainer, untimed, wei
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.reward import GatedRewards
+from bilevel_rl.llm.rewards.models import GatedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.policy_gradient.credit import GAE, Gate, GroupNorm, LeaveOneOut, MultiReward
 from bilevel_rl.policy_gradient.losses import Unified

@@ -8,9 +8,9 @@ from llm_models import gpt2, llama, stirred, trainer, weights
 from torch import nn
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.llm.prompts import Prompt
-from bilevel_rl.llm.roles import FullRoles, LoraRoles, checkpoint_activations
-from bilevel_rl.llm.rollout import Sampler, uniforms
+from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.roles.backend import FullRoles, LoraRoles, checkpoint_activations
+from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 
 PROMPTS = [Prompt(tuple(range(3, 3 + n)), None) for n in (4, 2, 3, 1)]
 

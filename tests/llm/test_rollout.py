@@ -9,10 +9,10 @@ import pytest
 import torch
 from llm_models import gpt2, llama
 
-from bilevel_rl.llm import decoding
-from bilevel_rl.llm.policy import completion_logits
-from bilevel_rl.llm.prompts import Prompt, as_prompts, draw
-from bilevel_rl.llm.rollout import Sampler, inverse_cdf, uniforms
+from bilevel_rl.llm.data.prompts import Prompt, as_prompts, draw
+from bilevel_rl.llm.roles.policy import completion_logits
+from bilevel_rl.llm.sampling import decoding
+from bilevel_rl.llm.sampling.sampler import Sampler, inverse_cdf, uniforms
 
 PADDED = [Prompt(tuple(range(3, 3 + n)), None) for n in (4, 2, 3, 1, 4, 2)]
 
@@ -131,7 +131,7 @@ def test_uniforms_are_a_function_of_their_stream():
 def test_adapters_are_in_the_law_that_samples():
     from llm_models import stirred
 
-    from bilevel_rl.llm.roles import LoraRoles
+    from bilevel_rl.llm.roles.backend import LoraRoles
 
     roles = stirred(LoraRoles(gpt2().double()))
     laws = {}

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from bilevel_rl.errors import InvalidConfig, NonFiniteState
-from bilevel_rl.llm.loading import encode, label_probabilities, load_classifier, load_language_model, pad_rows
+from bilevel_rl.llm.roles.loading import (
+    encode,
+    label_probabilities,
+    load_classifier,
+    load_language_model,
+    pad_rows,
+)
 from bilevel_rl.llm.tasks import corpus, happy_tweets, pretrain
 
 torch.set_num_threads(1)

@@ -14,9 +14,9 @@ from bilevel_rl import metrics
 from bilevel_rl.errors import NonFiniteState
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.judging import JudgeFailed, LabelsPending, choose_pairs
+from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending, choose_pairs
 from bilevel_rl.llm.objectives import Upper
-from bilevel_rl.llm.reward import LinearReward, WeightedRewards
+from bilevel_rl.llm.rewards.models import LinearReward, WeightedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import Run
 

@@ -8,9 +8,10 @@ from llm_models import gpt2, llama, stirred, trainer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.llm.prompts import Prompt
-from bilevel_rl.llm.reward import ClassifierReward, LinearReward, WeightedRewards, call_reward_function
-from bilevel_rl.llm.rollout import from_pairs
+from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.rewards.functions import call_reward_function
+from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward, WeightedRewards
+from bilevel_rl.llm.sampling.rollout import from_pairs
 
 ROWS = [(Prompt((3, 4, 5), "a"), (6, 7, 1)), (Prompt((8,), "b"), (9, 10)), (Prompt((3, 4), "c"), (11, 12, 13, 1))]
 

@@ -13,9 +13,10 @@ from typing import Any
 from bilevel_rl.errors import require
 
 _WHERE = {
-    "BilevelTrainer": "trainer", "Config": "config", "Rollout": "rollout", "Sampler": "rollout", "Prompt": "prompts",
-    "WeightedRewards": "reward", "LinearReward": "reward", "ClassifierReward": "reward", "Upper": "objectives",
-    "Sample": "objectives", "UpperObjective": "objectives", "LabelsPending": "judging", "JudgeFailed": "judging",
+    "BilevelTrainer": "trainer", "Config": "config", "Rollout": "sampling.rollout", "Sampler": "sampling.sampler",
+    "Prompt": "data.prompts", "WeightedRewards": "rewards.models", "LinearReward": "rewards.models",
+    "ClassifierReward": "rewards.models", "Upper": "objectives", "Sample": "objectives", "UpperObjective": "objectives",
+    "LabelsPending": "judges.asking", "JudgeFailed": "judges.asking",
 }  # fmt: skip
 
 __all__ = sorted(_WHERE)

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from bilevel_rl.errors import BilevelError, InvalidConfig, MissingDependency, did_you_mean, message
 from bilevel_rl.launch import options
-from bilevel_rl.llm import data
 from bilevel_rl.llm.config import Config, parse_overrides
+from bilevel_rl.llm.data import sources as data
 from bilevel_rl.records import read_json
 
 arg = tyro.conf.arg
@@ -219,7 +219,7 @@ def make_judge(source: str, seed: int = 0) -> tuple[Any, Any]:
     Raises:
         InvalidConfig: no such classifier or label, or a sharpness that is no number.
     """
-    from bilevel_rl.llm.judges import ClassifierScore, HumanQueue, ScoreJudge
+    from bilevel_rl.llm.judges.builtin import ClassifierScore, HumanQueue, ScoreJudge
 
     if not source:
         return None, None
@@ -391,8 +391,8 @@ def export(argv: Sequence[str]) -> int:
 
 def judge(argv: Sequence[str]) -> int:
     """`judge QUEUE`: shows each open pair and reads 1, 2, t (tie) or q (quit)."""
-    from bilevel_rl.llm.data import as_text
-    from bilevel_rl.llm.judges import HumanQueue
+    from bilevel_rl.llm.data.sources import as_text
+    from bilevel_rl.llm.judges.builtin import HumanQueue
 
     words, _ = _parse("judge", _Judge, argv, ["QUEUE"])
     folder = Path(words[0])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.objectives import Upper
-from bilevel_rl.llm.roles import Roles
+from bilevel_rl.llm.roles.backend import Roles
 
 DIRECTION = 0x24  # random stream, beside those of `trainer` and `leader`
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from bilevel_rl.llm.policy import token_statistics
-from bilevel_rl.llm.prompts import as_prompts
-from bilevel_rl.llm.reward import call_reward_function
-from bilevel_rl.llm.roles import Roles
-from bilevel_rl.llm.rollout import Generator, Rollout, uniforms
+from bilevel_rl.llm.data.prompts import as_prompts
+from bilevel_rl.llm.rewards.functions import call_reward_function
+from bilevel_rl.llm.roles.backend import Roles
+from bilevel_rl.llm.roles.policy import token_statistics
+from bilevel_rl.llm.sampling.rollout import Rollout
+from bilevel_rl.llm.sampling.sampler import Generator, uniforms
 
 EVALUATION = 0x30  # random stream, beside the trainer's
 GOOD = 0.5  # a completion counts as a success above this gold score

@@ -16,11 +16,12 @@ from torch import Tensor
 from bilevel_rl.llm import estimators
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.differences import Differences
-from bilevel_rl.llm.measures import check_finite
-from bilevel_rl.llm.policy import TokenStatistics, precision, token_statistics
+from bilevel_rl.llm.forward import precision
+from bilevel_rl.llm.guards import check_finite
 from bilevel_rl.llm.processes import Processes, Share
-from bilevel_rl.llm.roles import Roles
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.roles.backend import Roles
+from bilevel_rl.llm.roles.policy import TokenStatistics, token_statistics
+from bilevel_rl.llm.sampling.rollout import Rollout
 from bilevel_rl.policy_gradient.aggregate import sum_of_tokens
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.recipe import Recipe

@@ -18,14 +18,14 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.llm import estimators, setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.followers import Follower, distinct
-from bilevel_rl.llm.judging import LabelsPending, ask, choose_pairs
-from bilevel_rl.llm.measures import check_finite
+from bilevel_rl.llm.forward import precision
+from bilevel_rl.llm.guards import check_finite
+from bilevel_rl.llm.judges.asking import LabelsPending, ask, choose_pairs
 from bilevel_rl.llm.objectives import Sample, Upper
-from bilevel_rl.llm.policy import precision
 from bilevel_rl.llm.processes import Processes, Share
-from bilevel_rl.llm.reward import call_reward_function
-from bilevel_rl.llm.roles import Roles
-from bilevel_rl.llm.rollout import Rollout, from_pairs
+from bilevel_rl.llm.rewards.functions import call_reward_function
+from bilevel_rl.llm.roles.backend import Roles
+from bilevel_rl.llm.sampling.rollout import Rollout, from_pairs
 
 STORED, REPLAY = 0x22, 0x23  # random streams, beside those of `trainer` and `differences`
 

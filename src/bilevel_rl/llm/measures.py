@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bilevel_rl.errors import NonFiniteState, message
-
 if TYPE_CHECKING:
     from bilevel_rl.llm.estimators import Ratios
     from bilevel_rl.llm.followers import Follower
@@ -21,17 +19,6 @@ SAMPLES = 8  # completions in a sample table
 log = logging.getLogger(__name__)
 NAMES = {"policy": "gradient_policy", "policy_l": "gradient_policy_l", "critic": "gradient_critic",
          "critic_l": "gradient_critic_l"}  # fmt: skip
-
-
-def check_finite(quantity: str, value: Tensor, k: int) -> None:
-    """Raise `NonFiniteState` on NaN or infinity, naming the quantity and the iteration."""
-    if not bool(torch.isfinite(value.detach()).all()):
-        kind = "NaN" if bool(torch.isnan(value.detach()).any()) else "infinity"
-        raise NonFiniteState(
-            message(f"{quantity}, iteration {k}", kind, "every quantity must stay finite",
-                    "Lower alpha or zeta or raise w, then continue from the last checkpoint with "
-                    "`bilevel-rl llm resume`, or start again")
-        )  # fmt: skip
 
 
 def of_followers(

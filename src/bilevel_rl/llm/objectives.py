@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 
 @dataclasses.dataclass

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm import sharding
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.roles import sharding
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 
 class Processes:

@@ -24,9 +24,9 @@ from torch import Tensor
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.followers import Follower, Lower
-from bilevel_rl.llm.prompts import Prompt
-from bilevel_rl.llm.rollout import Rollout, assemble, from_pairs, pad_prompts
+from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Slot
 from bilevel_rl.policy_gradient.credit.gae import value_targets

@@ -10,7 +10,7 @@ from typing import Any
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.llm import checkpoint
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.prompts import Prompt
+from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
 FREE = {"steps", "out", "save_every", "samples_every", "device"}  # keys that a resumed run may change

@@ -13,9 +13,9 @@ from torch import nn
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.prompts import Prompt, as_prompts
-from bilevel_rl.llm.reward import ClassifierReward, LinearReward, WeightedRewards
-from bilevel_rl.llm.roles import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
+from bilevel_rl.llm.data.prompts import Prompt, as_prompts
+from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward, WeightedRewards
+from bilevel_rl.llm.roles.backend import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 FUNCTIONS = "function:"  # of a reward that is Python functions

@@ -28,20 +28,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_rl.llm import checkpoint, estimators, measures, recipes, run_folder, setup
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.llm import checkpoint, estimators, guards, measures, recipes, run_folder, setup
 from bilevel_rl.llm.callbacks import Callbacks
 from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.data.prompts import Prompt, as_prompts, draw
 from bilevel_rl.llm.differences import Differences
 from bilevel_rl.llm.followers import Follower, Lower, distinct
-from bilevel_rl.llm.judging import LabelsPending
+from bilevel_rl.llm.judges.asking import LabelsPending
 from bilevel_rl.llm.leader import Leader, check_sources
 from bilevel_rl.llm.objectives import Sample, Upper, make_objective
 from bilevel_rl.llm.optimizers import CoupledAdam
 from bilevel_rl.llm.processes import Processes, Share
-from bilevel_rl.llm.prompts import Prompt, as_prompts, draw
-from bilevel_rl.llm.roles import CRITICS, POLICIES, REWARD
-from bilevel_rl.llm.rollout import Generator, Rollout, Sampler, texts, uniforms
-from bilevel_rl.llm.sharding import shard
+from bilevel_rl.llm.roles.backend import CRITICS, POLICIES, REWARD
+from bilevel_rl.llm.roles.sharding import shard
+from bilevel_rl.llm.sampling.rollout import Rollout, texts
+from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
 from bilevel_rl.llm.step_rules import StepRule
 from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.policy_gradient.recipes import compose
@@ -529,7 +531,7 @@ class BilevelTrainer:
             grads = [p.grad for p in parameters]
             self.processes.add(grads)
             norms[role] = measures.norm(grads)
-            measures.check_finite(f"gradient of {role}", torch.tensor(norms[role]), k)
+            guards.check_finite(f"gradient of {role}", torch.tensor(norms[role]), k)
         bound, largest = self.config.clip_norm, max(norms.values())
         optimizer = self.optimizers[kind]
         for group in optimizer.param_groups:
@@ -548,7 +550,7 @@ class BilevelTrainer:
         norms = {"hyper_upper": measures.norm(direct), "hyper_penalty": measures.norm(penalty)}
         total = [a + b for a, b in zip(direct, penalty, strict=True)]
         norm = measures.norm(total)
-        measures.check_finite("hyper-gradient", torch.tensor(norm), k)
+        guards.check_finite("hyper-gradient", torch.tensor(norm), k)
         bound = self.config.x_clip_norm
         for p, g in zip(parameters, total, strict=True):
             p.grad = g * (bound / norm) if bound and norm > bound else g
@@ -655,7 +657,7 @@ class BilevelTrainer:
 
     def export_policy(self, folder: str | Path) -> None:
         """Write theta as a transformers model (full) or a PEFT adapter (lora), with the tokenizer."""
-        from bilevel_rl.llm.weights import export_policy
+        from bilevel_rl.llm.roles.weights import export_policy
 
         if self.processes.main:
             export_policy(self.roles, folder, self.tokenizer)
@@ -666,7 +668,7 @@ class BilevelTrainer:
         Raises:
             InvalidConfig: a reward model that is not a classifier.
         """
-        from bilevel_rl.llm.weights import export_reward
+        from bilevel_rl.llm.roles.weights import export_reward
 
         if self.processes.main:
             export_reward(self.roles, folder, self.tokenizer)

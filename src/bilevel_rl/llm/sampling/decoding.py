@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bilevel_rl.llm.sharding import is_sharded
+from bilevel_rl.llm.forward import is_sharded
 
 
 class Decoder(Protocol):

@@ -10,14 +10,13 @@ Layout of a batch of N completions with prompts of at most P and completions of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel_rl.llm.prompts import Prompt
+from bilevel_rl.llm.data.prompts import Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,112 +92,6 @@ class Rollout:
         """Real completion tokens of each row, as TRL's reward functions receive them."""
         rows = self.completions.tolist()
         return [row[: int(n)] for row, n in zip(rows, self.lengths.tolist(), strict=True)]
-
-
-class Generator(Protocol):
-    """Samples completions. `Sampler` is ours; an inference server can take its place.
-
-    A generator must sample from the policy's untruncated law (no top-p, no top-k).
-    """
-
-    def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:
-        """Sample one completion of each prompt.
-
-        Args:
-            model: the policy, called as `model(input_ids=..., attention_mask=..., position_ids=...)`.
-            prompts: N prompts.
-            uniforms: [N, T] numbers in [0, 1), one a token: the only randomness.
-
-        Returns:
-            A rollout with horizon at most T.
-        """
-        ...
-
-
-def uniforms(rows: int, horizon: int, *stream: int) -> Tensor:
-    """[rows, horizon] uniform numbers (float64), a function of the integers `stream` alone: (seed, name, step)."""
-    return torch.from_numpy(np.random.default_rng(list(stream)).random((rows, horizon)))
-
-
-def inverse_cdf(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Sample each row of a softmax by inverting its distribution function at one uniform number.
-
-    The token is the first index whose cumulative weight exceeds $u \sum_j e^{z_j}$; a token of weight 0 is never
-    drawn. About a tenth of the cost of `torch.multinomial`, and the log-probability comes with it.
-
-    Args:
-        logits: [N, V].
-        u: [N] in [0, 1).
-
-    Returns:
-        Tokens [N] and their log-probabilities [N], in nats.
-
-    Example:
-        >>> inverse_cdf(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([0.6]))[0]
-        tensor([2])
-    """
-    top = logits.amax(-1, keepdim=True)
-    cumulative = (logits - top).exp_().cumsum(-1)
-    total = cumulative[:, -1:]
-    # stay strictly below the total, so that rounding can't choose a token of weight 0 at the end
-    at = torch.minimum(u.to(logits.dtype)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    token = torch.searchsorted(cumulative, at, right=True)
-    return token[:, 0], (logits.gather(-1, token) - top - total.log())[:, 0]
-
-
-class Sampler:
-    """Our own generator: KV cache, inverse-CDF sampling, exact log-probabilities of the law that sampled.
-
-    Args:
-        stop_ids: ids that end a completion; the end token is part of it. Empty: every completion has full length.
-        pad_id: id that fills the padding; it may equal a stop id, masks never look at it.
-        temperature: divides the logits.
-        tokenizer: turns completions into text; None: texts are id lists.
-        dtype: precision of the forward passes (`Config.dtype`).
-        together: maps "this process is done" to "all are", where processes must call the model equally often.
-    """
-
-    def __init__(
-        self, stop_ids: Sequence[int] = (), pad_id: int = 0, temperature: float = 1.0, tokenizer: Any = None,
-        dtype: str = "float32", together: Callable[[bool], bool] = bool,
-    ) -> None:  # fmt: skip
-        self.stop_ids, self.pad_id, self.temperature = tuple(stop_ids), pad_id, temperature
-        self.tokenizer, self.dtype, self.together = tokenizer, dtype, together
-
-    @torch.no_grad()
-    def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:
-        """Sample one completion of each prompt; see `Generator`."""
-        from bilevel_rl.llm.decoding import make_decoder
-        from bilevel_rl.llm.policy import precision
-
-        device = next(model.parameters()).device
-        uniforms = uniforms.to(device)
-        rows, horizon = uniforms.shape
-        ids, attention = pad_prompts(prompts, self.pad_id, device)
-        stop = torch.tensor(self.stop_ids, device=device, dtype=torch.long)
-        lengths = torch.full((rows,), horizon, device=device)
-        ended = torch.zeros(rows, dtype=torch.bool, device=device)
-        decoder = make_decoder(model, horizon)
-        tokens, logps = [], []
-        with precision(self.dtype, device):
-            logits = decoder.start(ids, attention)
-            for t in range(horizon):
-                logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-                token, logp = inverse_cdf(
-                    logits if self.temperature == 1 else logits / self.temperature, uniforms[:, t]
-                )
-                tokens.append(torch.where(ended, self.pad_id, token))
-                logps.append(torch.where(ended, 0.0, logp))
-                if self.stop_ids:
-                    now = torch.isin(token, stop) & ~ended
-                    lengths = torch.where(now, t + 1, lengths)
-                    ended = ended | now
-                    if self.together(bool(ended.all())):
-                        break
-                if t + 1 < horizon:
-                    logits = decoder.next(tokens[-1])
-        return assemble(prompts, ids, attention, torch.stack(tokens, 1), lengths, ended, torch.stack(logps, 1),
-                        tokenizer=self.tokenizer)  # fmt: skip
 
 
 def pad_prompts(prompts: Sequence[Prompt], pad_id: int, device: Any = None) -> tuple[Tensor, Tensor]:

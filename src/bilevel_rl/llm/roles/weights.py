@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm.reward import ClassifierReward
-from bilevel_rl.llm.roles import LoraRoles, Roles, classifier_like
-from bilevel_rl.llm.sharding import is_sharded
+from bilevel_rl.llm.forward import is_sharded
+from bilevel_rl.llm.rewards.models import ClassifierReward
+from bilevel_rl.llm.roles.backend import LoraRoles, Roles, classifier_like
 from bilevel_rl.records import make_folder
 
 

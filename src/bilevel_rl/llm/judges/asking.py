@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import BilevelError, message
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # ours: a judge behind a network fails now and then; one that fails three times is broken

@@ -17,7 +17,7 @@ import os
 from torch import nn
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.llm.roles import LoraRoles, Roles
+from bilevel_rl.llm.roles.backend import LoraRoles, Roles
 
 
 def asked() -> bool:
@@ -86,10 +86,3 @@ def blocks(model: nn.Module) -> list[nn.Module]:
                     "its blocks are what is sharded", "Leave --use_fsdp out")
         )  # fmt: skip
     return list(best)
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` has been here: the module must then be called as a whole, for its weights to be gathered."""
-    from torch.distributed.fsdp import FSDPModule
-
-    return isinstance(module, FSDPModule)

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
-from bilevel_rl.llm.data import as_text
-from bilevel_rl.llm.judging import JudgeFailed, LabelsPending
-from bilevel_rl.llm.loading import label_probabilities, load_classifier, load_tokenizer
+from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending
+from bilevel_rl.llm.roles.loading import label_probabilities, load_classifier, load_tokenizer
 from bilevel_rl.records import append_line, make_folder
 
 Pairs = Sequence[Sequence[str]]

@@ -12,15 +12,14 @@ chain reads and writes the vocabulary about three times as often.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.forward import recomputing
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 
 class TokenStatistics(NamedTuple):
@@ -125,34 +124,5 @@ def hidden_states(model: nn.Module, rollout: Rollout) -> Tensor:
     return output.last_hidden_state
 
 
-@contextlib.contextmanager
-def recomputing(model: nn.Module) -> Iterator[None]:
-    """Let checkpointing layers checkpoint, when a graph is being built.
-
-    transformers checkpoints in training mode only, and then drops the KV cache. Here the mode of the layer alone is
-    switched, not of its children: dropout stays off, and sampling keeps its cache.
-    """
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    if not torch.is_grad_enabled():
-        layers = []
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
-
-
 def _parameters(model: nn.Module) -> set[str]:
     return set(inspect.signature(model.forward).parameters)
-
-
-@contextlib.contextmanager
-def precision(dtype: str, device: torch.device) -> Iterator[None]:
-    """bfloat16: autocast of the forward passes; otherwise nothing."""
-    if dtype == "bfloat16":
-        with torch.autocast(device.type, torch.bfloat16):
-            yield
-    else:
-        yield

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm.policy import completion_logits, hidden_states
-from bilevel_rl.llm.reward import ClassifierReward, LinearReward
-from bilevel_rl.llm.rollout import Rollout
+from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
+from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
+from bilevel_rl.llm.sampling.rollout import Rollout
 
 POLICIES = ("policy", "policy_l")
 CRITICS = ("critic", "critic_l")
@@ -375,7 +375,7 @@ def no_dropout(module: nn.Module) -> None:
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Recompute activations in the backward pass; `policy.recomputing` switches it on for forward passes with a graph.
+    """Recompute activations in the backward pass; `forward.recomputing` switches it on for forward passes with a graph.
 
     Raises:
         InvalidConfig: a model that does not support it.

@@ -1,0 +1,19 @@
+"""Checks of what a run computes: a number that is no number stops it, with the quantity and the iteration named."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bilevel_rl.errors import NonFiniteState, message
+
+
+def check_finite(quantity: str, value: Tensor, k: int) -> None:
+    """Raise `NonFiniteState` on NaN or infinity, naming the quantity and the iteration."""
+    if not bool(torch.isfinite(value.detach()).all()):
+        kind = "NaN" if bool(torch.isnan(value.detach()).any()) else "infinity"
+        raise NonFiniteState(
+            message(f"{quantity}, iteration {k}", kind, "every quantity must stay finite",
+                    "Lower alpha or zeta or raise w, then continue from the last checkpoint with "
+                    "`bilevel-rl llm resume`, or start again")
+        )  # fmt: skip

@@ -31,6 +31,13 @@ def start(function, *args):
     return process
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def run_together(
     count: int, options: dict, folder: Path, resume: bool = False, kill_at: int | None = None
 ) -> None:
@@ -39,9 +46,7 @@ def run_together(
     With `kill_at`, all are killed (SIGKILL) at some moment after the checkpoint of that step was written.
     """
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     children = [start(train_rank, rank, count, port, options, str(folder), resume) for rank in range(count)]
     if kill_at is not None:
         state = Path(options["out"]) / "checkpoint" / "state.json"
@@ -61,11 +66,7 @@ def run_together(
 
 def train_rank(rank: int, count: int, port: int, options: dict, folder: str, resume: bool) -> None:
     """One rank's life."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    sys.path.insert(0, HERE)
+    join(rank, count, port)
     import torch
     from llm_models import trainer, weights
     from safetensors.torch import save_file
@@ -87,3 +88,36 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(made.history))
     if count > 1:
         torch.distributed.destroy_process_group()
+
+
+def begin_rank(rank: int, count: int, port: int, options: dict, folder: str) -> None:
+    """Make a trainer on one of several ranks, after other draws on each; write what it begins with, or the error.
+
+    `options["ranks"][rank]` differs from the others; `model` is the seed of the policy's weights.
+    """
+    join(rank, count, port)
+    import torch
+    from llm_models import gpt2, trainer
+
+    from bilevel_rl.errors import BilevelError
+
+    torch.set_num_threads(1)
+    mine = {k: v for k, v in options.items() if k != "ranks"} | options.get("ranks", {}).get(rank, {})
+    policy = gpt2(mine.pop("model", 0))
+    torch.manual_seed(100 + rank)
+    try:
+        told = trainer(policy, **mine).digests, None
+    except BilevelError as error:
+        told = None, str(error)
+    (Path(folder) / f"begins{rank}.json").write_text(json.dumps(told))
+    if count > 1:
+        torch.distributed.destroy_process_group()
+
+
+def join(rank: int, count: int, port: int) -> None:
+    """Tell this process of its peers, as torchrun does."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    sys.path.insert(0, HERE)

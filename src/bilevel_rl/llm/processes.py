@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +106,27 @@ class Processes:
             dist.broadcast(value, 0)
         return value
 
+    def agree(self, digests: Mapping[str, str], failure: Exception | None = None) -> None:
+        """Compare what must be the same on every process, before the first number is computed.
+
+        Every process calls it, one that failed too: it tells the others why, so that none waits for it.
+
+        Args:
+            digests: fingerprints by the name of what they are of (`levels.digests`).
+            failure: why this process can't go on.
+
+        Raises:
+            InvalidConfig: on every process, naming what differs and where, or which process failed and why.
+        """
+        if self.count > 1:
+            theirs: list[Any] = [None] * self.count
+            mine = dict(digests), None if failure is None else f"{type(failure).__name__}: {failure}"
+            dist.all_gather_object(theirs, mine)
+            if failure is None:
+                _same_everywhere(theirs)
+        if failure is not None:
+            raise failure
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.count > 1:
@@ -169,6 +190,28 @@ class Share:
     def part(rollout: Rollout, part: slice) -> Rollout:
         """The part's rows of this process's rollout; the rollout itself when they are all."""
         return rollout if part.stop - part.start == rollout.size else rollout.rows(part)
+
+
+def _same_everywhere(told: Sequence[tuple[Mapping[str, str], str | None]]) -> None:
+    """Raise unless all processes told of the same things and none failed."""
+    failed = [f"process {rank} ({why})" for rank, (_, why) in enumerate(told) if why is not None]
+    if failed:
+        raise InvalidConfig(
+            message("processes", f"a failure of {', '.join(failed)}", "all processes must be able to start",
+                    "Mend that one; this one is in order")
+        )  # fmt: skip
+    first = told[0][0]
+    odd = {
+        name: [rank for rank, (digests, _) in enumerate(told) if digests.get(name) != first.get(name)]
+        for name in first
+    }
+    differ = [f"{name} of process {', '.join(map(str, ranks))}" for name, ranks in odd.items() if ranks]
+    if differ:
+        raise InvalidConfig(
+            message("processes", f"other values than process 0's: {'; '.join(differ)}",
+                    "all processes of a run have the same configuration, data and initial weights",
+                    "Start all of them with the same command, files and versions")
+        )  # fmt: skip
 
 
 def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:

@@ -29,8 +29,13 @@ class RunFolder:
         self.config, self.problem = config, problem
         self.path = Path(config.out) if config.out and main else None
 
-    def begin(self, step: int) -> None:
-        """Make the folder with its header; a new run empties what an earlier one left."""
+    def begin(self, step: int, digests: Mapping[str, str]) -> None:
+        """Make the folder with its header; a new run empties what an earlier one left.
+
+        Args:
+            step: iterations done.
+            digests: fingerprints of what the run begins with.
+        """
         if self.path is None:
             return
         make_folder(self.path)
@@ -46,6 +51,7 @@ class RunFolder:
                 status={}, provenance=provenance(), seed=self.config.seed,
             )  # fmt: skip
             write_json(self.path / "run.json", run.header())
+            write_json(self.path / "digests.json", dict(digests))
 
     def status(self, state: str, text: str, step: int) -> None:
         """How the run stands: running, stopped, failed or finished."""
@@ -81,7 +87,7 @@ def save(trainer: Any, folder: str | Path) -> None:
     replay = [[list(p.ids), list(a), list(b)] for p, a, b in leader.replay]
     state = {
         "config": trainer.config.asdict(), "labels": leader.labels, "tokens": trainer.tokens, "replay": replay,
-        "rng": checkpoint.rng_state(),
+        "rng": checkpoint.rng_state(), "digests": trainer.digests,
     }  # fmt: skip
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state)
 
@@ -97,6 +103,7 @@ def load(trainer: Any, folder: str | Path) -> None:
     _same_config(trainer.config.asdict(), state["config"])
     ours = ("optimizer/", "recipe/", "step_rule/")
     trainer.roles.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
+    _same_start(trainer.digests, state.get("digests", {}))
     for part, holder in _holders(trainer).items():
         own = {
             key.removeprefix(f"{part}/"): value
@@ -128,6 +135,16 @@ def _same_config(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
             message("resume", f"{odd[0]}={mine.get(odd[0])!r} where the checkpoint has {theirs.get(odd[0])!r}"
                     + (f" ({len(odd) - 1} more differ)" if odd[1:] else ""),
                     f"only {', '.join(sorted(FREE))} may change", "Resume with the run's own configuration")
+        )  # fmt: skip
+
+
+def _same_start(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    """A run goes on from where it began: its frozen weights and its data are not in the checkpoint."""
+    odd = [name for name in ("data", "frozen weights") if name in theirs and mine[name] != theirs[name]]
+    if odd:
+        raise InvalidConfig(
+            message("resume", f"other {' and '.join(odd)} than the run began with",
+                    "a resumed run has its own models, prompts and preferences", "Give what the run began with")
         )  # fmt: skip
 
 

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
+from bilevel_rl.levels.digests import seeded
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward, WeightedRewards
 from bilevel_rl.llm.roles.backend import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+INITIAL, LOADED = 0x26, 0x27  # random streams, beside those of `trainer`, `leader` and `differences`
 FUNCTIONS = "function:"  # of a reward that is Python functions
 Pair = tuple[Prompt, tuple[int, ...], tuple[int, ...]]  # prompt, preferred completion, the other
 
@@ -37,7 +39,8 @@ def load_policy(config: Config, policy: Any) -> nn.Module:
                     "Pass policy=, or set config.policy")
         )  # fmt: skip
     transformers = require("transformers", "llm")
-    return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM)
+    with seeded(config.seed, LOADED):  # weights that the folder lacks are drawn
+        return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM)
 
 
 def load_tokenizer(config: Config, policy: Any, tokenizer: Any) -> Any:
@@ -136,7 +139,17 @@ def make_roles(
     device: Any,
     critics: bool | None = None,
 ) -> Roles:
-    """The roles of a run on its device, with their reward model; `critics` None: as the configuration says."""
+    """The roles of a run on its device, with their reward model; `critics` None: as the configuration says.
+
+    What is drawn (adapters, new heads) follows `config.seed`, whatever was drawn before.
+    """
+    with seeded(config.seed, INITIAL):
+        return _make_roles(config, policy, reward, reference, device, critics)
+
+
+def _make_roles(
+    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool | None
+) -> Roles:  # fmt: skip
     dtype = DTYPES[config.dtype]
     for module in (policy, reward, reference):
         if isinstance(module, nn.Module):

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.levels import digests
 from bilevel_rl.llm import checkpoint, estimators, guards, measures, recipes, run_folder, setup
 from bilevel_rl.llm.callbacks import Callbacks
 from bilevel_rl.llm.config import Config
@@ -126,32 +127,18 @@ class BilevelTrainer:
         problem: str = "language_model",
     ) -> None:
         self.config, self.schedules, self.problem = config, config.schedules, problem
-        self.tokenizer = setup.load_tokenizer(config, policy, tokenizer)
-        policy = setup.load_policy(config, policy)
-        self.vocabulary = setup.vocabulary(policy)
-        setup.check_vocabulary(policy, self.tokenizer)
-        self.prompts = as_prompts(prompts, self.tokenizer, config.max_prompt_tokens, self.vocabulary)
-        setup.check_context(config, policy, self.prompts)
-        self.stop_ids = setup.stop_ids(config, policy, self.tokenizer)
-        pad = getattr(self.tokenizer, "pad_token_id", None)
-        self.pad_id = pad if pad is not None else self.stop_ids[0] if self.stop_ids else 0
-        objective = objective if objective is not None else make_objective(config.objective)
-        stored = setup.as_pairs(preferences, self.tokenizer, config, self.vocabulary, self.stop_ids)
-        if config.method != "plain":
-            check_sources(config, objective, judge, gold, stored)
-        self.judge, self.gold = judge, gold
-        recipe = recipe or config.recipe or None
-        self.recipe = compose(recipe) if isinstance(recipe, str) else recipe
-        if self.recipe is not None:
-            head = callable(getattr(policy, "get_output_embeddings", None))
-            recipes.check(self.recipe, config, fields or {}, self.prompts, head)
-        self.critics = config.uses_critics or (
-            self.recipe is not None and "value" in recipes.needs(self.recipe)
-        )
         self.processes = Processes(config.device)
-        mine = self.processes.share(config.prompts_per_step)
-        self.share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
-        self.roles = setup.make_roles(config, policy, reward, reference, self.processes.device, self.critics)
+        stored: list[setup.Pair] = []
+        self.digests: dict[str, str] = {}
+        failure: Exception | None = None
+        try:  # nothing in here waits for another process, so that all hear of a failure
+            policy, objective, stored = self._prepare(
+                policy, reward, prompts, tokenizer, judge, gold, preferences, objective, reference, recipe, fields or {}
+            )
+            self.digests = self._digests(stored)
+        except Exception as error:
+            failure = error
+        self.processes.agree(self.digests, failure)
         if self.processes.sharded:
             shard(self.roles)
         self.generator = generator or Sampler(
@@ -225,6 +212,50 @@ class BilevelTrainer:
             for sentence in self.schedules.broken_constraints():
                 log.info("schedules outside the paper's conditions: %s", sentence)
 
+    def _prepare(
+        self, policy: Any, reward: Any, prompts: Iterable[Any], tokenizer: Any, judge: Any, gold: Any, preferences: Any,
+        objective: Any, reference: Any, recipe: Recipe | str | None, fields: Mapping[str, Any],
+    ) -> tuple[Any, Any, list[setup.Pair]]:  # fmt: skip
+        """Check what was given and make the roles; the policy, f and the stored pairs."""
+        config = self.config
+        self.tokenizer = setup.load_tokenizer(config, policy, tokenizer)
+        policy = setup.load_policy(config, policy)
+        self.vocabulary = setup.vocabulary(policy)
+        setup.check_vocabulary(policy, self.tokenizer)
+        self.prompts = as_prompts(prompts, self.tokenizer, config.max_prompt_tokens, self.vocabulary)
+        setup.check_context(config, policy, self.prompts)
+        self.stop_ids = setup.stop_ids(config, policy, self.tokenizer)
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        self.pad_id = pad if pad is not None else self.stop_ids[0] if self.stop_ids else 0
+        objective = objective if objective is not None else make_objective(config.objective)
+        stored = setup.as_pairs(preferences, self.tokenizer, config, self.vocabulary, self.stop_ids)
+        if config.method != "plain":
+            check_sources(config, objective, judge, gold, stored)
+        self.judge, self.gold = judge, gold
+        recipe = recipe or config.recipe or None
+        self.recipe = compose(recipe) if isinstance(recipe, str) else recipe
+        if self.recipe is not None:
+            head = callable(getattr(policy, "get_output_embeddings", None))
+            recipes.check(self.recipe, config, fields, self.prompts, head)
+        self.critics = config.uses_critics or (
+            self.recipe is not None and "value" in recipes.needs(self.recipe)
+        )
+        mine = self.processes.share(config.prompts_per_step)
+        self.share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
+        self.roles = setup.make_roles(config, policy, reward, reference, self.processes.device, self.critics)
+        return policy, objective, stored
+
+    def _digests(self, stored: Sequence[setup.Pair]) -> dict[str, str]:
+        """Fingerprints of what the run begins with: the same on every process, and when it is continued."""
+        data = [[p.ids, p.text, dict(p.columns)] for p in self.prompts], [[p.ids, a, b] for p, a, b in stored]
+        free = run_folder.FREE
+        return {
+            "configuration": digests.of_values({k: v for k, v in self.config.asdict().items() if k not in free}),
+            "length": digests.of_values(self.config.steps), "data": digests.of_values(data),
+            "initial weights": digests.of_tensors(self.roles.state()),
+            "frozen weights": digests.of_tensors(self.roles.stood_on()),
+        }  # fmt: skip
+
     @property
     def objective(self) -> Any:
         """f."""
@@ -272,7 +303,7 @@ class BilevelTrainer:
             return self._train()
 
     def _train(self) -> list[dict[str, float]]:
-        self.folder.begin(self.step)
+        self.folder.begin(self.step, self.digests)
         self.callbacks.event("train_begin", self.step)
         try:
             while self.step < self.config.steps and not self.callbacks.stop:

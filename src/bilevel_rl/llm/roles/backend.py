@@ -84,6 +84,14 @@ class Roles(abc.ABC):
         for key, parameter in own.items():
             parameter.copy_(state[key])
 
+    def stood_on(self) -> dict[str, Tensor]:
+        """The frozen tensors by name: no checkpoint has them, and a run can't go on with others."""
+        return {name: p.detach() for name, p in self.standing().named_parameters() if not p.requires_grad}
+
+    @abc.abstractmethod
+    def standing(self) -> nn.Module:
+        """The frozen model: the reference, or the base with its adapters."""
+
     def trained(self) -> int:
         """Number of trained numbers, all roles."""
         return sum(p.numel() for role in self.names for p in self.parameters(role).values())
@@ -149,6 +157,10 @@ class FullRoles(Roles):
     def values(self, role: str, rollout: Rollout) -> Tensor:
         """See `Roles`."""
         return self.modules[role](rollout)
+
+    def standing(self) -> nn.Module:
+        """See `Roles`."""
+        return self.reference
 
     def frozen(self) -> int:
         """See `Roles`."""
@@ -297,6 +309,10 @@ class LoraRoles(Roles):
         """See `Roles`."""
         with self.model(role) as model:
             return read_values(hidden_states(model, rollout), self.heads[role], rollout)
+
+    def standing(self) -> nn.Module:
+        """See `Roles`."""
+        return self.base
 
     def frozen(self) -> int:
         """See `Roles`."""

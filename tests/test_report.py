@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import records
+from bilevel_rl.cli import main
 from bilevel_rl.errors import RunNotFound
 from bilevel_rl.report import build, collect, export, figures, scenes, tables
 
@@ -17,7 +18,10 @@ BEST = -0.5
 RECORDS, STATES = 12, 6
 
 
-def finite_run(folder, name: str, final: float, runs: int = 5, model: bool = False, seed: int = 0) -> None:
+def finite_run(
+    folder, name: str, final: float, runs: int = 5, model: bool = False, seed: int = 0, d: int = 2,
+    budget: int = RECORDS, **more,
+) -> None:  # fmt: skip
     """A run folder as `solve` writes it, with made-up numbers: the gap falls from 0.4 to `final`."""
     noise = np.random.default_rng(seed).normal(size=(runs, RECORDS)) * 1e-3
     gap = np.geomspace(0.4, final, RECORDS) * (1 + noise)
@@ -25,7 +29,7 @@ def finite_run(folder, name: str, final: float, runs: int = 5, model: bool = Fal
     trace = {
         "samples": np.tile(0 * k if model else 10 * k, (runs, 1)), "iteration": np.tile(k, (runs, 1)),
         "gap": gap, "objective": BEST + gap, "status": np.zeros(runs, int),
-        "x": np.random.default_rng(1).uniform(size=(runs, RECORDS, 2)),
+        "x": np.random.default_rng(1).uniform(size=(runs, RECORDS, d)),
     }  # fmt: skip
     if not model:
         trace["gradient_error"] = gap
@@ -37,8 +41,9 @@ def finite_run(folder, name: str, final: float, runs: int = 5, model: bool = Fal
         "problem": "toy", "problem_options": {"rows": 2, "columns": 3}, "solver": name,
         "command": f"bilevel-rl run toy {name}",
         "solver_options": {"chains": 8, "scales": {"w": {"initial": 0.5, "power": 0.15, "floor": 0.0}}},
-        "optimum": {"x": [0.5, 0.5], "value": BEST, "grid_value": BEST},
-    }  # fmt: skip
+        "optimum": {"x": [0.5] * d, "value": BEST, "grid_value": BEST},
+    } | more  # fmt: skip
+    trace = {key: value if key == "status" else value[:, :budget] for key, value in trace.items()}
     run = records.Run(
         "finite",
         name,
@@ -176,11 +181,80 @@ def test_no_run_is_a_clear_error(tmp_path, snapshot):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_half_written_run_does_not_hide_the_others(tmp_path):
+def test_a_damaged_run_hides_no_other_and_is_named(tmp_path, capsys):
+    """Truncated metrics, a torn header, a lost header, one run that began only: each is named, the others are shown."""
     finite_run(tmp_path / "good", "good", 0.1)
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/run.json").write_text("{")
-    assert [m.label for m in collect.sections([tmp_path])[0].methods] == ["good"]
+    finite_run(tmp_path / "cut", "cut", 0.1)
+    data = (tmp_path / "cut/metrics.npz").read_bytes()
+    (tmp_path / "cut/metrics.npz").write_bytes(data[: len(data) // 2])
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/run.json").write_text("{")
+    finite_run(tmp_path / "lost", "lost", 0.1)
+    (tmp_path / "lost/run.json").unlink()
+    llm_run(tmp_path / "begun", "bilevel", 0, 0.1)
+    (tmp_path / "begun/metrics.jsonl").write_text("")
+    found = collect.read([tmp_path])
+    assert [m.label for s in found.sections for m in s.methods] == ["good"]
+    assert main(["report", str(tmp_path)]) == 1
+    printed, page = capsys.readouterr().err, (tmp_path / "report.html").read_text()
+    for name in ("cut/metrics.npz", "torn/run.json", "lost/run.json", "begun"):
+        assert len([s for s in found.trouble if name in s]) == 1, name
+        assert name in printed
+        assert name in page
+
+
+def test_a_truncated_scene_costs_the_drawing_only(tmp_path, capsys):
+    finite_run(tmp_path / "a", "a", 0.1)
+    (tmp_path / "a/scene.npz").write_bytes(b"PK")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "scene.npz" in capsys.readouterr().err
+    assert "scene.npz" in (tmp_path / "report.html").read_text()
+    records.write_arrays(tmp_path / "a/scene.npz", {name: np.zeros(3) for name in scenes.NEEDED})  # no scene at all
+    assert main(["report", str(tmp_path)]) == 0
+    assert "scene can&#39;t be drawn" in (tmp_path / "report.html").read_text()
+
+
+def test_a_header_changed_by_hand_is_said(tmp_path):
+    finite_run(tmp_path / "a", "a", 0.1)
+    path = tmp_path / "a/run.json"
+    path.write_text(path.read_text().replace('"chains": 8', '"chains": 9'))
+    (section,) = collect.sections([tmp_path])
+    assert "was changed after it was written" in section.methods[0].trouble[0]
+
+
+def test_seeds_of_one_setting_are_pooled_and_nothing_else(tmp_path):
+    """Seeds are one method; other settings, lengths, gradings and problem files stand apart, labelled by what differs."""
+    finite_run(tmp_path / "a", "m", 0.1, seed=0)
+    finite_run(tmp_path / "b", "m", 0.1, seed=1)
+    scales = {"w": {"initial": 0.5, "power": 0.15, "floor": 0.0}}
+    finite_run(tmp_path / "c", "m", 0.1, solver_options={"chains": 32, "scales": scales})
+    finite_run(tmp_path / "d", "m", 0.1, budget=6)
+    finite_run(tmp_path / "e", "m", 0.1, tau=0.0)
+    finite_run(tmp_path / "f", "m", 0.1)
+    (tmp_path / "f/problem.py").write_text("price = 2")
+    found = {(s.options, m.label): m.count for s in collect.sections([tmp_path]) for m in s.methods}
+    assert sorted(found.values()) == [5, 5, 5, 5, 10]
+    assert sorted(label for options, label in found) == [
+        "m", "m", "m, chains 32, 11,000 samples", "m, chains 8, 11,000 samples", "m, chains 8, 5,000 samples",
+    ]  # fmt: skip
+    sections = {options.removeprefix("rows 2 · columns 3") for options, _ in found}
+    assert " · graded at τ = 0" in sections
+    assert len([options for options in sections if "problem file" in options]) == 2
+
+
+def test_unequal_budgets_are_not_compared_as_equal(tmp_path):
+    """The full run is better at its own budget and worse at the one that both have."""
+    finite_run(tmp_path / "a", "short", 0.02, budget=6)
+    finite_run(tmp_path / "b", "long", 0.005)
+    (section,) = collect.sections([tmp_path])
+    heads, rows, note = tables.results(section)
+    assert section.common == 5000
+    short, long = (dict(zip(heads, row, strict=True)) for row in rows)
+    assert short["gap"] == short["gap at 5,000"]
+    assert float(long["gap"].split()[0]) < float(short["gap"].split()[0])
+    assert float(long["gap at 5,000"].split()[0]) < 0.4
+    assert "Budgets differ" in note
+    assert "Budgets differ, from 5,000 to 11,000" in build([tmp_path], tmp_path / "r.html").read_text()
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@
     checkpoint.npz  the state to go on from (finite problems); language models keep a checkpoint folder
 
 A run folder is enough to reproduce its run. Every file is replaced atomically: a reader, or the next start after a
-kill, finds the old bytes or the new ones, never a mixture.
+kill, finds the old bytes or the new ones, never a mixture. What changes later is found: arrays carry the checksums of
+their archive, `run.json` one of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import glob
 import importlib.metadata
 import io
 import json
@@ -22,17 +24,21 @@ import os
 import platform
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+import numpy.lib.format
 
 from bilevel_rl import signals
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
+HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
+STATES = ("running", "finished", "stopped", "failed")
 PACKAGES = (
     "bilevel-rl", "numpy", "scipy", "jax", "jaxlib", "equinox", "torch", "transformers", "peft", "accelerate",
 )  # fmt: skip
@@ -42,13 +48,16 @@ PACKAGES = (
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file atomically and durably.
+    """Replace a file atomically and durably. What a killed process left beside it is removed.
 
     Raises:
         StorageFailed: the disk is full or the folder can't be written; the old file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if left != temporary and not _alive(left.name.split(".")[-2]):
+                left.unlink(missing_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -62,10 +71,23 @@ def write_bytes(path: Path, data: bytes) -> None:
                 str(path),
                 f"{type(error).__name__} ({error.strerror or error})",
                 "the folder must be writable, with free space",
-                "Free space or choose another --out; the last good state is still there, continue with "
-                "`bilevel-rl resume`",
+                "Free space or choose another --out"
+                + ("; the last good state is still there, continue with `bilevel-rl resume`" if path.exists() else ""),
             )
         ) from error
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this machine still runs; what is no process number counts as running."""
+    if not process.isdigit() or int(process) == 0:
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,28 +110,40 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an `.npz`; pickled content is refused.
+    """Read an `.npz`; every checksum of the archive is compared, and pickled content is refused.
 
     Raises:
-        RunNotFound: missing or half-written.
+        RunNotFound: missing, half-written or damaged.
     """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+            if len(set(names)) != len(names) or not all(name.endswith(".npy") for name in names):
+                raise ValueError("not an archive of arrays")
+            return {name.removesuffix(".npy"): _array(file.read(name)) for name in names}
+    except Exception as error:  # a damaged archive raises what its damaged part leads to
         raise _unreadable(path, error) from error
 
 
+def _array(data: bytes) -> np.ndarray:
+    stream = io.BytesIO(data)
+    array = numpy.lib.format.read_array(stream, allow_pickle=False)
+    if stream.read(1):
+        raise ValueError("bytes after an array")
+    return array
+
+
 def _unreadable(path: Path, error: Exception) -> RunNotFound:
+    said = str(error) or type(error).__name__
     return RunNotFound(
         message(
             str(path),
-            "no file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({error})",
+            "no file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({said})",
             "a run folder holds run.json, status.json and its metrics",
             "Check the path, or start the run again with `bilevel-rl run`",
         )
@@ -142,6 +176,8 @@ class Run:
         status: `{"state": "running" | "finished" | "stopped" | "failed", "message": str}`.
         provenance: versions, hardware, command, time.
         seed: the one integer from which all randomness follows.
+        x_names: of the upper variables; empty when they have none.
+        altered: whether `run.json` is not what was written.
     """
 
     kind: str
@@ -152,6 +188,8 @@ class Run:
     status: dict[str, Any]
     provenance: dict[str, Any]
     seed: int = 0
+    x_names: tuple[str, ...] = ()
+    altered: bool = False
 
     @property
     def runs(self) -> int:
@@ -162,7 +200,7 @@ class Run:
         """What `run.json` holds."""
         return {
             "format": FORMAT, "kind": self.kind, "name": self.name, "problem": self.problem, "seed": self.seed,
-            "config": self.config, "provenance": self.provenance,
+            "config": self.config, "provenance": self.provenance, "x_names": list(self.x_names),
         }  # fmt: skip
 
     def write(self, folder: str | Path) -> Path:
@@ -170,7 +208,7 @@ class Run:
         folder = make_folder(folder)
         write_arrays(folder / "metrics.npz", self.trace)
         write_json(folder / "status.json", self.status)
-        write_json(folder / "run.json", self.header())
+        write_header(folder, self.header())
         return folder
 
     @classmethod
@@ -184,10 +222,11 @@ class Run:
         header = read_header(folder)
         lines = folder / "metrics.jsonl"
         trace = read_lines(lines) if lines.exists() else read_arrays(folder / "metrics.npz")
+        _check_trace(folder, trace)
         return cls(
             kind=header["kind"], name=header["name"], problem=header["problem"], config=header["config"],
-            trace=trace, status=read_json(folder / "status.json"), provenance=header["provenance"],
-            seed=header.get("seed", 0),
+            trace=trace, status=read_status(folder), provenance=header["provenance"], seed=header.get("seed", 0),
+            x_names=tuple(map(str, header.get("x_names") or ())), altered=altered(header),
         )  # fmt: skip
 
 
@@ -207,10 +246,66 @@ def read_header(folder: str | Path) -> dict[str, Any]:
                 "Read it with the version that wrote it (provenance names it), or run it again",
             )
         )  # fmt: skip
-    missing = {"kind", "name", "problem", "config", "provenance"} - header.keys()
+    missing = HEADER.keys() - header.keys()
     if missing:
         raise _unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
+    for key, kind in (HEADER | {"seed": int, "references": list, "x_names": list}).items():
+        if not isinstance(header.get(key, kind()), kind):
+            words = f"{key} is {type(header[key]).__name__}, not {kind.__name__}"
+            raise _unreadable(folder / "run.json", ValueError(words))
     return header
+
+
+def write_header(folder: Path, header: Mapping[str, Any]) -> None:
+    """Write `run.json` with a checksum, so that a later change is found."""
+    plain = json.loads(json.dumps(header, allow_nan=False, default=_plain))
+    write_json(folder / "run.json", plain | {"checksum": _checksum(plain)})
+
+
+def altered(header: Mapping[str, Any]) -> bool:
+    """Whether a header is not what was written; headers without a checksum are taken as they are."""
+    plain = {key: value for key, value in header.items() if key != "checksum"}
+    return "checksum" in header and header["checksum"] != _checksum(plain)
+
+
+def _checksum(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, default=_plain).encode()):08x}"
+
+
+def read_status(folder: str | Path) -> dict[str, Any]:
+    """What `status.json` holds; a run that no process holds any more is not running.
+
+    Raises:
+        RunNotFound: missing or damaged.
+    """
+    folder = Path(folder)
+    status = read_json(folder / "status.json")
+    if not isinstance(status, dict) or status.get("state") not in STATES or not isinstance(status.get("message", ""), str):
+        raise _unreadable(folder / "status.json", ValueError(f"its state must be one of {', '.join(STATES)}"))
+    if status["state"] == "running" and (folder / ".lock").exists() and not _held(folder):
+        status |= {"state": "stopped", "message": status.get("message") or "its process has ended without a word"}
+    return status
+
+
+def _held(folder: Path) -> bool:
+    try:
+        with locked(folder):
+            return False
+    except StorageFailed:
+        return True
+
+
+def _check_trace(folder: Path, trace: Mapping[str, np.ndarray]) -> None:
+    """Raise `RunNotFound` where arrays do not belong together: [runs, records, ...], or [runs] for the status."""
+    if not trace:
+        return
+    shapes = {key: value.shape for key, value in trace.items()}
+    first = shapes.get("samples", ())
+    for key, shape in shapes.items():
+        wanted = first[:1] if key == "status" else first[:2]
+        if len(first) != 2 or shape[: len(wanted)] != wanted or trace[key].dtype.kind not in "fiub":
+            words = f"{key} has the shape {shape} beside samples of {first}, or holds no numbers"
+            raise _unreadable(folder / "metrics.npz", ValueError(words))
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -249,13 +344,25 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> dict[str, np.ndarray]:
-    """Read a `metrics.jsonl` as arrays [1, records]; a torn last line (a kill) is dropped."""
-    rows = []
-    for line in path.read_text().splitlines():
+    """Read a `metrics.jsonl` as arrays [1, records]; a torn last line (a kill) is dropped.
+
+    Raises:
+        RunNotFound: another line is damaged.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    for i, line in enumerate(lines):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {i + 1} is no mapping")
+            rows.append(row)
+        except (ValueError, RecursionError) as error:
+            if i + 1 < len(lines):
+                raise _unreadable(path, error) from error
     keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, (int, float))})
     return {key: np.array([[row.get(key, np.nan) for row in rows]], dtype=float) for key in keys}
 
@@ -342,6 +449,9 @@ def find_runs(folder: str | Path) -> list[Path]:
         RunNotFound: there is none.
     """
     found = sorted(path.parent for path in Path(folder).rglob("run.json"))
+    # what a run has measured stays when its header is lost: reading it says so
+    measured = {path.parent for name in ("metrics.npz", "metrics.jsonl") for path in Path(folder).rglob(name)}
+    found += sorted(measured - set(found))
     if not found:
         raise RunNotFound(
             message(str(folder), "no run folder at or below it", "a run folder holds run.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,14 +31,18 @@ class Settings:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the report and print where it is."""
+    """Write the report and print where it is; return 1 when a folder was left out, with its reason as a warning."""
     given = options.parse("report", Settings, argv)
     folders = given.folders or (Path("runs"),)
     from bilevel_rl import report
+    from bilevel_rl.report import collect
 
-    page = report.build(folders, given.out or folders[0] / "report.html", title=given.title)
+    found = collect.read(folders)
+    page = report.page.build_found(found, given.out or folders[0] / "report.html", title=given.title)
+    for sentence in [*found.trouble, *(text for s in found.sections for m in s.methods for text in m.damage)]:
+        print(f"warning: {sentence}", file=sys.stderr)
     print(f"report: {page}")
     if given.figures is not None:
         for file in report.export(folders, page.parent / "figures", given.figures):
             print(f"figure: {file}")
-    return 0
+    return int(bool(found.trouble))

@@ -127,6 +127,7 @@ class BilevelProblem(eqx.Module):
     state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
     moves_start: ClassVar[bool] = False  # whether x changes the start distribution (`FiniteMDP.with_start`)
     references: ClassVar[tuple[str, ...]] = ()
+    x_names: ClassVar[tuple[str, ...]] = ()  # of the d upper variables, for tables and figures
 
     @abc.abstractmethod
     def reward(self, x: Float[Array, " d"]) -> Float[Array, "S A"]:

@@ -97,6 +97,7 @@ class Store(records.Held):
         self.header = {
             "format": records.FORMAT, "kind": "finite", "name": self.label, "problem": problem.name, "seed": seed,
             "config": config, "references": [*solver.references, "jamieson2016hyperband"],
+            "x_names": [*problem.x_names],
         }  # fmt: skip
 
     def __enter__(self) -> Store:
@@ -167,7 +168,7 @@ class Store(records.Held):
             records.write_arrays(place / "metrics.npz", arrays)
             records.write_json(place / "status.json", {"state": "finished", "message": ""})
             config = {"label": label, "stages": self.stages, "runs": runs}
-            records.write_json(place / "run.json", header | {"name": label, "config": self.config | config})
+            records.write_header(place, header | {"name": label, "config": self.config | config})
         failed = bool((status != engine.OK).all())
         records.write_json(
             self.folder / "status.json",

@@ -460,6 +460,7 @@ class _Store(records.Held):
         self.header = {
             "format": records.FORMAT, "kind": "finite", "name": (config or {}).get("label", solver.name),
             "problem": problem.name, "seed": seed, "config": config or {}, "references": [*solver.references],
+            "x_names": [*problem.x_names],
         }  # fmt: skip
         layout = problem.layout()
         self.layout = {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
@@ -487,7 +488,7 @@ class _Store(records.Held):
         records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
         if not self.resume or not path.exists():
             if not self.resume:
-                records.write_json(self.folder / "run.json", self.header | {"provenance": records.provenance()})
+                records.write_header(self.folder, self.header | {"provenance": records.provenance()})
             return 0, log, states
         arrays = records.read_arrays(path)
         meta = json.loads(str(arrays.pop("meta")))

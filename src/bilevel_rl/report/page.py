@@ -28,13 +28,23 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
         MissingDependency: without the extra `report`.
         StorageFailed: the file can't be written.
     """
-    found = collect.sections(paths)
-    sections = [_section(i, section) for i, section in enumerate(found)]
-    return render(sections, out, title or _title(found), note)
+    return build_found(collect.read(paths), out, title, note)
 
 
-def render(sections: Sequence[dict[str, Any]], out: str | Path, title: str, note: str = "") -> Path:
-    """Write a page of sections that are ready to be drawn."""
+def build_found(found: collect.Found, out: str | Path, title: str = "", note: str = "") -> Path:
+    """Write the report of what was read."""
+    sections = [_section(i, section) for i, section in enumerate(found.sections)]
+    return render(sections, out, title or _title(found.sections), note, found.trouble)
+
+
+def render(
+    sections: Sequence[dict[str, Any]], out: str | Path, title: str, note: str = "", trouble: Sequence[str] = ()
+) -> Path:
+    """Write a page of sections that are ready to be drawn.
+
+    Args:
+        trouble: sentences above them, on what is left out.
+    """
     jinja2 = require("jinja2", "report")
     offline = require("plotly.offline", "report")
     environment = jinja2.Environment(
@@ -45,7 +55,7 @@ def render(sections: Sequence[dict[str, Any]], out: str | Path, title: str, note
     )
     environment.filters["json"] = lambda value: _script_safe(jinja2, value)
     text = environment.get_template("page.html.jinja").render(
-        title=title, note=note, sections=sections,
+        title=title, note=note, sections=sections, trouble=list(trouble),
         plotly_js=jinja2.utils.markupsafe.Markup(offline.get_plotlyjs().replace("</script", "<\\/script")),
         made=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"), version=__version__,
     )  # fmt: skip
@@ -122,14 +132,22 @@ def _section(index: int, section: collect.Section) -> dict[str, Any]:
     heads, rows, note = tables.results(section)
     colours = figures.colours(section)
     drawn = figures.of(section)
-    scene = {m.label: s for m in section.methods if (s := scenes.scene(m)) is not None}
+    scene, undrawn = {}, {}
+    for m in section.methods:
+        try:
+            found = scenes.scene(m)
+        except (ValueError, IndexError, KeyError, TypeError) as error:  # arrays that do not belong together
+            undrawn[m.label] = [f"{m.folders[0].name}: its scene can't be drawn ({type(error).__name__}: {error})."]
+        else:
+            if found is not None:
+                scene[m.label] = found
     return {
         "id": f"s{index}", "kind": section.kind, "title": section.title, "options": section.options,
         "heads": heads, "rows": [[cell.partition(" [") for cell in row] for row in rows], "table_note": note,
         "summary": _summary(section),
         "methods": [
             {"label": m.label, "colour": colours[m.label], "settings": m.settings, "command": m.command, "runs": m.count,
-             "seed": m.runs[0].seed, "trouble": m.trouble}
+             "seed": m.runs[0].seed, "trouble": m.trouble + undrawn.get(m.label, [])}
             for m in section.methods
         ],
         "figures": [_figure(f"s{index}", f) for f in drawn],
@@ -142,6 +160,12 @@ def _summary(section: collect.Section) -> str:
     graded = [m for m in section.methods if m.best is not None and "gap" in m.trace and not m.model_based]
     if not graded:
         return ""
+    if section.common is not None:
+        least, most = (f(m.budget for m in graded) for f in (min, max))
+        return (
+            f"Budgets differ, from {least:,.0f} to {most:,.0f} samples a run: the methods are compared at "
+            f"{section.common:,.0f}, the largest that all have."
+        )
     hits = {m.label: int((m.trace["gap"][:, -1] <= collect.SUCCESS * abs(m.best or 0)).sum()) for m in graded}
     first = max(graded, key=lambda m: hits[m.label] / m.count)
     if not hits[first.label]:

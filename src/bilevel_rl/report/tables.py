@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from bilevel_rl import statistics
-from bilevel_rl.report.collect import SUCCESS, Method, Section
+from bilevel_rl.report.collect import EQUAL, SUCCESS, Method, Section
 
 FINITE_NOTE = (
     "Objective and gap: interquartile mean over runs with its 95 % bootstrap interval, graded by exact oracles, never by "
     "the method's own estimates. Within 5 %: runs that end within 5 % of the best known value, with its exact 95 % "
     "interval. Samples to 5 %: median over runs of the first record from which a run stays within 5 %."
+)
+UNEQUAL = (
+    " Budgets differ: compare methods by the gap at {common:,.0f} samples, the largest budget that all of them have; the "
+    "other columns are each at its own."
 )
 LLM_NOTE = (
     "Mean over the last tenth of a run; interquartile mean over seeds with its 95 % bootstrap interval. The gold score is "
@@ -26,6 +30,9 @@ def results(section: Section) -> tuple[list[str], list[list[str]], str]:
 def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
     """Table of a finite problem."""
     heads = ["method", "runs", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"]
+    common = section.common
+    if common is not None:
+        heads.insert(5, f"gap at {common:,.0f}")
     rows = []
     for m in section.methods:
         row = [
@@ -35,10 +42,17 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
         ]
         row.append(interval(m, "objective"))
         row.append(interval(m, "gap"))
+        if common is not None:
+            row.append("–" if m.model_based else interval(m, "gap", within(m, common)))
         row += success(m)
         stopped = sum(int((np.asarray(run.trace.get("status", 0)) != 0).sum()) for run in m.runs)
         rows.append([*row, str(stopped)])
-    return heads, rows, FINITE_NOTE
+    return heads, rows, FINITE_NOTE + ("" if common is None else UNEQUAL.format(common=common))
+
+
+def within(m: Method, budget: float) -> int:
+    """The last record of a method within a budget."""
+    return max(0, int(np.sum(m.trace["samples"].mean(0) <= (1 + EQUAL) * budget)) - 1)
 
 
 def success(m: Method) -> list[str]:
@@ -61,11 +75,15 @@ def llm(section: Section) -> tuple[list[str], list[list[str]], str]:
     return ["method", "seeds", *(head for _, head in shown)], rows, LLM_NOTE
 
 
-def interval(m: Method, key: str) -> str:
-    """Interquartile mean over runs with its interval: of the last record, or of a noisy metric's last tenth."""
+def interval(m: Method, key: str, record: int | None = None) -> str:
+    """Interquartile mean over runs with its interval: of the last record, or of a noisy metric's last tenth.
+
+    Args:
+        record: another record than the last.
+    """
     if key not in m.trace:
         return "–"
-    series = m.trace[key]
+    series = m.trace[key] if record is None else m.trace[key][:, : record + 1]
     filled = np.flatnonzero(np.isfinite(series).all(axis=0))
     if not filled.size:
         return "–"

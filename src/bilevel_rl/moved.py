@@ -31,6 +31,13 @@ MOVED = {
     "bilevel_rl.llm.loading": "bilevel_rl.llm.roles.loading",
     "bilevel_rl.llm.rollout": "bilevel_rl.llm.sampling",
     "bilevel_rl.llm.decoding": "bilevel_rl.llm.sampling.decoding",
+    "bilevel_rl.llm.optimizers": "bilevel_rl.levels.coupled_adam",
+    "bilevel_rl.llm.step_rules": "bilevel_rl.levels.step_rules",
+    "bilevel_rl.llm.checkpoint": "bilevel_rl.levels.checkpoint",
+    "bilevel_rl.llm.estimators": "bilevel_rl.levels.estimators",
+    "bilevel_rl.llm.callbacks": "bilevel_rl.levels.callbacks",
+    "bilevel_rl.llm.processes": "bilevel_rl.levels.processes",
+    "bilevel_rl.llm.objectives": "bilevel_rl.levels.objectives",
     "bilevel_rl.llm.reward": "bilevel_rl.llm.rewards",
 }
 

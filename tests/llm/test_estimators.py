@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bilevel_rl.llm import estimators as e
+from bilevel_rl.levels import estimators as e
 
 MASK = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], dtype=torch.double)
 GROUP = torch.tensor([0, 0, 1, 1])

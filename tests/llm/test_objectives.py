@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.llm.objectives import (
+from bilevel_rl.levels.objectives import (
     Gold,
     LabelLikelihood,
     Mixture,

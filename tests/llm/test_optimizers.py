@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bilevel_rl.llm.optimizers import CoupledAdam
+from bilevel_rl.levels.coupled_adam import CoupledAdam
 
 
 def gradients(k: int, n: int = 2):

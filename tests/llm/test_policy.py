@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from llm_models import gpt2
 
-from bilevel_rl.llm.estimators import sampled_kl
+from bilevel_rl.levels.estimators import sampled_kl
 from bilevel_rl.llm.roles.policy import token_statistics
 
 

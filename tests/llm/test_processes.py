@@ -11,10 +11,11 @@ from llm_spawn import run_together
 from safetensors.torch import load_file
 
 from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.levels.processes import Processes
 from bilevel_rl.llm.data.prompts import Prompt
-from bilevel_rl.llm.processes import Processes, widen
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.roles.backend import FullRoles
+from bilevel_rl.llm.sampling.gathering import widen
 from bilevel_rl.llm.sampling.rollout import from_pairs
 
 VARIANTS = {
@@ -87,7 +88,7 @@ def test_sharding_asks_for_version_2_and_a_shared_base(monkeypatch):
     assert sharding.asked()
     with pytest.raises(InvalidConfig, match=r"config.backend: got 'full' with FSDP"):
         sharding.shard(FullRoles(gpt2()))
-    assert not Processes("cpu").sharded  # one process has nobody to share with
+    assert not Processes("cpu", sharding.asked()).sharded  # one process has nobody to share with
 
 
 def _rank(rank, count):

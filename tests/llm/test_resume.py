@@ -14,7 +14,7 @@ from llm_spawn import run_together
 from safetensors.torch import load_file
 
 from bilevel_rl.errors import InvalidConfig, RunNotFound, StorageFailed
-from bilevel_rl.llm import checkpoint
+from bilevel_rl.levels import checkpoint
 
 VARIANTS = {
     "shared": {"credit": "gae", "replay_pairs": 2, "save_every": 1},

@@ -12,10 +12,10 @@ from llm_models import PROMPTS, gold, gpt2, judge, llama, trainer, untimed, weig
 
 from bilevel_rl import metrics
 from bilevel_rl.errors import NonFiniteState
+from bilevel_rl.levels.objectives import Upper
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending, choose_pairs
-from bilevel_rl.llm.objectives import Upper
 from bilevel_rl.llm.rewards.models import LinearReward, WeightedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import Run

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel_rl.levels.objectives import Upper
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.objectives import Upper
 from bilevel_rl.llm.roles.backend import Roles
 
 DIRECTION = 0x24  # random stream, beside those of `trainer` and `leader`

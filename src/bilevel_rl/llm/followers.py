@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_rl.llm import estimators
+from bilevel_rl.levels import estimators
+from bilevel_rl.levels.guards import check_finite
+from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.differences import Differences
 from bilevel_rl.llm.forward import precision
-from bilevel_rl.llm.guards import check_finite
-from bilevel_rl.llm.processes import Processes, Share
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.roles.policy import TokenStatistics, token_statistics
 from bilevel_rl.llm.sampling.rollout import Rollout

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.llm import estimators, setup
+from bilevel_rl.levels import estimators
+from bilevel_rl.levels.guards import check_finite
+from bilevel_rl.levels.objectives import Sample, Upper
+from bilevel_rl.levels.processes import Processes, Share
+from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.followers import Follower, distinct
 from bilevel_rl.llm.forward import precision
-from bilevel_rl.llm.guards import check_finite
 from bilevel_rl.llm.judges.asking import LabelsPending, ask, choose_pairs
-from bilevel_rl.llm.objectives import Sample, Upper
-from bilevel_rl.llm.processes import Processes, Share
 from bilevel_rl.llm.rewards.functions import call_reward_function
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.sampling.rollout import Rollout, from_pairs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from bilevel_rl.llm.estimators import Ratios
+    from bilevel_rl.levels.estimators import Ratios
     from bilevel_rl.llm.followers import Follower
 
 SAMPLES = 8  # completions in a sample table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.llm import checkpoint
+from bilevel_rl.levels import checkpoint
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json

@@ -29,23 +29,24 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.levels import digests
-from bilevel_rl.llm import checkpoint, estimators, guards, measures, recipes, run_folder, setup
-from bilevel_rl.llm.callbacks import Callbacks
+from bilevel_rl.levels import checkpoint, digests, estimators, guards
+from bilevel_rl.levels.callbacks import Callbacks
+from bilevel_rl.levels.coupled_adam import CoupledAdam
+from bilevel_rl.levels.objectives import Sample, Upper, make_objective
+from bilevel_rl.levels.processes import Processes, Share
+from bilevel_rl.levels.step_rules import StepRule
+from bilevel_rl.llm import measures, recipes, run_folder, setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts, draw
 from bilevel_rl.llm.differences import Differences
 from bilevel_rl.llm.followers import Follower, Lower, distinct
 from bilevel_rl.llm.judges.asking import LabelsPending
 from bilevel_rl.llm.leader import Leader, check_sources
-from bilevel_rl.llm.objectives import Sample, Upper, make_objective
-from bilevel_rl.llm.optimizers import CoupledAdam
-from bilevel_rl.llm.processes import Processes, Share
+from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.roles.backend import CRITICS, POLICIES, REWARD
-from bilevel_rl.llm.roles.sharding import shard
+from bilevel_rl.llm.sampling.gathering import gather
 from bilevel_rl.llm.sampling.rollout import Rollout, texts
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
-from bilevel_rl.llm.step_rules import StepRule
 from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.policy_gradient.recipes import compose
 from bilevel_rl.records import locked, make_folder
@@ -127,7 +128,7 @@ class BilevelTrainer:
         problem: str = "language_model",
     ) -> None:
         self.config, self.schedules, self.problem = config, config.schedules, problem
-        self.processes = Processes(config.device)
+        self.processes = Processes(config.device, sharding.asked())
         stored: list[setup.Pair] = []
         self.digests: dict[str, str] = {}
         failure: Exception | None = None
@@ -140,7 +141,7 @@ class BilevelTrainer:
             failure = error
         self.processes.agree(self.digests, failure)
         if self.processes.sharded:
-            shard(self.roles)
+            sharding.shard(self.roles)
         self.generator = generator or Sampler(
             self.stop_ids,
             self.pad_id,
@@ -407,7 +408,7 @@ class BilevelTrainer:
         u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]
         with self.roles.model(role) as model:
             mine = self.generator(model, prompts[self.share.rows], u)
-        whole = self.processes.gather_rollout(mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
+        whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
         mine = whole if self.processes.count == 1 else whole.rows(self.share.rows)
         self.tokens += int(whole.lengths.sum())
         return whole, mine

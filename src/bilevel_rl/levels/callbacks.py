@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilevel_rl.errors import require
-from bilevel_rl.llm.config import Config
 
 
 class Callbacks:
@@ -22,7 +21,7 @@ class Callbacks:
     """
 
     def __init__(
-        self, callbacks: Sequence[Any], config: Config, model: Any, tokenizer: Any, optimizer: Any, main: bool
+        self, callbacks: Sequence[Any], config: Any, model: Any, tokenizer: Any, optimizer: Any, main: bool
     ) -> None:
         self.handler: Any = None
         if not callbacks:

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.llm.sampling.rollout import Rollout
 
 
 @dataclasses.dataclass
@@ -41,15 +40,15 @@ class Sample:
         step: iteration.
     """
 
-    rollout: Rollout
+    rollout: Any
     rewards: Tensor
     weights: Tensor
     gold: Tensor | None
     pairs: Tensor
-    reward: Callable[[Rollout], Tensor]
-    stored: tuple[Rollout, Rollout] | None = None
+    reward: Callable[[Any], Tensor]
+    stored: tuple[Any, Any] | None = None
     stored_total: int = 0
-    replayed: tuple[Rollout, Rollout] | None = None
+    replayed: tuple[Any, Any] | None = None
     replayed_total: int = 0
     step: int = 0
 
@@ -263,5 +262,5 @@ def make_objective(weights: Mapping[str, float]) -> Any:
     return Mixture(tuple((weight, ALL[name]) for name, weight in weights.items()))
 
 
-def _margin(reward: Callable[[Rollout], Tensor], pairs: tuple[Rollout, Rollout]) -> Tensor:
+def _margin(reward: Callable[[Any], Tensor], pairs: tuple[Any, Any]) -> Tensor:
     return F.logsigmoid(reward(pairs[0]) - reward(pairs[1]))

@@ -17,12 +17,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm.roles import sharding
-from bilevel_rl.llm.sampling.rollout import Rollout
 
 
 class Processes:
     """This process among its peers, as `accelerate launch` (or nothing) started them.
+
+    Args:
+        device: where to compute; "auto": as accelerate says.
+        sharded: whether the base is to be in pieces where there are several.
 
     Attributes:
         rank, count: number of this process, and of all.
@@ -31,7 +33,7 @@ class Processes:
         sharded: whether the base is in pieces, so that every process must call it equally often (`sharding`).
     """
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", sharded: bool = False) -> None:
         accelerate = require("accelerate", "llm")
         # without being told so, accelerate ignores its peers where there is no accelerator
         state = accelerate.PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
@@ -45,7 +47,7 @@ class Processes:
         self.rank, self.count = state.process_index, state.num_processes
         self.device = state.device if device == "auto" else torch.device(device)
         self.main = self.rank == 0
-        self.sharded = sharding.asked() and self.count > 1
+        self.sharded = sharded and self.count > 1
 
     def share(self, rows: int, where: str = "config.prompts_per_step") -> slice:
         """The rows of this process.
@@ -132,27 +134,6 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
-    def gather_rollout(self, mine: Rollout, prompts: Sequence[Any], pad_id: int, text: Any) -> Rollout:
-        """The rollout of all processes, in rank order, on common widths.
-
-        Args:
-            mine: this process's rows.
-            prompts: prompts of all rows, which every process knows.
-            pad_id: fills the padding.
-            text: maps a rollout to its completions' texts.
-        """
-        if self.count == 1:
-            return mine
-        width, horizon = self.largest(mine.width), self.largest(mine.horizon)
-        mine = widen(mine, width, horizon, pad_id)
-        numbers: dict[Any, int] = {}
-        whole = Rollout(
-            prompts, self.gather(mine.ids), self.gather(mine.attention), self.gather(mine.lengths),
-            self.gather(mine.ended.to(torch.uint8)).bool(), self.gather(mine.logp),
-            torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=mine.ids.device),
-        )  # fmt: skip
-        return dataclasses.replace(whole, texts=text(whole))
-
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -187,8 +168,8 @@ class Share:
         return slice(self.start + part.start, self.start + part.stop)
 
     @staticmethod
-    def part(rollout: Rollout, part: slice) -> Rollout:
-        """The part's rows of this process's rollout; the rollout itself when they are all."""
+    def part(rollout: Any, part: slice) -> Any:
+        """The part's rows of this process's batch; the batch itself when they are all."""
         return rollout if part.stop - part.start == rollout.size else rollout.rows(part)
 
 
@@ -212,13 +193,3 @@ def _same_everywhere(told: Sequence[tuple[Mapping[str, str], str | None]]) -> No
                     "all processes of a run have the same configuration, data and initial weights",
                     "Start all of them with the same command, files and versions")
         )  # fmt: skip
-
-
-def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:
-    """The same rows with more padding: prompts to `width` on the left, completions to `horizon` on the right."""
-    left, right = width - rollout.width, horizon - rollout.horizon
-    pad = torch.nn.functional.pad
-    return dataclasses.replace(
-        rollout, ids=pad(rollout.ids, (left, right), value=pad_id), attention=pad(rollout.attention, (left, right)),
-        logp=pad(rollout.logp, (0, right)),
-    )  # fmt: skip

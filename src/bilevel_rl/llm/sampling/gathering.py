@@ -1,0 +1,45 @@
+"""The completions of all processes as one rollout, on common widths."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bilevel_rl.levels.processes import Processes
+from bilevel_rl.llm.sampling.rollout import Rollout
+
+
+def gather(processes: Processes, mine: Rollout, prompts: Sequence[Any], pad_id: int, text: Any) -> Rollout:
+    """The rollout of all processes, in rank order, on common widths.
+
+    Args:
+        processes: who they are.
+        mine: this process's rows.
+        prompts: prompts of all rows, which every process knows.
+        pad_id: fills the padding.
+        text: maps a rollout to its completions' texts.
+    """
+    if processes.count == 1:
+        return mine
+    width, horizon = processes.largest(mine.width), processes.largest(mine.horizon)
+    mine = widen(mine, width, horizon, pad_id)
+    numbers: dict[Any, int] = {}
+    whole = Rollout(
+        prompts, processes.gather(mine.ids), processes.gather(mine.attention), processes.gather(mine.lengths),
+        processes.gather(mine.ended.to(torch.uint8)).bool(), processes.gather(mine.logp),
+        torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=mine.ids.device),
+    )  # fmt: skip
+    return dataclasses.replace(whole, texts=text(whole))
+
+
+def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:
+    """The same rows with more padding: prompts to `width` on the left, completions to `horizon` on the right."""
+    left, right = width - rollout.width, horizon - rollout.horizon
+    pad = torch.nn.functional.pad
+    return dataclasses.replace(
+        rollout, ids=pad(rollout.ids, (left, right), value=pad_id), attention=pad(rollout.attention, (left, right)),
+        logp=pad(rollout.logp, (0, right)),
+    )  # fmt: skip

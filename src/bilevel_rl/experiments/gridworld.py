@@ -17,6 +17,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import execute
 
 PROBLEM = "goal_placement"
+TAU = 0.05  # of the regularised grade that stands beside the unregularised one
 arg = tyro.conf.arg
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -35,6 +36,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "finite_difference": {"scales": _steps(0.3, 1.0)},
 }
 EXACT = {"exact_descent": {"step_size": 0.1}}
+
+
+def problems() -> dict[str, Any]:
+    """The goal on a 10x10 grid, as a position and as a distribution over cells; and where regularisation costs something."""
+    from bilevel_rl.finite.problems.goal_placement import GoalDistribution, GoalPlacement
+    from bilevel_rl.finite.problems.subsidy import Subsidy
+
+    return {
+        "position": GoalPlacement(rows=10, columns=10),
+        "distribution": GoalDistribution(rows=10, columns=10),
+        "subsidy": Subsidy(),
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

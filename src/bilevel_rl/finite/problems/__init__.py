@@ -9,6 +9,7 @@ from bilevel_rl.finite.problems.preference_learning import PreferenceLearning
 from bilevel_rl.finite.problems.probes import PROBES
 from bilevel_rl.finite.problems.random_mdp import RandomMDP
 from bilevel_rl.finite.problems.reward_shaping import LakeShaping, RewardShaping, TaxiShaping
+from bilevel_rl.finite.problems.subsidy import Subsidy
 from bilevel_rl.finite.problems.synthetic import Synthetic
 from bilevel_rl.finite.problems.tax_design import SmallTaxDesign, TaxDesign
 from bilevel_rl.finite.problems.thermal_control import ThermalControl
@@ -17,12 +18,12 @@ from bilevel_rl.finite.problems.toy_text import CliffWalking, FrozenLake, Frozen
 ALL = (
     GoalPlacement, WalledGoalPlacement, GoalDistribution, FrozenLake, FrozenLake8x8, CliffWalking, Taxi, RandomMDP,
     PreferenceLearning, InverseRL, LakeShaping, TaxiShaping, FourRooms, OneGoalFourRooms, LeaderToy, Synthetic,
-    TaxDesign, SmallTaxDesign, ThermalControl, LinearLeader, *PROBES,
+    TaxDesign, SmallTaxDesign, ThermalControl, LinearLeader, Subsidy, *PROBES,
 )  # fmt: skip
 
 __all__ = [
     "ALL", "PROBES", "CliffWalking", "FourRooms", "FrozenLake", "FrozenLake8x8", "GoalDistribution", "GoalPlacement",
     "Incentives", "InverseRL", "LakeShaping", "LeaderToy", "LinearLeader", "OneGoalFourRooms", "PreferenceLearning",
-    "RandomMDP", "RewardShaping", "SmallTaxDesign", "Synthetic", "TaxDesign", "Taxi", "TaxiShaping", "ThermalControl",
-    "WalledGoalPlacement",
+    "RandomMDP", "RewardShaping", "SmallTaxDesign", "Subsidy", "Synthetic", "TaxDesign", "Taxi", "TaxiShaping",
+    "ThermalControl", "WalledGoalPlacement",
 ]  # fmt: skip

@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn import followers, upper
 from bilevel_rl.finite.learn.followers import Follower
+from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.schedules import PowerDecay, Sequences, TimeScales
 
+Perturbation = Literal["simultaneous", "two_sided", "one_sided"]
 
-class DifferenceState(State):
+
+class DifferenceState(MovingState):
     """The follower from which every inner solve starts."""
 
     follower: Follower
@@ -29,23 +32,27 @@ class DifferenceState(State):
 class FiniteDifference(Solver):
     r"""Zeroth-order descent: the follower is solved anew around x, f is measured there, x moves along the difference.
 
-    Each step moves x to 2d points (two-sided) or 2 (simultaneous, $\Delta_i = \pm 1$ at random), runs T actor-critic steps
-    of N chains at each from the same follower with the same random numbers, and measures f over the second half of them
-    (from fresh samples of the objective at the end where f is not linear in the visitation). The follower kept is the
+    Each step moves x to 2d points (two-sided), d points beside x itself (one-sided) or 2 (simultaneous, $\Delta_i = \pm 1$
+    at random), runs T actor-critic steps of N chains at each from the same follower, and measures f over the second half of
+    them (from fresh samples of the objective at the end where f is not linear in the visitation). The follower kept is the
     mean of all of them. Points are projected on x's set; quotients use the displacement that is left. Every transition at
     every point is counted. Supports kernels that depend on x, and every objective.
 
     Args:
         scales: zeta, alpha, beta, tau by steps of x; w is not used.
         radius: delta, in units of x.
-        perturbation: `"simultaneous"` (2 inner solves whatever d) or `"two_sided"` (2d).
+        perturbation: `"simultaneous"` (2 inner solves whatever d), `"two_sided"` (2d) or `"one_sided"` (d + 1).
+        common_noise: all points share their random numbers, so that much of their error cancels in the difference.
         chains: N.
         inner: T, at least 2.
         reward_bound: |r|_max of the critic's ball.
+        hold: steps for which x stays while the follower catches up.
+        momentum: x moves along an average of its direction with this weight on the past.
+        average: x is reported as an average of its iterates (`learn.upper`).
 
     References:
         The finite-difference baseline of arXiv 2601.16399; simultaneous perturbation: Spall 1992, whose exponent 1/6 of
-        the radius is the default. Cost O(2 m T N A) a step of x, 2 m T N transitions, m = d or 1.
+        the radius is the default. Cost O(m T N A) a step of x, m T N transitions, m = 2d, d + 1 or 2.
     """
 
     scales: TimeScales = TimeScales(
@@ -54,9 +61,13 @@ class FiniteDifference(Solver):
     )  # fmt: skip
     radius: PowerDecay = PowerDecay(0.25, 1 / 6)
     reward_bound: float = 1.0
+    hold: float = 0.0
+    momentum: float = 0.0
+    average: float = 0.0
     chains: int = eqx.field(static=True, default=16)
     inner: int = eqx.field(static=True, default=1000)
-    perturbation: Literal["simultaneous", "two_sided"] = eqx.field(static=True, default="simultaneous")
+    perturbation: Perturbation = eqx.field(static=True, default="simultaneous")
+    common_noise: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "finite_difference"
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "spall1992spsa")
@@ -65,43 +76,59 @@ class FiniteDifference(Solver):
         self.scales.check(f"{self.name}.scales")
         self.radius.check(f"{self.name}.radius")
         followers.check_chains(self.name, self.chains)
-        known = ("simultaneous", "two_sided")
+        known = ("simultaneous", "two_sided", "one_sided")
         followers.check_fields(
             self.name,
             ("inner", self.inner, self.inner >= 2, "it must be at least 2"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
             ("perturbation", self.perturbation, self.perturbation in known, f"it must be one of {known}"),
         )
+        upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
-        return problem.x0.shape[0] + 3 * self.chains * self.inner + problem.objective.draws(problem)
+        points = 1 if self.common_noise else self._points(problem)
+        return problem.x0.shape[0] + points * (3 * self.chains * self.inner + problem.objective.draws(problem))
+
+    def _points(self, problem: BilevelProblem) -> int:
+        """Points around x at which an inner solve runs in each step."""
+        d = problem.x0.shape[0]
+        return {"simultaneous": 2, "two_sided": 2 * d, "one_sided": d + 1}[self.perturbation]
 
     def init(self, problem: BilevelProblem, x0, key) -> DifferenceState:
         return DifferenceState(
-            x0, jnp.zeros((), int), followers.start(problem.mdp, jax.random.uniform(key, (self.chains,)))
-        )
+            x0, jnp.zeros((), int), followers.start(problem.mdp, jax.random.uniform(key, (self.chains,))),
+            **upper.at_rest(x0),
+        )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: DifferenceState, k, noise) -> DifferenceState:
-        now, x, d = self.scales.at(k), state.x, state.x.shape[0]
-        u_inner = noise[d : d + 3 * self.chains * self.inner].reshape(self.inner, 3, self.chains)
-        u_upper = noise[d + 3 * self.chains * self.inner :]
+        now, x, d = self.scales.at(k), state.iterate, state.x.shape[0]
+        sets = noise[d:].reshape(1 if self.common_noise else self._points(problem), -1)  # of random numbers
+        split = 3 * self.chains * self.inner
+        u_inner, u_upper = sets[:, :split].reshape(-1, self.inner, 3, self.chains), sets[:, split:]
         if self.perturbation == "simultaneous":
             directions = jnp.where(noise[None, :d] < 0.5, -1.0, 1.0)  # [1, d]
         else:
             directions = jnp.eye(d)  # [d, d]
         away = self.radius(k) * directions
-        points = jax.vmap(problem.project)(x + jnp.stack([away, -away]).reshape(-1, d))  # [2m, d]
+        behind = jnp.zeros((1, d)) if self.perturbation == "one_sided" else -away
+        points = jax.vmap(problem.project)(x + jnp.concatenate([away, behind]))  # [m + m or 1, d]
 
-        # the same follower and the same random numbers at every point
-        measure = jax.vmap(lambda x: self._measure(problem, x, state.follower, now, u_inner, u_upper))
-        f, solved, used = measure(points)
+        # the same follower at every point, and the same random numbers
+        def measure(x, u_inner, u_upper):
+            return self._measure(problem, x, state.follower, now, u_inner, u_upper)
+
+        if self.common_noise:
+            f, solved, used = jax.vmap(measure, (0, None, None))(points, u_inner[0], u_upper[0])
+        else:
+            f, solved, used = jax.vmap(measure)(points, u_inner, u_upper)
 
         rise, run = f[: len(away)] - f[len(away) :], points[: len(away)] - points[len(away) :]  # [m], [m, d]
         moved = jnp.abs(run) > 1e-12  # ours: a coordinate that the projection held gives no information
         quotient = jnp.where(moved & (directions != 0), rise[:, None] / jnp.where(moved, run, 1.0), 0.0)
         g = jnp.sum(quotient, 0)  # one direction moves each coordinate once
         kept = Follower(jnp.mean(solved.theta, 0), jnp.mean(solved.V, 0), solved.s[0])
-        return DifferenceState(problem.project(x - now.zeta * g), state.samples + jnp.sum(used), kept)
+        moved = upper.move(problem, state, k, g, now.zeta, self.momentum, self.hold, self.average)
+        return DifferenceState(samples=state.samples + jnp.sum(used), follower=kept, **moved)
 
     def tracked(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta)

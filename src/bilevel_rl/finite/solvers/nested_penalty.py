@@ -12,14 +12,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn import followers, upper
 from bilevel_rl.finite.learn.followers import Follower
+from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 
-class NestedState(State):
+class NestedState(MovingState):
     """Both followers, kept from one x to the next."""
 
     follower: Follower
@@ -41,6 +42,8 @@ class NestedPenalty(Solver):
         common_noise: both followers' chains share their random numbers, so that much of their error cancels.
         reward_bound: |r|_max of the critic's ball.
         hold: steps for which x stays while the followers catch up.
+        momentum: x moves along an average of its direction with this weight on the past.
+        average: x is reported as an average of its iterates (`learn.upper`).
 
     References:
         The nested-loop baseline of arXiv 2601.16399; double-loop penalty methods are Shen et al. 2024. Cost
@@ -53,6 +56,8 @@ class NestedPenalty(Solver):
     )  # fmt: skip
     reward_bound: float = 1.0
     hold: float = 0.0
+    momentum: float = 0.0
+    average: float = 0.0
     chains: int = eqx.field(static=True, default=64)
     inner: int = eqx.field(static=True, default=100)
     common_noise: bool = eqx.field(static=True, default=True)
@@ -67,8 +72,8 @@ class NestedPenalty(Solver):
             self.name,
             ("inner", self.inner, self.inner >= 2, "it must be at least 2"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
         )
+        upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
         return self.inner * (6 * self.chains + problem.objective.draws(problem))
@@ -76,10 +81,10 @@ class NestedPenalty(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> NestedState:
         u = jax.random.uniform(key, (2, self.chains))
         pair = [followers.start(problem.mdp, u[0 if self.common_noise else i]) for i in range(2)]
-        return NestedState(x0, jnp.zeros((), int), pair[0], pair[1])
+        return NestedState(x0, jnp.zeros((), int), pair[0], pair[1], **upper.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: NestedState, k, noise) -> NestedState:
-        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.x, problem.objective
+        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
         mdp, bound = problem.transitions(x), followers.value_bound(problem, now, self.reward_bound)
 
         def inner(carry, z):
@@ -105,8 +110,8 @@ class NestedPenalty(Solver):
         seen, seen_l = jax.tree.map(jnp.ravel, late[:2])
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
         D = D if objective.linear else D + jnp.mean(late[2], 0)
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * D)
-        return NestedState(moved, used, follower, follower_l)
+        moved = upper.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
+        return NestedState(samples=used, follower=follower, follower_l=follower_l, **moved)
 
     def policies(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta), jax.nn.softmax(state.follower_l.theta)

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn import followers, upper
 from bilevel_rl.finite.learn.followers import Follower
+from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.schedules import TimeScales
 
 
-class PartialState(State):
+class PartialState(MovingState):
     """The follower, and a critic of the leader's utility where x moves the transitions.
 
     Attributes:
@@ -43,6 +44,8 @@ class PartialSGD(Solver):
         chains: N, transitions an iteration.
         reward_bound: |r|_max of the critic's ball.
         hold: iterations for which x stays while the follower catches up.
+        momentum: x moves along an average of its direction with this weight on the past.
+        average: x is reported as an average of its iterates (`learn.upper`).
 
     References:
         A baseline of arXiv 2601.16399. Cost O(N A + d) an iteration.
@@ -51,6 +54,8 @@ class PartialSGD(Solver):
     scales: TimeScales = TimeScales.constant_entropy(alpha=0.3)
     reward_bound: float = 1.0
     hold: float = 0.0
+    momentum: float = 0.0
+    average: float = 0.0
     chains: int = eqx.field(static=True, default=1)
 
     name: ClassVar[str] = "partial_sgd"
@@ -62,18 +67,18 @@ class PartialSGD(Solver):
         followers.check_fields(
             self.name,
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
         )
+        upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
         return 3 * self.chains + problem.objective.draws(problem)
 
     def init(self, problem: BilevelProblem, x0, key) -> PartialState:
         follower = followers.start(problem.mdp, jax.random.uniform(key, (self.chains,)))
-        return PartialState(x0, jnp.zeros((), int), follower, jnp.zeros_like(follower.V))
+        return PartialState(x0, jnp.zeros((), int), follower, jnp.zeros_like(follower.V), **upper.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: PartialState, k, noise) -> PartialState:
-        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.x, problem.objective
+        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
         seen, follower, used = followers.draw(
             problem.transitions(x), state.follower, noise[: 3 * self.chains].reshape(3, self.chains)
         )
@@ -85,17 +90,17 @@ class PartialSGD(Solver):
                 u = objective.bonus_at(x, seen.s, seen.a)
                 V_u = followers.evaluate(V_u, seen, u, now.beta, gamma)
 
-            def upper(x):
+            def partial(x):
                 ahead = gamma * followers.kernel_score(problem, x, seen, V_u) if problem.moves_transitions else 0.0
                 first = (1 - gamma) * jnp.dot(problem.transitions(x).start, V_u) if problem.moves_start else 0.0
                 return objective.cost(x) - jnp.mean(objective.bonus_at(x, seen.s, seen.a)) - ahead - first
 
-            g_x = jax.grad(upper)(x)
+            g_x = jax.grad(partial)(x)
         else:
             xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise[3 * self.chains :])
             g_x, used = xi.grad_x, used + xi.transitions
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * g_x)
-        return PartialState(moved, state.samples + used, follower, V_u)
+        moved = upper.move(problem, state, k, g_x, now.zeta, self.momentum, self.hold, self.average)
+        return PartialState(samples=state.samples + used, follower=follower, V_u=V_u, **moved)
 
     def tracked(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta)

@@ -11,21 +11,20 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn import followers
+from bilevel_rl.finite.learn import followers, upper
 from bilevel_rl.finite.learn.followers import Follower
+from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.schedules import TimeScales
 
 
-class PenaltyState(State):
-    """Both followers, and the running average of x's direction when momentum is on."""
+class PenaltyState(MovingState):
+    """Both followers."""
 
     follower: Follower
     follower_l: Follower
-    direction: Float[Array, " d"]
 
 
 class PenaltyActorCritic(Solver):
@@ -46,6 +45,7 @@ class PenaltyActorCritic(Solver):
         momentum: x moves along an average of D with this weight on the past; 0 is the paper's.
         reward_bound: |r|_max of the critic's ball.
         hold: iterations for which x stays while the followers catch up; 0 is the paper's.
+        average: x is reported as an average of its iterates (`learn.upper`); 0, the iterate itself, is the paper's.
 
     References:
         arXiv 2601.16399, Algorithm 1. Cost O(N A + d) an iteration, whatever S.
@@ -55,6 +55,7 @@ class PenaltyActorCritic(Solver):
     momentum: float = 0.0
     reward_bound: float = 1.0
     hold: float = 0.0
+    average: float = 0.0
     chains: int = eqx.field(static=True, default=1)
     sampling: Literal["chain", "iid"] = eqx.field(static=True, default="chain")
     common_noise: bool = eqx.field(static=True, default=False)
@@ -67,11 +68,10 @@ class PenaltyActorCritic(Solver):
         followers.check_chains(self.name, self.chains)
         followers.check_fields(
             self.name,
-            ("momentum", self.momentum, 0 <= self.momentum < 1, "it must be in [0, 1)"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
             ("sampling", self.sampling, self.sampling in ("chain", "iid"), "it must be 'chain' or 'iid'"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
         )
+        upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
         return 6 * self.chains + problem.objective.draws(problem)
@@ -79,10 +79,10 @@ class PenaltyActorCritic(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> PenaltyState:
         u = jax.random.uniform(key, (2, self.chains))
         pair = [followers.start(problem.mdp, u[0 if self.common_noise else i]) for i in range(2)]
-        return PenaltyState(x0, jnp.zeros((), int), pair[0], pair[1], jnp.zeros_like(x0))
+        return PenaltyState(x0, jnp.zeros((), int), pair[0], pair[1], **upper.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: PenaltyState, k, noise) -> PenaltyState:
-        now, gamma, x = self.scales.at(k), problem.mdp.discount, state.x
+        now, gamma, x = self.scales.at(k), problem.mdp.discount, state.iterate
         mdp, objective = problem.transitions(x), problem.objective
         u = noise[: 6 * self.chains].reshape(2, 3, self.chains)
 
@@ -108,9 +108,8 @@ class PenaltyActorCritic(Solver):
         # x <- x - zeta D,   D = g_x + (grad r(s, a) - grad r(s_, a_)) / (w (1 - gamma))
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
         D = D if objective.linear else D + xi.grad_x
-        direction = self.momentum * state.direction + (1 - self.momentum) * D
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)
-        return PenaltyState(moved, state.samples + used, follower, follower_l, direction)
+        moved = upper.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
+        return PenaltyState(samples=state.samples + used, follower=follower, follower_l=follower_l, **moved)
 
     def policies(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta), jax.nn.softmax(state.follower_l.theta)

@@ -134,8 +134,10 @@ def main() -> None:
             found[name]["seconds"],
             flush=True,
         )
-        records.write_json(RESULTS, {"optima": found, "tau": TAU, "hardware": records.hardware(),
-                                     "provenance": records.provenance("python benchmarks/gridworld_optimum.py")})  # fmt: skip
+        command = "python benchmarks/gridworld_optimum.py"
+        records.write_json(RESULTS, {
+            "optima": found, "tau": TAU, "hardware": records.hardware(), "provenance": records.provenance(command),
+        })  # fmt: skip
 
 
 def padded(every, x: np.ndarray, size: int = 512) -> np.ndarray:

@@ -5,9 +5,9 @@
 For every problem and every method: 102 settings drawn from the method's own ranges (below; all of its constants), 5 tuning
 seeds each, graded by the plain mean of the unregularised objective after 150,000 transitions; the best 10 of them again
 from the start to 1,000,000 transitions, whose plain mean chooses. (Two stages, the same for all: all settings to 1,000,000
-would take four times as long, ten processor hours in place of two and a half.) Where the choice lies at the edge of a range the range is widened there and the
-whole search is done again, once. The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets
-from 100,000 to 10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
+would take four times as long.) Where the choice lies at the edge of a range the range is widened there and the whole search
+is done again, once. The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets from 100,000 to
+10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
 
 Everything is written to `results/gridworld_search.json` as it comes: ranges, settings, scores, choices, curves. A second
 call goes on where the first was stopped. One core.
@@ -235,8 +235,11 @@ def grade(problem: Any, x: np.ndarray, tau: float = 0, size: int = 64) -> np.nda
     flat = x.reshape(-1, x.shape[-1])
     good = np.isfinite(flat).all(1)
     flat = np.where(good[:, None], flat, np.asarray(problem.x0))
-    values = [np.asarray(_graded(problem, jnp.asarray(np.resize(flat[i : i + size], (size, flat.shape[1]))), tau))[: len(flat[i : i + size])]
-              for i in range(0, len(flat), size)]  # fmt: skip
+    values = []
+    for at in range(0, len(flat), size):
+        some = flat[at : at + size]
+        full = jnp.asarray(np.resize(some, (size, flat.shape[1])))  # one program for any number of points
+        values.append(np.asarray(_graded(problem, full, tau))[: len(some)])
     return np.where(good, np.concatenate(values), np.inf).reshape(x.shape[:-1])
 
 

@@ -28,9 +28,9 @@ from yardsticks import plain_numba
 
 from bilevel_rl import records
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite import solver as engine
 from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
+from bilevel_rl.loop import stepping
 
 ONE_SIZE = """
 import json, resource, sys
@@ -52,16 +52,16 @@ RESULTS = Path(__file__).parent / "results" / "speed.json"
 def time_engine(problem, solver, runs: int, iterations: int, repeats: int = 5) -> tuple[float, float]:
     """Seconds of the first call (compilation included), and of the fastest later one."""
     problem = jax.tree.map(jnp.asarray, problem)
-    stacked = engine._stack([solver], runs)
+    stacked = stepping.stack([solver], runs)
     keys = jax.random.split(jax.random.key(0), runs)
     x = jnp.broadcast_to(problem.x0, (runs, *problem.x0.shape))
     began = time.perf_counter()
-    states = engine._init(problem, stacked, x, keys)
-    states, _ = jax.block_until_ready(engine._advance(problem, stacked, states, keys, jnp.array(0), iterations))
+    states = stepping.first_states(problem, stacked, x, keys)
+    states, _ = jax.block_until_ready(stepping.advance(problem, stacked, states, keys, jnp.array(0), iterations))
     first, best = time.perf_counter() - began, np.inf
     for i in range(repeats):
         began = time.perf_counter()
-        states, _ = engine._advance(problem, stacked, states, keys, jnp.array(iterations * (i + 1)), iterations)
+        states, _ = stepping.advance(problem, stacked, states, keys, jnp.array(iterations * (i + 1)), iterations)
         jax.block_until_ready(states)
         best = min(best, time.perf_counter() - began)
     return first, best

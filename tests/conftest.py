@@ -30,7 +30,7 @@ _conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: Any}))
 _checker = types.ModuleType("bilevel_rl_tests_checker")
 _checker.check = beartype(conf=_conf)  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker
-install_import_hook("bilevel_rl.finite", f"{_checker.__name__}.check")
+install_import_hook(["bilevel_rl.finite", "bilevel_rl.loop"], f"{_checker.__name__}.check")
 
 
 @pytest.fixture(scope="module", autouse=True)

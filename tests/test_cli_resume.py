@@ -21,8 +21,8 @@ ARGV = ["run", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", 
 # a checkpoint at every record, and (with a number) a disk that takes files of at most so many bytes
 START = """
 import resource, sys
-from bilevel_rl.finite import solver
-solver.CHECKPOINT_SECONDS = 0.0
+from bilevel_rl.loop import checkpoint
+checkpoint.SECONDS = 0.0
 limit = int(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -13,7 +13,6 @@ import pytest
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import oracles, solve
-from bilevel_rl.finite import solver as engine
 from bilevel_rl.finite.closed_form import ClosedFormProblem
 from bilevel_rl.finite.multistart import search, starting_points
 from bilevel_rl.finite.problems import (
@@ -25,6 +24,7 @@ from bilevel_rl.finite.problems import (
     ThermalControl,
 )
 from bilevel_rl.finite.solvers import ExactDescent, ExactQuasiNewton
+from bilevel_rl.loop import checkpoint
 
 
 class Given(ClosedFormProblem):
@@ -226,7 +226,7 @@ def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
     it = RandomMDP(5, 2, 3, features=3)
     options = {"iterations": 12, "record_every": 3, "runs": 2}
     whole = solve(it, ONE, **options)
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
 
     def stop(k, _):
         if k == 6:

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, comparing, oracles, requirements, solve
-from bilevel_rl.finite import solver as engine
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, requirements, solve
 from bilevel_rl.finite.learn import learnt_model
-from bilevel_rl.finite.multistart import _heated, _plan, search, starting_points
+from bilevel_rl.finite.multistart import Shape, plan, search, starting_points
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import ALL as SOLVERS
 from bilevel_rl.finite.solvers import HPGD, CoupledPenalty, ExactDescent, PenaltyActorCritic
+from bilevel_rl.loop import meter, stepping
+from bilevel_rl.loop.comparison import Guarded
+from bilevel_rl.loop.settings import heated
 from bilevel_rl.report import collect
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
@@ -111,8 +113,8 @@ def test_many_starts_that_are_all_kept_are_ordinary_runs():
 def test_the_temperature_falls_to_the_solver_s_own():
     found = search(Basins(), EXACT, starts=4, iterations=90, eta=1, stages=3, continuation=4.0)
     assert [stage.heat for stage in found.stages] == [4.0, 2.0, 1.0]
-    assert _heated(EXACT, 4.0).tau == 2.0
-    assert _heated(HPGD(), 2.0).scales.tau.initial == 0.1
+    assert heated(EXACT, 4.0).tau == 2.0
+    assert heated(HPGD(), 2.0).scales.tau.initial == 0.1
     cold = search(Basins(), EXACT, starts=4, iterations=90, eta=1, stages=3)
     assert np.abs(found.xs[:, 1] - cold.xs[:, 1]).max() > 1e-3
 
@@ -128,7 +130,7 @@ def test_starts_are_x0_then_the_problem_s_own_then_random():
 def test_runs_in_chunks_are_the_same_runs(monkeypatch):
     it = RandomMDP(6, 2, 3, features=2)
     whole = solve(it, EXACT, iterations=6, runs=6, record_every=3)
-    monkeypatch.setattr(engine, "BATCH_BYTES", 4 * 8 * 36 * 3)
+    monkeypatch.setattr(stepping, "BATCH_BYTES", 4 * 8 * 36 * 3)
     chunked = solve(it, EXACT, iterations=6, runs=7, record_every=3)
     np.testing.assert_allclose(chunked.x[:6], whole.x, rtol=1e-12)
     np.testing.assert_allclose(chunked["objective"][:6], whole["objective"], rtol=1e-12)
@@ -182,15 +184,16 @@ def test_a_problem_that_does_not_fit_is_refused():
 )  # fmt: skip
 def test_no_plan_spends_more_than_its_budget(each, least, starts, eta, stages, compare, settle, budget):
     def spent(samples):
-        plan, _ = _plan(EXACT, each, starts, samples, None, eta, stages, 1.0, compare, settle, least)
-        assert plan[0].starts == starts
-        for stage in plan:
+        shape = Shape(starts, samples, eta=eta, stages=stages, comparing=compare, settling=settle)
+        rounds = plan(EXACT, each, shape, least)
+        assert rounds[0].starts == starts
+        for stage in rounds:
             assert stage.iterations >= 1
             assert stage.iterations % stage.chunk == stage.settle % stage.chunk == 0
             assert stage.measure == 0 or stage.measure >= least
             if stage.starts == 1:
                 assert stage.measure == stage.settle == 0
-        return sum(s.starts * ((s.iterations + s.settle) * each + s.measure) for s in plan)
+        return sum(s.starts * ((s.iterations + s.settle) * each + s.measure) for s in rounds)
 
     try:
         assert spent(budget) <= budget
@@ -221,14 +224,14 @@ def test_what_is_drawn_stays_within_the_budget(case):
     assert 0 < found.samples <= budget
     assert found.samples == found.metrics["samples"][:, -1].sum()
     if case != "walks of random length":
-        each = comparing.iteration_cost(it, solver).each
+        each = meter.iteration_cost(it, solver).each
         stepped = sum(s.starts * (s.iterations + s.settle) * each for s in found.stages)
         assert stepped < found.samples <= stepped + sum(s.starts * s.measure for s in found.stages)
 
 
 def test_iterations_of_random_length_are_told_from_others():
     it = RandomMDP(4, 2, 2, discount=0.8)
-    fixed, random = (comparing.iteration_cost(it, PenaltyActorCritic(chains=2, sampling=s)) for s in ("chain", "iid"))
+    fixed, random = (meter.iteration_cost(it, PenaltyActorCritic(chains=2, sampling=s)) for s in ("chain", "iid"))
     assert fixed == (4, False)
     assert random.varies
     assert random.each > 4
@@ -241,7 +244,7 @@ def test_x_is_held_while_followers_settle():
     it = GoalPlacement(rows=3, columns=3)
     one = CoupledPenalty(SCALES, chains=4, replay=0)
     free, held = (  # one program
-        solve(it, comparing.Guarded(one, switch), iterations=200, record_every=200, runs=2, evaluate=False)
+        solve(it, Guarded(one, switch), iterations=200, record_every=200, runs=2, evaluate=False)
         for switch in (0.0, 1.0)
     )
     assert np.abs(free.x[:, -1] - free.x[:, 0]).max() > 1e-3
@@ -253,7 +256,7 @@ def test_x_is_held_while_followers_settle():
 def test_a_limit_ends_iterations_before_it_is_passed():
     it = RandomMDP(4, 2, 2, discount=0.8)
     one = PenaltyActorCritic(chains=2, sampling="iid")
-    trace = solve(it, comparing.Guarded(one, 0.0, 100.0, True), iterations=60, record_every=60, runs=8, evaluate=False)
+    trace = solve(it, Guarded(one, 0.0, 100.0, True), iterations=60, record_every=60, runs=8, evaluate=False)
     assert (trace["samples"][:, -1] <= 100).all()
     assert (trace["samples"][:, -1] > 50).all()
 
@@ -342,7 +345,7 @@ def test_every_solver_searches(kind):
         with pytest.raises(InvalidProblem):
             search(it, one, starts=2, iterations=4, eta=1)
         return
-    each = comparing.iteration_cost(it, one).each
+    each = meter.iteration_cost(it, one).each
     budget = {"samples": 2 * (each + 20) * 2} if each else {"iterations": 4}
     found = search(it, one, starts=2, eta=1, **budget)
     assert found.samples <= budget.get("samples", 0)

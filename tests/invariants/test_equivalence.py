@@ -11,7 +11,6 @@ from finite_instances import make_small as make
 
 from bilevel_rl.errors import NonFiniteState, RunNotFound
 from bilevel_rl.finite import solve
-from bilevel_rl.finite import solver as engine
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import ALL as SOLVERS
 from bilevel_rl.finite.solvers import (
@@ -19,6 +18,7 @@ from bilevel_rl.finite.solvers import (
     PenaltyActorCritic,
     ZeroOrder,
 )  # fmt: skip
+from bilevel_rl.loop import checkpoint
 from bilevel_rl.schedules import TimeScales
 
 SAMPLED = [kind for kind in SOLVERS if kind().draws(GoalPlacement()) and kind not in (ZeroOrder, CertaintyEquivalence)]
@@ -93,7 +93,7 @@ def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
     it, one = RandomMDP(5, 2, 3, features=2), make(PenaltyActorCritic)
     options = {"iterations": 30, "record_every": 5, "runs": 2, "seed": 1}
     whole = solve(it, one, **options)
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
 
     def stop(k, _):
         if k == 20:

@@ -22,7 +22,7 @@ from bilevel_rl.bench.methods import HOLD, Method
 from bilevel_rl.bench.tasks import Task
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.finite import BilevelProblem, Solver, solve, tuning
-from bilevel_rl.finite.solver import check_fits
+from bilevel_rl.loop.solver import check_fits
 
 DONE, REFUSED = "done", "not applicable"
 TUNING_SEED = 1000  # other than that of the final runs
@@ -184,9 +184,7 @@ def _search(
         {"samples": ask.task.samples} if each else {"iterations": iterations * ask.starts}
     )
     # a travel is that of the start that goes all the way; x must have moved before starts are compared first
-    stages, _ = multistart._plan(
-        solver, each, ask.starts, budget.get("samples"), budget.get("iterations"), 4, None, 1.0
-    )
+    stages = multistart.plan(solver, each, multistart.Shape(ask.starts, **budget))
     solver = ask.method.settle(solver, chosen, ask.task, sum(stage.iterations for stage in stages))
     if HOLD in chosen:
         solver = tuning.with_options(solver, {"hold": float(int(chosen[HOLD] * stages[0].iterations))})
@@ -194,7 +192,7 @@ def _search(
     final, first, used, mean = [], [], [], []
     for run in range(runs):
         seed = ask.seed * 10_000 + run
-        if ask.task.start == "own" or hasattr(problem, "structured_starts"):
+        if ask.task.start == "own" or problem.structured_starts() is not None:
             points = multistart.starting_points(problem, ask.starts, seed)
         else:
             points = ask.task.starts(problem, ask.starts, seed)

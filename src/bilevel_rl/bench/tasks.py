@@ -115,7 +115,7 @@ def measure(problem: BilevelProblem, count: int = 16) -> dict[str, float]:
     slope = jax.jit(lambda x: oracles.hyper_gradient(problem, x, tau))
     norms = [float(jnp.linalg.norm(slope(x))) for x in multistart.starting_points(problem, count)]
     return {
-        "gradient": float(np.median(norms)), "largest": max(norms), "spread": tuning._utility_spread(problem, tau),
+        "gradient": float(np.median(norms)), "largest": max(norms), "spread": tuning.utility_spread(problem, tau),
     }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import BilevelProblem, checks
-from bilevel_rl.finite.solver import check_fits
 from bilevel_rl.launch import load, options
+from bilevel_rl.loop.solver import check_fits
 
 USAGE = (
     "usage: bilevel-rl check PROBLEM [SOLVER] [--problem.* --solver.*]    PROBLEM: a name, or FILE.py:NAME"

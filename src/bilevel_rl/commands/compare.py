@@ -14,6 +14,8 @@ from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import execute, load, options
+from bilevel_rl.loop import noise
+from bilevel_rl.loop.meter import samples_per_iteration
 
 arg = tyro.conf.arg
 
@@ -99,7 +101,7 @@ def ask(text: str, problem: load.Target, problem_options: dict, settings: Settin
     solver_options = options.set_dotted(target.make, given)
     extra = [f"--solver.{p.partition('=')[0]} {p.partition('=')[2]}" for p in given.split(",") if p]
     made, it = target.build(solver_options), problem.build(problem_options)
-    exact = made.draws(it) == 0 or execute.samples_per_iteration(it, made) == 0
+    exact = noise.size(made.draws(it)) == 0 or samples_per_iteration(it, made) == 0
     length = ["--iterations", str(settings.iterations)] if exact else ["--samples", str(settings.samples)]
     words = [
         "bilevel-rl",

@@ -12,8 +12,8 @@ import tyro
 
 from bilevel_rl import records
 from bilevel_rl.commands import screen, search
-from bilevel_rl.finite import search_folder
 from bilevel_rl.launch import execute, options
+from bilevel_rl.loop import search_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from rich.progress import (
 from rich.table import Table
 
 from bilevel_rl import records, statistics
-from bilevel_rl.finite import BilevelProblem, Solver, Trace
 from bilevel_rl.launch import execute
+from bilevel_rl.loop import Problem, Solver, Trace
 
 SUCCESS = 0.05  # paper's wording of our benchmark: within 5 % of the optimum
 
@@ -103,10 +103,10 @@ def show_run(
     return int(bool((trace.status != 0).all()))
 
 
-def broken_order(problem: BilevelProblem, solver: Solver) -> list[str]:
+def broken_order(problem: Problem, solver: Solver) -> list[str]:
     """Sentences on the paper's conditions on the five sequences that a solver's settings break on a problem."""
     scales = getattr(solver, "scales", None)
-    return [] if scales is None else scales.broken_constraints(float(problem.mdp.discount))
+    return [] if scales is None else scales.broken_constraints(problem.discount_factor())
 
 
 def show_rows(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

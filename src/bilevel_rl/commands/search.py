@@ -14,8 +14,9 @@ import tyro
 from bilevel_rl.commands import screen, words
 from bilevel_rl.commands.run import _stem
 from bilevel_rl.errors import RunNotFound, message
-from bilevel_rl.finite import multistart, search_folder
+from bilevel_rl.finite import multistart
 from bilevel_rl.launch import execute, load
+from bilevel_rl.loop import search_folder
 
 arg = tyro.conf.arg
 USAGE = (

@@ -9,12 +9,12 @@ import numpy as np
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite.closed_form import ClosedFormProblem
 from bilevel_rl.finite.model.mdp import check_rewards
-from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.tables import TableProblem
+from bilevel_rl.loop.problem import check_start
 
 
-def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
+def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     """Raise `InvalidProblem` unless the problem is well posed.
 
     Always: x0 is a finite vector inside x's set; the reward is [S, A], finite and differentiable there. When
@@ -25,18 +25,9 @@ def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
         >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
         >>> check_problem(GoalPlacement())
     """
-    name = type(problem).__name__
-    x = jnp.asarray(problem.x0)
-    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(x))):
-        raise InvalidProblem(
-            message(f"{name}.x0", f"{x.dtype}{list(x.shape)}", "it must be a vector [d] of finite floats",
-                    "Set x0 = jnp.array([...], float)")
-        )  # fmt: skip
-    if bool(jnp.any(jnp.abs(problem.project(x) - x) > 1e-9)):
-        raise InvalidProblem(
-            message(f"{name}.x0", x.tolist(), "it must lie inside x's feasible set", "Start from problem.project(x0)")
-        )
-    if isinstance(problem, ClosedFormProblem):
+    name, x = type(problem).__name__, jnp.asarray(problem.x0)
+    check_start(problem)
+    if problem.mdp is None:
         _check_closed_form(problem, name)
         return
     check_rewards(problem.reward(x), problem.mdp, f"{name}.reward(x0)")
@@ -59,7 +50,7 @@ def check_problem(problem: BilevelProblem, thorough: bool = True) -> None:
             _check_point(problem, name, point)
 
 
-def _check_closed_form(problem: ClosedFormProblem, name: str) -> None:
+def _check_closed_form(problem: TableProblem, name: str) -> None:
     """Finite, and the derivative is that of central differences, along one direction at x0."""
     tau, x = problem.temperature(), problem.x0
     value, gradient = _graded(problem, x, tau)
@@ -74,7 +65,7 @@ def _check_closed_form(problem: ClosedFormProblem, name: str) -> None:
         )  # fmt: skip
 
 
-def _check_ends(problem: BilevelProblem, name: str) -> None:
+def _check_ends(problem: TableProblem, name: str) -> None:
     """Nothing is paid once all is over, at either level."""
     ends = problem.mdp.ends
     if ends is None:
@@ -100,16 +91,16 @@ def _check_finite(name: str, x: jax.Array, value: jax.Array, gradient: jax.Array
 
 
 @eqx.filter_jit
-def _graded(problem: BilevelProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.Array]:
+def _graded(problem: TableProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.Array]:
     return jax.value_and_grad(lambda x: oracles.hyper_objective(problem, x, tau))(x)
 
 
-def _points(problem: BilevelProblem, n: int = 3) -> list[jax.Array]:
+def _points(problem: TableProblem, n: int = 3) -> list[jax.Array]:
     noise = np.random.default_rng(0).normal(size=(n, problem.x0.shape[0]))
     return [problem.x0] + [problem.project(problem.x0 + 0.1 * jnp.asarray(z)) for z in noise]
 
 
-def _check_steps(problem: BilevelProblem, name: str) -> None:
+def _check_steps(problem: TableProblem, name: str) -> None:
     """A reward that changes with x while its derivative is zero is made of steps: no gradient method can see it."""
     start, *others = _points(problem, 8)
     rewards = [problem.reward(point) for point in (start, *others)]
@@ -126,7 +117,7 @@ def _check_steps(problem: BilevelProblem, name: str) -> None:
         )  # fmt: skip
 
 
-def _check_point(problem: BilevelProblem, name: str, x: jax.Array) -> None:
+def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
     check_rewards(problem.reward(x), problem.mdp, f"{name}.reward({x.tolist()})")
     direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
     step = 1e-5

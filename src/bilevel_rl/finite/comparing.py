@@ -1,4 +1,4 @@
-r"""Comparing starts by samples: what an iteration costs, how followers settle at a held x, and f along each follower.
+r"""Comparing starts by samples: f along each start's follower, or along the answer by a model learnt from all of them.
 
 A follower that lags behind x makes f look like that of another policy, so a share of what a comparison may cost goes to
 iterations in which x is held and everything else learns on; the rest measures f along the follower that each start tracks,
@@ -7,81 +7,83 @@ from trajectories of common length. Every transition of both is counted, and non
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite.learn import learnt_model, rollouts
+from bilevel_rl.finite.learn.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import settings
+from bilevel_rl.loop.comparison import Comparison, key_of
+from bilevel_rl.loop.solver import Solver
+from bilevel_rl.loop.stages import Stage
 
 CUT = 1e-3  # ours: discounted sums are cut where this share of them is left
-PROBES = 16  # ours: iterations, at k = 0, 1, 2, 4, ..., that show whether every one costs the same
+
+By = Literal["auto", "model", "follower"]
 
 
-class Cost(NamedTuple):
-    """Transitions of one iteration.
+class TableComparison(Comparison):
+    """Along the answer to each x by a model learnt from the samples of all starts, or along each start's follower.
 
-    Attributes:
-        each: rounded up mean; 0 for solvers that use the model.
-        varies: whether iterations differ, as with walks of random length.
+    Args:
+        by: `"model"`, `"follower"`, or `"auto"` for the model wherever the transitions suffice to learn one.
+        tau: temperature of grading, None for the problem's.
+
+    Raises:
+        InvalidConfig: a solver that tracks no follower; a model where x moves the kernel; another word.
     """
 
-    each: int
-    varies: bool
+    def __init__(self, problem: BilevelProblem, solver: Solver, by: str, tau: float | None):
+        self.problem, self.solver = jax.tree.map(jnp.asarray, problem), solver
+        self.least = least(problem, solver)
+        if by not in get_args(By):
+            raise InvalidConfig(message("search.by", repr(by), "it must be 'auto', 'model' or 'follower'", "Choose one"))
+        # planning needs a temperature above 0: that of grading, or the solver's own
+        self.by = by if tau != 0 or settings.has_temperature(solver) else "follower"
+        if self.by == "model" and (problem.moves_transitions or problem.moves_start):
+            raise InvalidConfig(
+                message("search.by", "'model' on a problem whose transitions or start depend on x",
+                        "one learnt model must serve every x", "Compare by 'follower'")
+            )  # fmt: skip
 
+    def marked(self, plan: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """The stages, with those marked whose starts are compared by a learnt model."""
+        beside = 0 if self.problem.objective.linear else self.least
+        seen, stages = 0, []
+        for stage in plan:
+            share = stage.measure // 2 if beside else stage.measure  # the rest measures f, where the model can't
+            seen += stage.starts * share
+            fits = self.by == "model" or (self.by == "auto" and learnt_model.fits(self.problem, seen))
+            stages.append(dataclasses.replace(stage, model=share >= max(beside, 2) and fits))
+        return tuple(stages)
 
-def iteration_cost(problem: BilevelProblem, solver: Solver) -> Cost:
-    """What an iteration draws, measured by taking some from the start."""
+    def nothing(self) -> dict[str, np.ndarray]:
+        return vars(Seen.nothing(self.problem.mdp.n_states)).copy()
 
-    used = _probes(*jax.tree.map(jnp.asarray, (problem, solver)))
-    return Cost(math.ceil(float(jnp.mean(used))), bool(jnp.any(used != used[0])))
-
-
-@eqx.filter_jit
-def _probes(problem: BilevelProblem, solver: Solver) -> Int[Array, " n"]:
-    key = jax.random.key(0)
-    state = solver.init(problem, problem.x0, key)
-
-    def one(k):
-        noise = jax.random.uniform(jax.random.fold_in(key, k), (solver.draws(problem),))
-        return solver.step(problem, state, k, noise).samples - state.samples
-
-    return jax.lax.map(one, jnp.asarray([0] + [2**i for i in range(PROBES - 1)]))
-
-
-class Guarded(Solver):
-    """A solver whose x can be held and whose transitions end at a limit: an iteration that would pass it is not taken.
-
-    Attributes:
-        solver: the solver.
-        held: 1 where x stays and everything else learns on, else 0.
-        limit: of the state's `samples`.
-        limited: whether the limit is watched; needed only where iterations differ in cost.
-    """
-
-    solver: Solver
-    held: Float[Array, ""] | float = 0.0
-    limit: Float[Array, ""] | float = math.inf
-    limited: bool = eqx.field(static=True, default=False)
-
-    def draws(self, problem: BilevelProblem) -> int:
-        return self.solver.draws(problem)
-
-    def init(self, problem: BilevelProblem, x0, key) -> State:
-        return self.solver.init(problem, x0, key)
-
-    def step(self, problem: BilevelProblem, state: State, k, noise) -> State:
-        new = self.solver.step(problem, state, k, noise)
-        new = eqx.tree_at(lambda s: s.x, new, jnp.where(self.held > 0, state.x, new.x))
-        if self.limited:
-            new = jax.tree.map(lambda a, b: jnp.where(new.samples <= self.limit, a, b), new, state)
-        return new
+    def measure(self, solvers, states, keys, number, k, stage, tau, seen):
+        problem, left = self.problem, stage.measure
+        pi, value, used = followers(problem, solvers, states, k), None, np.zeros(len(keys), int)
+        if stage.model:
+            share = left if problem.objective.linear else left // 2
+            length = min(learnt_model.walk_length(problem), share)
+            own = jax.vmap(lambda key: jax.random.fold_in(key_of(key, number), 0))(keys)
+            walks = learnt_model.explore(problem, pi, own, share // length, length)
+            known = Seen(**seen).plus(*walks)
+            pi, value = learnt_model.answers(problem, states.x, tau or settings.temperature(self.solver, k), known)
+            seen, used, left = vars(known).copy(), used + share // length * length, left - share
+        if value is None:
+            value, more = compare(problem, states.x, pi, keys, number, left)
+            used = used + np.asarray(more)
+        return np.asarray(value), used, seen
 
 
 def horizon(problem: BilevelProblem) -> int:
@@ -133,11 +135,6 @@ def compare(
         return _along(problem, x, pi, keys, jnp.array(stage), transitions // length, length)
     probe = problem.objective.draws(problem)
     return _estimates(problem, x, pi, keys, jnp.array(stage), transitions // probe if probe else 1)
-
-
-def key_of(key: Array, stage: Int[Array, ""] | int) -> Array:
-    """Of a comparison; of a fold that no iteration uses."""
-    return jax.random.fold_in(jax.random.fold_in(key, 2**32 - 2), stage)
 
 
 @eqx.filter_jit

@@ -7,8 +7,6 @@ $$\Phi_\tau(x) = f(x, \pi^*_\tau(x)), \qquad
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,20 +14,20 @@ import scipy.optimize
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite.closed_form import ClosedFormProblem
 from bilevel_rl.finite.model import planning
-from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.tables import TableProblem
+from bilevel_rl.loop.problem import Optimum
 
 NEWTON_TOLERANCE = 1e-12  # ours: relative size of the last step of an inner solve, 64 bit
 
 
-def lower_return(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
+def lower_return(problem: TableProblem, x, pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi)$, the discounted sum; differentiable in x and pi."""
     return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
 
 
 def policy_gradient(
-    problem: BilevelProblem, x, pi: Float[Array, "S A"], tau, V: Float[Array, " S"] | None = None
+    problem: TableProblem, x, pi: Float[Array, "S A"], tau, V: Float[Array, " S"] | None = None
 ) -> Float[Array, "S A"]:
     r"""$\nabla_\theta J_\tau = d(s)\,\pi(a|s)\,(Q - \tau\log\pi - V)/(1-\gamma)$, exactly; V of pi where it is known."""
     mdp, reward = problem.transitions(x), problem.reward(x)
@@ -39,7 +37,7 @@ def policy_gradient(
     return planning.visitation(mdp, pi)[:, None] * pi * advantage / (1 - mdp.discount)
 
 
-def lower_optimum(problem: BilevelProblem, x, tau) -> planning.Plan:
+def lower_optimum(problem: TableProblem, x, tau) -> planning.Plan:
     r"""$\pi^*_\tau(x)$ and its values; tau = 0 (a Python number) gives the limit policy of the unregularised problem."""
     mdp, reward = problem.transitions(x), problem.reward(x)
     if isinstance(tau, (int, float)) and tau == 0:
@@ -47,24 +45,24 @@ def lower_optimum(problem: BilevelProblem, x, tau) -> planning.Plan:
     return planning.soft_optimal(mdp, reward, tau)
 
 
-def hyper_objective(problem: BilevelProblem, x, tau, plan: planning.Plan | None = None) -> Float[Array, ""]:
+def hyper_objective(problem: TableProblem, x, tau, plan: planning.Plan | None = None) -> Float[Array, ""]:
     r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0. The problem's own where it knows it in closed form.
 
     Args:
         plan: the lower level's optimum at x, where it is known; a function of x where this is differentiated.
     """
-    if isinstance(problem, ClosedFormProblem):
+    if problem.mdp is None:
         return problem.hyper_objective(x, tau)
     plan = lower_optimum(problem, x, tau) if plan is None else plan
     return problem.objective.value(x, plan.pi, problem)
 
 
-def hyper_gradient(problem: BilevelProblem, x, tau) -> Float[Array, " d"]:
+def hyper_gradient(problem: TableProblem, x, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_\tau(x)$ by the implicit function theorem: one Newton solve and one linear solve. $O(S^3)$ dense."""
     return jax.grad(lambda x: hyper_objective(problem, x, tau))(x)
 
 
-def penalised_policy(problem: BilevelProblem, x, w, tau, max_iterations: int = 500) -> Float[Array, "S A"]:
+def penalised_policy(problem: TableProblem, x, w, tau, max_iterations: int = 500) -> Float[Array, "S A"]:
     r"""$\pi^*_{w,\tau}(x) = \mathrm{argmax}_\pi J_\tau(x, \pi) - w f(x, \pi)$.
 
     Where f is linear in the visitation with utility u this is the soft optimum for the reward $r_x + (1-\gamma) w u_x$.
@@ -107,7 +105,7 @@ def penalised_policy(problem: BilevelProblem, x, w, tau, max_iterations: int = 5
     return jax.nn.softmax(jax.lax.while_loop(unfinished, ascend, start)[0])
 
 
-def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
+def penalty_estimate(problem: TableProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
     r"""At given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
 
     The entropy of a fixed policy does not depend on x, so tau matters only where x moves the transitions; the
@@ -123,34 +121,19 @@ def penalty_estimate(problem: BilevelProblem, x, pi, pi_l, w, tau=None) -> Float
     return jax.grad(lagrangian)(x)
 
 
-def penalty_hyper_gradient(problem: BilevelProblem, x, w, tau) -> Float[Array, " d"]:
+def penalty_hyper_gradient(problem: TableProblem, x, w, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_{w,\tau}(x)$, exactly: both followers solved. Its distance from $\nabla\Phi_\tau$ is $O(w)$."""
     pi = lower_optimum(problem, x, tau).pi
     return penalty_estimate(problem, x, pi, penalised_policy(problem, x, w, tau), w, tau)
 
 
-def lower_gap(problem: BilevelProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:
+def lower_gap(problem: TableProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi^*_\tau(x)) - J_\tau(x, \pi) \ge 0$: how far a follower is from optimal."""
     best = lower_return(problem, x, lower_optimum(problem, x, tau).pi, tau)
     return best - lower_return(problem, x, pi, tau)
 
 
-@dataclasses.dataclass(frozen=True)
-class Optimum:
-    """The best x found by brute force.
-
-    Attributes:
-        x: [d].
-        value: hyper-objective there.
-        grid_value: best value on the grid, before polishing.
-    """
-
-    x: np.ndarray
-    value: float
-    grid_value: float
-
-
-def brute_force(problem: BilevelProblem, tau: float, points: int = 41, polish: int = 5) -> Optimum:
+def brute_force(problem: TableProblem, tau: float, points: int = 41, polish: int = 5) -> Optimum:
     """The global optimum over a box of at most three dimensions: a grid, then bounded quasi-Newton from its best points.
 
     Args:

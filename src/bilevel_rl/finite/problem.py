@@ -1,109 +1,30 @@
-"""The bi-level problem: an MDP, a reward shaped by x, and an upper objective that x is to minimise."""
+"""The bi-level problem: tables of what happens and what is paid, graded by exact oracles."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl import metrics as M
+from bilevel_rl.finite import checks, oracles, requirements
+from bilevel_rl.finite.model import planning
+from bilevel_rl.finite.tables import GridLayout, ObjectiveSample, TableProblem, UpperObjective
+from bilevel_rl.loop.problem import Optimum
 
+__all__ = ["BilevelProblem", "GridLayout", "ObjectiveSample", "UpperObjective"]
 
-class ObjectiveSample(NamedTuple):
-    r"""One unbiased estimate of the gradients of $f(x, \pi_\theta)$.
-
-    Attributes:
-        value: an unbiased estimate of f.
-        grad_x: [d] $g_x$, at fixed policy.
-        grad_theta: [S, A] $g_\theta$, with respect to the softmax logits.
-        transitions: environment transitions that were drawn.
-        seen: [3, M] states, actions and next states of those whose end was seen, from which critics may learn; or None.
-    """
-
-    value: Float[Array, ""]
-    grad_x: Float[Array, " d"]
-    grad_theta: Float[Array, "S A"]
-    transitions: Int[Array, ""]
-    seen: Int[Array, "3 M"] | None = None
+MATRICES = 8  # ours: how many dense S x S matrices a run has at once
+SCENE_STATES = 2500  # ours: larger grids are not drawn
+GRADED_STATES = 5000  # ours: above this many states oracles are asked only where nothing else will do
+BRUTE_FORCE_STATES = 200  # ours: above this, brute force would outlast the run it grades
 
 
-class UpperObjective(eqx.Module):
-    r"""The upper objective $f(x, \pi)$, minimised over x through $\Phi(x) = f(x, \pi^*(x))$.
-
-    Two kinds. *Linear in the visitation*: $f = -E_{s \sim d^\pi, a \sim \pi}[u_x(s,a)] + c(x)$; give `bonus` and `cost`
-    and everything else follows. *Otherwise*: give `value`, and `sample` for the sample-based solvers.
-    """
-
-    @abc.abstractmethod
-    def value(self, x: Float[Array, " d"], pi: Float[Array, "S A"], problem: BilevelProblem) -> Float[Array, ""]:
-        """Exact $f(x, \\pi)$; differentiable in x and pi."""
-
-    def bonus(self, x: Float[Array, " d"]) -> Float[Array, "S A"] | None:
-        """Utility $u_x$ [S, A] when f is linear in the visitation, else None."""
-        return None
-
-    def bonus_at(self, x, s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
-        """`bonus(x)[s, a]`; override it where the whole table costs too much."""
-        return self.bonus(x)[s, a]
-
-    def cost(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """The part $c(x)$ of a linear objective that does not depend on the policy."""
-        return jnp.zeros(())
-
-    @property
-    def linear(self) -> bool:
-        """Whether f is linear in the visitation."""
-        return type(self).bonus is not UpperObjective.bonus
-
-    def draws(self, problem: BilevelProblem) -> int:
-        """Uniform numbers that one call of `sample` consumes."""
-        return 0
-
-    def sample(self, x, pi: Float[Array, "S A"], problem: BilevelProblem, noise: Float[Array, " M"]) -> ObjectiveSample:
-        """Unbiased estimates of f's gradients, from `draws(problem)` uniform numbers.
-
-        The default differentiates `value` exactly: right where f is known in closed form given the policy.
-        """
-
-        def of(x, logits):
-            return self.value(x, jax.nn.softmax(logits), problem)
-
-        value, (g_x, g_theta) = jax.value_and_grad(of, argnums=(0, 1))(x, jnp.log(pi))
-        return ObjectiveSample(value, g_x, g_theta, jnp.zeros((), int))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GridLayout:
-    """Where the states of a grid lie, for drawing. Equal where all its numbers are: compiled programs compare problems.
-
-    Attributes:
-        rows, columns: size of the grid.
-        cells: [S, 2] row and column of each state.
-        arrows: [A, 2] step in rows and columns that each action means; (0, 0) draws no arrow.
-    """
-
-    rows: int
-    columns: int
-    cells: np.ndarray
-    arrows: np.ndarray
-
-    def _key(self) -> tuple[int, int, bytes, bytes]:
-        return self.rows, self.columns, np.asarray(self.cells).tobytes(), np.asarray(self.arrows).tobytes()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, GridLayout) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-
-class BilevelProblem(eqx.Module):
+class BilevelProblem(TableProblem):
     r"""Minimise $\Phi(x) = f(x, \pi^*(x))$ where $\pi^*(x)$ is optimal for the reward $r_x$.
 
     Subclass it and write `reward`; everything else has a default.
@@ -119,50 +40,62 @@ class BilevelProblem(eqx.Module):
         ...         return jnp.zeros((2, 2)).at[0, 1].set(1 - x[0])
     """
 
-    mdp: FiniteMDP
-    objective: UpperObjective
-    x0: Float[Array, " d"]
+    def discount_factor(self) -> float:
+        return 0.0 if self.mdp is None else float(self.mdp.discount)
 
-    name: ClassVar[str] = "problem"
-    state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
-    moves_start: ClassVar[bool] = False  # whether x changes the start distribution (`FiniteMDP.with_start`)
-    references: ClassVar[tuple[str, ...]] = ()
-    x_names: ClassVar[tuple[str, ...]] = ()  # of the d upper variables, for tables and figures
+    def check(self, thorough: bool = True) -> None:
+        checks.check_problem(self, thorough)
 
-    @abc.abstractmethod
-    def reward(self, x: Float[Array, " d"]) -> Float[Array, "S A"]:
-        """The lower level's reward table $r_x$, differentiable in x."""
+    def accept(self, solver: Any) -> None:
+        requirements.check_fits(solver, self)
 
-    def reward_at(self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
-        """`reward(x)[s, a]` for N state-action pairs; override it where the whole table costs too much."""
-        return self.reward(x)[s, a]
+    def graded(self) -> bool:
+        return self.mdp is None or self.mdp.n_states <= GRADED_STATES
 
-    def transitions(self, x: Float[Array, " d"]) -> FiniteMDP:
-        """The MDP under x: override it when x also moves the probabilities or the start (`with_probabilities`)."""
-        return self.mdp
+    def best_known(self, tau: float) -> Optimum | None:
+        """By brute force where x has a box of at most two dimensions and the MDP is small."""
+        box, small = self.box(), self.mdp is None or self.mdp.n_states <= BRUTE_FORCE_STATES
+        return None if not small or box is None or self.x0.shape[0] > 2 else oracles.brute_force(self, tau)
 
-    def box(self) -> tuple[Float[Array, " d"], Float[Array, " d"]] | None:
-        """Lower and upper bounds of x, or None where x is free."""
-        return None
+    def size_hint(self) -> int:
+        S = 1 if self.mdp is None else self.mdp.n_states
+        return MATRICES * 8 * min(S, planning.DENSE_LIMIT) ** 2
 
-    def project(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The nearest point of x's set; by default of `box`."""
-        box = self.box()
-        return x if box is None else jnp.clip(x, *box)
+    def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Float[Array, "S A"] | None]:
+        """The hyper-objective, its gradient, and how far the solver's followers are from the answer, by oracles."""
+        # one solution of the lower level serves the hyper-objective, its gradient and the scene
+        (phi, plan), exact = jax.value_and_grad(_answered, argnums=1, has_aux=True)(self, state.x, tau)
+        values = {M.OBJECTIVE.key: phi, M.GRADIENT_NORM.key: jnp.linalg.norm(exact)}
+        followers = solver.policies(self, state, k)
+        if followers is not None:
+            pi, pi_l = followers
+            mdp = self.transitions(state.x)
+            V = planning.policy_value(mdp, self.reward(state.x), pi, tau)
+            now = solver.scales.at(k)
+            mean = oracles.penalty_estimate(self, state.x, pi, pi_l, now.w, now.tau)
+            values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact)
+            values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V - V)
+            values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(self, state.x, pi, tau, V) ** 2)
+        drawn = self.layout() is not None and self.mdp.n_states <= SCENE_STATES
+        return values, plan.pi if drawn else None
 
-    def layout(self) -> GridLayout | None:
-        """How to draw the states, if they lie on a grid."""
-        return None
+    def scene(self, x: Float[Array, " d"], found: Float[Array, "S A"] | None) -> dict[str, Array]:
+        if found is None:
+            return {}
+        marker = self.marker(x)
+        return {
+            "policy": found,
+            "visitation": planning.visitation(self.transitions(x), found),
+            "reward": jnp.max(self.reward(x), -1),
+            "marker": jnp.full(2, jnp.nan) if marker is None else marker,
+        }
 
-    def marker(self, x: Float[Array, " d"]) -> Float[Array, " 2"] | None:
-        """Row and column at which x itself is drawn on the layout, if x is a place."""
-        return None
+    def backdrop(self) -> dict[str, np.ndarray]:
+        layout = self.layout()
+        return {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
 
-    def temperature(self) -> float:
-        """The entropy weight tau at which results are graded, in units of reward."""
-        return 0.05
 
-    @property
-    def moves_transitions(self) -> bool:
-        """Whether x changes the transition probabilities."""
-        return type(self).transitions is not BilevelProblem.transitions
+def _answered(problem: BilevelProblem, x, tau) -> tuple[Array, planning.Plan | None]:
+    """The hyper-objective, and the lower level's optimum with it."""
+    plan = None if problem.mdp is None else oracles.lower_optimum(problem, x, tau)
+    return oracles.hyper_objective(problem, x, tau, plan), plan

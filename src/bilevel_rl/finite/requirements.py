@@ -1,17 +1,19 @@
-"""What some solvers ask of a problem, by name. A solver declares names in `requires`; `solve` checks them first."""
+"""What some solvers ask of a problem, by name. A solver declares names in `requires`; `check_fits` refuses the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bilevel_rl.finite.problem import BilevelProblem, UpperObjective
+from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.finite.tables import TableProblem, UpperObjective
+from bilevel_rl.loop.solver import Solver
 
 
 class Requirement(NamedTuple):
     """Whether a problem offers something, and what to say where it does not."""
 
-    met: Callable[[BilevelProblem], bool]
+    met: Callable[[TableProblem], bool]
     missing: str
 
 
@@ -29,7 +31,7 @@ REQUIREMENTS: dict[str, Requirement] = {
 }
 
 
-def unmet(names: tuple[str, ...], problem: BilevelProblem) -> list[str]:
+def unmet(names: tuple[str, ...], problem: TableProblem) -> list[str]:
     """The names of what a problem does not offer.
 
     Example:
@@ -38,3 +40,37 @@ def unmet(names: tuple[str, ...], problem: BilevelProblem) -> list[str]:
         ['sampled objective']
     """
     return [name for name in names if not REQUIREMENTS[name].met(problem)]
+
+
+def check_fits(solver: Solver, problem: TableProblem) -> None:
+    """Check that the problem offers what a solver needs.
+
+    Raises:
+        InvalidProblem: something is missing; the message names it, and the library's solvers that do without.
+    """
+    if problem.mdp is None and not getattr(solver, "closed_form", False):
+        able = sorted(name for name, kind in known_solvers().items() if kind.closed_form)
+        raise InvalidProblem(
+            message(f"{solver.name} on {problem.name}", "a problem without a table of states and actions",
+                    f"{solver.name} needs a finite MDP", f"Take {' or '.join(able) or 'oracles.brute_force'}")
+        )  # fmt: skip
+    missing = unmet(solver.requires, problem)
+    if missing:
+        able = [name for name, kind in known_solvers().items() if not unmet(kind().requires, problem)]
+        raise InvalidProblem(
+            message(f"{solver.name} on {problem.name}", " and ".join(REQUIREMENTS[name].missing for name in missing),
+                    f"{solver.name} needs: {', '.join(solver.requires)}",
+                    f"Take one of {', '.join(sorted(able))}" if able else "Take a solver without this requirement")
+        )  # fmt: skip
+
+
+def known_solvers() -> dict[str, Any]:
+    """Name -> class of every solver of this library that has been imported."""
+    found: dict[str, Any] = {}
+    rest = list(Solver.__subclasses__())
+    while rest:
+        kind = rest.pop()
+        rest += kind.__subclasses__()
+        if kind.__module__.startswith("bilevel_rl.finite.solvers."):
+            found[kind.name] = kind
+    return found

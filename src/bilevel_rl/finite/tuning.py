@@ -1,11 +1,8 @@
-"""Choosing hyper-parameters: `plan` proposes the five sequences from measured scales, `sweep` tunes under a budget."""
+"""Choosing hyper-parameters: `plan` proposes the five sequences from scales measured on the problem."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,47 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bilevel_rl import metrics as M
-from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver, solve
+from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import noise
+from bilevel_rl.loop.meter import iterations_for, samples_per_iteration
+from bilevel_rl.loop.settings import with_options
+from bilevel_rl.loop.tuning import SweepResult, sweep
 from bilevel_rl.schedules import PowerDecay, TimeScales
+
+__all__ = [
+    "Proposal", "SweepResult", "iterations_for", "plan", "samples_per_iteration", "smoothness", "sweep",
+    "utility_spread", "with_options",
+]  # fmt: skip
 
 HESSIAN_STATES = 2048  # ours: above this many states the smoothness is taken from theory alone
 NOISE_SHARE = 0.25  # ours: random motion of x over a run, as a share of the width of x's set
 STEP_SHARE = 0.02  # ours: largest single step of x, as a share of that width
 TRAVEL = 2.0  # ours: how many widths x could travel at the pilot's mean gradient
-
-
-def with_options(solver: Solver, options: Mapping[str, Any]) -> Solver:
-    """The solver with some fields changed, named by dotted paths.
-
-    Raises:
-        InvalidConfig: an unknown field.
-
-    Example:
-        >>> from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
-        >>> with_options(CoupledPenalty(), {"scales.zeta.initial": 0.4}).scales.zeta.initial
-        0.4
-    """
-    for path, value in options.items():
-        solver = _replace(solver, path.split("."), value, path)
-    return solver
-
-
-def _replace(node: Any, names: list[str], value: Any, path: str) -> Any:
-    fields = [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if names[0] not in fields:
-        raise InvalidConfig(
-            message(f"option {path}", repr(names[0]), did_you_mean(names[0], fields), "Name an existing field")
-        )
-    inner = value if len(names) == 1 else _replace(getattr(node, names[0]), names[1:], value, path)
-    return dataclasses.replace(node, **{names[0]: inner})
-
-
-# -- plan -----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +135,7 @@ def plan(
     beta = PowerDecay(1.0, scales.beta.power)
     limit = min(tau / curvature / (1 - gamma), (1 - gamma) if scales.alpha.power == scales.beta.power else 1.0)
     alpha = PowerDecay(limit, scales.alpha.power)
-    spread = _utility_spread(problem, tau)
+    spread = utility_spread(problem, tau)
     w = PowerDecay(tau / ((1 - gamma) * spread), scales.w.power)
     base = dataclasses.replace(
         solver, scales=TimeScales(scales.zeta, alpha, beta, w, PowerDecay(tau, scales.tau.power)), hold=float(10 * pilot)
@@ -185,7 +161,7 @@ def plan(
     )  # fmt: skip
 
 
-def _utility_spread(problem: BilevelProblem, tau) -> float:
+def utility_spread(problem: BilevelProblem, tau) -> float:
     r"""Largest $|\partial f/\partial\theta| / (d \pi)$ over reached states: how strongly f prefers one action to another."""
     x = problem.x0
     pi = oracles.lower_optimum(problem, x, tau).pi
@@ -199,12 +175,10 @@ def _utility_spread(problem: BilevelProblem, tau) -> float:
 
 @eqx.filter_jit
 def _pilot(problem: BilevelProblem, solver: Solver, key: Array, length: int):
-    n = solver.draws(problem)
-
     def body(state, k):
-        noise = jax.random.uniform(jax.random.fold_in(key, k), (n,))
+        drawn = noise.uniforms(solver.draws(problem), jax.random.fold_in(key, k))
         before = state.direction
-        state = solver.step(problem, state, k, noise)
+        state = solver.step(problem, state, k, drawn)
         share = solver.momentum  # type: ignore[attr-defined]
         return state, (state.direction - share * before) / (1 - share)
 
@@ -222,112 +196,3 @@ def _correlation_time(centred: np.ndarray) -> float:
     auto = auto / auto[0]
     end = int(np.argmax(auto < 0.05)) or n
     return float(max(1.0, 2 * auto[:end].sum() - 1))
-
-
-# -- sweep ----------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """Every setting tried and the one chosen.
-
-    Attributes:
-        grid: the values tried for each dotted field.
-        settings: [H] one dict a setting.
-        scores: [H] mean of the final hyper-objective over runs; infinite where a run failed.
-        best: index of the chosen setting.
-        solver: the chosen solver.
-        budget: transitions each run was given; None for solvers that use none.
-        runs: seeds a setting.
-    """
-
-    grid: dict[str, list[Any]]
-    settings: list[dict[str, Any]]
-    scores: list[float]
-    best: int
-    solver: Solver
-    budget: int | None
-    runs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The committed record of a sweep: grid, every score, choice, budget."""
-        return {
-            "solver": self.solver.name, "grid": self.grid, "budget": self.budget, "runs": self.runs,
-            "settings": self.settings, "scores": [s if np.isfinite(s) else None for s in self.scores],
-            "chosen": self.settings[self.best],
-        }  # fmt: skip
-
-
-def samples_per_iteration(problem: BilevelProblem, solver: Solver) -> int:
-    """Transitions that one iteration draws, measured by taking one."""
-
-    @eqx.filter_jit
-    def one(problem, solver):
-        key = jax.random.key(0)
-        state = solver.init(problem, problem.x0, key)
-        noise = jax.random.uniform(key, (solver.draws(problem),))
-        return solver.step(problem, state, jnp.zeros((), int), noise).samples - state.samples
-
-    return int(one(jax.tree.map(jnp.asarray, problem), solver))
-
-
-def iterations_for(problem: BilevelProblem, solver: Solver, samples: int, otherwise: int = 1000) -> int:
-    """Iterations that a sample budget pays for; `otherwise` for solvers that draw no samples."""
-    each = samples_per_iteration(problem, solver)
-    if each == 0:
-        return otherwise
-    if samples < each:
-        raise InvalidConfig(
-            message(f"{solver.name}: samples", samples, f"one iteration draws {each} transitions",
-                    "Raise the budget, or lower chains or the inner iterations")
-        )  # fmt: skip
-    return samples // each
-
-
-def sweep(
-    problem: BilevelProblem,
-    solver: Solver,
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    samples: int,
-    runs: int = 10,
-    seed: int = 1000,
-    tau: float | None = None,
-    iterations: int = 300,
-) -> SweepResult:
-    """Try every combination of a grid under an equal sample budget; all numeric settings run in one compiled program.
-
-    Args:
-        grid: dotted field -> values, e.g. `{"scales.zeta.initial": [0.1, 0.3], "chains": [8, 32]}`.
-        samples: transitions each run may use.
-        runs: seeds a setting; use other seeds for the final comparison (the default seed differs from `solve`'s).
-        iterations: for solvers that draw no samples.
-
-    Raises:
-        InvalidConfig: an empty grid or an unknown field.
-    """
-    if not grid or not all(len(values) for values in grid.values()):
-        raise InvalidConfig(
-            message("sweep.grid", dict(grid), "at least one field with at least one value is needed",
-                    "Give for instance {'scales.zeta.initial': [0.1, 0.3]}")
-        )  # fmt: skip
-    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    solvers = [with_options(solver, setting) for setting in settings]
-    scores = np.full(len(settings), np.inf)
-    groups: dict[Any, list[int]] = {}
-    for i, one in enumerate(solvers):
-        groups.setdefault(jax.tree.structure(one), []).append(i)
-    for indices in groups.values():
-        count = iterations_for(problem, solvers[indices[0]], samples, iterations)
-        trace = solve(
-            problem, [solvers[i] for i in indices], iterations=count, record_every=count, runs=runs, seed=seed, tau=tau
-        )
-        final = np.where(trace.status == 0, trace[M.OBJECTIVE.key][:, -1], np.inf).reshape(len(indices), runs)
-        for i, values in zip(indices, final, strict=True):
-            # the mean, not the interquartile mean: a setting that loses some of its runs must not be chosen
-            scores[i] = values.mean()
-    best = int(np.argmin(scores))
-    return SweepResult(
-        {key: list(values) for key, values in grid.items()}, settings, [float(s) for s in scores], best, solvers[best],
-        samples if samples_per_iteration(problem, solver) else None, runs,
-    )  # fmt: skip

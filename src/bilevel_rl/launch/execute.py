@@ -12,13 +12,11 @@ import numpy as np
 
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import Trace, oracles, solve
-from bilevel_rl.finite.solver import check_fits
 from bilevel_rl.launch import options
 from bilevel_rl.launch.load import Target, find_problem, find_solver, from_config
-
-BRUTE_FORCE_STATES = 200  # ours: above this, brute force would outlast the run it grades
-PROBE_ITERATIONS = 4  # ours: enough to average the i.i.d. sampler's random walk lengths over its chains
+from bilevel_rl.loop import Optimum, Trace, solve
+from bilevel_rl.loop.meter import samples_per_iteration
+from bilevel_rl.loop.solver import check_fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Ready:
 
     problem: Any
     solver: Any
-    optimum: oracles.Optimum | None
+    optimum: Optimum | None
     config: dict[str, Any]
 
     def start(self, folder: Path | None, resume: bool = False, on_record: Callable | None = None) -> Trace:
@@ -83,7 +81,7 @@ class Ready:
         )
 
 
-def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
+def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
     """Build the objects, check the numbers, find the best known value.
 
     Raises:
@@ -99,11 +97,9 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
     iterations = iterations_of(ask, problem, solver)
     every = max(1, iterations // max(1, ask.records))
     iterations -= iterations % every
-    size = 1 if problem.mdp is None else problem.mdp.n_states
-    small = size <= BRUTE_FORCE_STATES
     tau = problem.temperature() if ask.tau is None else ask.tau
-    if optimum is None and small and ask.search:
-        optimum = best_known(problem, tau)
+    if optimum is None and ask.search:
+        optimum = problem.best_known(tau)
     config = {
         "problem": ask.problem.name,
         "problem_options": complete(ask.problem, ask.problem_options),
@@ -116,7 +112,7 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
         "runs": ask.runs,
         "seed": ask.seed,
         "tau": tau,
-        "evaluate": size <= 5000,
+        "evaluate": problem.graded(),
         "optimum": None if optimum is None else dataclasses.asdict(optimum),
         "command": ask.command,
     }
@@ -124,7 +120,7 @@ def prepare(ask: Ask, optimum: oracles.Optimum | None = None) -> Ready:
 
 
 def start(
-    ask: Ask, folder: Path | None, optimum: oracles.Optimum | None = None, on_record: Callable | None = None
+    ask: Ask, folder: Path | None, optimum: Optimum | None = None, on_record: Callable | None = None
 ) -> Trace:
     """`prepare`, write the user's own source beside the run, and run."""
     ready = prepare(ask, optimum)
@@ -159,12 +155,12 @@ def again(folder: Path) -> tuple[Ready, Ask]:
         RunNotFound: the folder does not hold a run that can be rebuilt.
     """
     header = records.read_header(folder)
-    if header["kind"] != "finite":
+    if header["kind"] == "llm":
         raise InvalidConfig(
             message(
                 str(folder),
                 f"a run of kind {header['kind']!r}",
-                "this verb is for finite problems",
+                "this verb is not for language models",
                 "Use `bilevel-rl llm resume`",
             )
         )
@@ -174,7 +170,7 @@ def again(folder: Path) -> tuple[Ready, Ask]:
     optimum = (
         None
         if found is None
-        else oracles.Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
+        else Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
     )
     ask = Ask(
         problem_target,
@@ -251,30 +247,11 @@ def iterations_of(ask: Ask, problem: Any, solver: Any) -> int:
             message(
                 "bilevel-rl run --samples",
                 ask.samples,
-                f"one iteration of {solver.name} uses {each:g} transitions",
+                f"one iteration of {solver.name} uses {each} transitions",
                 "Raise the budget, or lower the solver's chains or inner steps",
             )
         )
     return int(ask.samples // each)
-
-
-def samples_per_iteration(problem: Any, solver: Any) -> float:
-    """Transitions that one iteration uses, measured on the first few."""
-    trace = solve(
-        problem,
-        solver,
-        iterations=PROBE_ITERATIONS,
-        record_every=PROBE_ITERATIONS,
-        evaluate=False,
-    )
-    return float(trace["samples"][0, -1]) / PROBE_ITERATIONS
-
-
-def best_known(problem: Any, tau: float) -> oracles.Optimum | None:
-    """The optimum by brute force where x has a box of at most two dimensions, else None."""
-    if problem.box() is None or problem.x0.shape[0] > 2:
-        return None
-    return oracles.brute_force(problem, tau)
 
 
 def named(problem: str, solver: str, **rest: Any) -> Ask:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
-from bilevel_rl.finite import BilevelProblem, Solver, problems, solvers
+from bilevel_rl.finite import problems, solvers
 from bilevel_rl.launch import options
+from bilevel_rl.loop import Problem, Solver
 
 RECOMMENDED = "coupled_penalty"
+WANTED = {"problem": "BilevelProblem", "solver": "Solver"}  # what most subclass: a table's base class
 
 
 def problem_classes() -> dict[str, Any]:
@@ -67,7 +69,7 @@ def find_problem(name: str) -> Target:
         InvalidConfig: unknown name.
         InvalidProblem: the file or its attribute is not a problem.
     """
-    return _find(name, problem_classes(), BilevelProblem, "problem")
+    return _find(name, problem_classes(), Problem, "problem")
 
 
 def find_solver(name: str) -> Target:
@@ -117,8 +119,8 @@ def _from_file(name: str, base: type, word: str) -> Target:
         message(
             name,
             f"{attribute} = {type(value).__name__}",
-            f"it must be a {base.__name__}, its class, or a function that returns one",
-            f"Subclass bilevel_rl.finite.{base.__name__}",
+            f"it must be a {WANTED[word]}, its class, or a function that returns one",
+            f"Subclass bilevel_rl.finite.{WANTED[word]}",
         )
     )
 

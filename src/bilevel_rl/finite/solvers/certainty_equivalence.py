@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.finite import quasi_newton, starts
+from bilevel_rl.finite import quasi_newton
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import starts
 
 LARGEST = 2**27  # ours: entries of the table of counts, 1 GiB
 

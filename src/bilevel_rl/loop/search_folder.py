@@ -16,17 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
-from bilevel_rl.finite import solver as engine
-from bilevel_rl.finite.learn.learnt_model import Seen
-from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import checkpoint
+from bilevel_rl.loop.problem import Problem
+from bilevel_rl.loop.run_folder import header
+from bilevel_rl.loop.solver import Solver
+from bilevel_rl.loop.trace import OK
 
 HEADER = "search.json"
 
@@ -45,7 +44,7 @@ class Place:
         going: [n] the starts of the present stage.
         log: metrics, [N] by key, at the start and after each stage.
         xs: [N, d] likewise.
-        seen: what a model of the kernel is learnt from.
+        seen: what the comparisons keep, by name.
     """
 
     stage: int
@@ -58,49 +57,45 @@ class Place:
     going: np.ndarray
     log: tuple[dict[str, np.ndarray], ...] = ()
     xs: tuple[np.ndarray, ...] = ()
-    seen: Seen | None = None
+    seen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def arrays(self, fingerprint: str) -> dict[str, np.ndarray]:
+    def arrays(self, solver: Solver, fingerprint: str) -> dict[str, np.ndarray]:
         """As a checkpoint holds it."""
         meta = {"fingerprint": fingerprint, "stage": self.stage, "chunk": self.chunk, "k": self.k}
-        found = {f"state/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.states))}
+        found = checkpoint.packed(solver, self.states)
         found |= {name: getattr(self, name) for name in ("status", "score", "extra", "going")}
         found |= {f"log/{key}": np.stack([record[key] for record in self.log]) for key in self.log[0]}
-        if self.seen is not None:
-            found |= {"seen/rows": self.seen.rows, "seen/first": self.seen.first}
+        found |= {f"seen/{key}": value for key, value in self.seen.items()}
         return found | {"xs": np.stack(self.xs), "meta": np.array(json.dumps(meta))}
 
-    def restored(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Place:
+    def restored(self, solver: Solver, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Place:
         """This place as a checkpoint says; the structure of the states is that of self."""
-        leaves, structure = jax.tree.flatten(self.states)
-        states = jax.tree.unflatten(structure, [jnp.asarray(arrays[f"state/{i}"]) for i in range(len(leaves))])
+        states = checkpoint.unpacked(solver, self.states, arrays)
         log = {key.removeprefix("log/"): value for key, value in arrays.items() if key.startswith("log/")}
         return Place(
             meta["stage"], meta["chunk"], meta["k"], states,
             *(arrays[name] for name in ("status", "score", "extra", "going")),
             tuple({key: value[i] for key, value in log.items()} for i in range(len(arrays["xs"]))),
-            tuple(arrays["xs"]), None if self.seen is None else Seen(arrays["seen/rows"], arrays["seen/first"]),
+            tuple(arrays["xs"]), {key: arrays[f"seen/{key}"] for key in self.seen},
         )  # fmt: skip
 
 
-class Store(records.Held):
+class SearchFolder(records.Held):
     """Holds a search's folder for this process; does nothing when there is none."""
 
     def __init__(
         self, folder: str | Path | None, resume: bool, fingerprint: str, config: dict[str, Any],
-        problem: BilevelProblem, solver: Solver, seed: int, stages: list[dict[str, Any]],
+        problem: Problem, solver: Solver, seed: int, stages: list[dict[str, Any]],
     ):  # fmt: skip
         super().__init__(folder)
         self.resume, self.fingerprint, self.config, self.stages = resume, fingerprint, config, stages
         self.saved = time.monotonic()
-        self.label = config.get("label") or solver.name
-        self.header = {
-            "format": records.FORMAT, "kind": "finite", "name": self.label, "problem": problem.name, "seed": seed,
-            "config": config, "references": [*solver.references, "jamieson2016hyperband"],
-            "x_names": [*problem.x_names],
-        }  # fmt: skip
+        self.solver = solver
+        self.header = header(problem, solver, seed, config)
+        self.header["references"] = [*solver.references, "jamieson2016hyperband"]
+        self.label = self.header["name"]
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> SearchFolder:
         if self.folder is None:
             return self
         if self.resume and not (self.folder / HEADER).exists():
@@ -128,25 +123,17 @@ class Store(records.Held):
             records.write_json(self.folder / HEADER, self.header | {"provenance": records.provenance()})
             self.began = True
             return place
-        path = self.folder / "checkpoint.npz"
-        arrays = records.read_arrays(path)
-        meta = json.loads(str(arrays.pop("meta")))
-        if meta["fingerprint"] != self.fingerprint:
-            raise RunNotFound(
-                message(str(path), "a checkpoint of another problem, solver, budget or seed",
-                        "a search goes on only with the configuration it was started with",
-                        "Start a new search in another folder")
-            )  # fmt: skip
+        arrays, meta = checkpoint.read(self.folder / checkpoint.FILE, self.fingerprint, "search")
         records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
         self.began = True
-        return place.restored(arrays, meta)
+        return place.restored(self.solver, arrays, meta)
 
     def save(self, place: Place, now: bool = False) -> None:
         """Write a checkpoint, when it is time or at once."""
-        due = now or self.signal.asked or time.monotonic() - self.saved > engine.CHECKPOINT_SECONDS
+        due = now or self.signal.asked or time.monotonic() - self.saved > checkpoint.SECONDS
         if self.folder is None or not due:
             return
-        records.write_arrays(self.folder / "checkpoint.npz", place.arrays(self.fingerprint))
+        records.write_arrays(self.folder / checkpoint.FILE, place.arrays(self.solver, self.fingerprint))
         self.saved = time.monotonic()
         if not now:
             self.signal.check()
@@ -169,7 +156,7 @@ class Store(records.Held):
             records.write_json(place / "status.json", {"state": "finished", "message": ""})
             config = {"label": label, "stages": self.stages, "runs": runs}
             records.write_header(place, header | {"name": label, "config": self.config | config})
-        failed = bool((status != engine.OK).all())
+        failed = bool((status != OK).all())
         records.write_json(
             self.folder / "status.json",
             {"state": "failed" if failed else "finished", "message": "every start became non-finite" if failed else ""},

@@ -1,0 +1,150 @@
+"""What a problem with tables is made of: an MDP, a reward shaped by x, an upper objective, and a layout for drawing.
+
+`oracles` and `checks` are functions of it; `bilevel_rl.finite.problem.BilevelProblem`, which one derives from, adds them.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop.problem import Problem
+
+
+class ObjectiveSample(NamedTuple):
+    r"""One unbiased estimate of the gradients of $f(x, \pi_\theta)$.
+
+    Attributes:
+        value: an unbiased estimate of f.
+        grad_x: [d] $g_x$, at fixed policy.
+        grad_theta: [S, A] $g_\theta$, with respect to the softmax logits.
+        transitions: environment transitions that were drawn.
+        seen: [3, M] states, actions and next states of those whose end was seen, from which critics may learn; or None.
+    """
+
+    value: Float[Array, ""]
+    grad_x: Float[Array, " d"]
+    grad_theta: Float[Array, "S A"]
+    transitions: Int[Array, ""]
+    seen: Int[Array, "3 M"] | None = None
+
+
+class UpperObjective(eqx.Module):
+    r"""The upper objective $f(x, \pi)$, minimised over x through $\Phi(x) = f(x, \pi^*(x))$.
+
+    Two kinds. *Linear in the visitation*: $f = -E_{s \sim d^\pi, a \sim \pi}[u_x(s,a)] + c(x)$; give `bonus` and `cost`
+    and everything else follows. *Otherwise*: give `value`, and `sample` for the sample-based solvers.
+    """
+
+    @abc.abstractmethod
+    def value(self, x: Float[Array, " d"], pi: Float[Array, "S A"], problem: TableProblem) -> Float[Array, ""]:
+        """Exact $f(x, \\pi)$; differentiable in x and pi."""
+
+    def bonus(self, x: Float[Array, " d"]) -> Float[Array, "S A"] | None:
+        """Utility $u_x$ [S, A] when f is linear in the visitation, else None."""
+        return None
+
+    def bonus_at(self, x, s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
+        """`bonus(x)[s, a]`; override it where the whole table costs too much."""
+        return self.bonus(x)[s, a]
+
+    def cost(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """The part $c(x)$ of a linear objective that does not depend on the policy."""
+        return jnp.zeros(())
+
+    @property
+    def linear(self) -> bool:
+        """Whether f is linear in the visitation."""
+        return type(self).bonus is not UpperObjective.bonus
+
+    def draws(self, problem: TableProblem) -> int:
+        """Uniform numbers that one call of `sample` consumes."""
+        return 0
+
+    def sample(self, x, pi: Float[Array, "S A"], problem: TableProblem, noise: Float[Array, " M"]) -> ObjectiveSample:
+        """Unbiased estimates of f's gradients, from `draws(problem)` uniform numbers.
+
+        The default differentiates `value` exactly: right where f is known in closed form given the policy.
+        """
+
+        def of(x, logits):
+            return self.value(x, jax.nn.softmax(logits), problem)
+
+        value, (g_x, g_theta) = jax.value_and_grad(of, argnums=(0, 1))(x, jnp.log(pi))
+        return ObjectiveSample(value, g_x, g_theta, jnp.zeros((), int))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GridLayout:
+    """Where the states of a grid lie, for drawing. Equal where all its numbers are: compiled programs compare problems.
+
+    Attributes:
+        rows, columns: size of the grid.
+        cells: [S, 2] row and column of each state.
+        arrows: [A, 2] step in rows and columns that each action means; (0, 0) draws no arrow.
+    """
+
+    rows: int
+    columns: int
+    cells: np.ndarray
+    arrows: np.ndarray
+
+    def _key(self) -> tuple[int, int, bytes, bytes]:
+        return self.rows, self.columns, np.asarray(self.cells).tobytes(), np.asarray(self.arrows).tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GridLayout) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+class TableProblem(Problem):
+    r"""Minimise $\Phi(x) = f(x, \pi^*(x))$ where $\pi^*(x)$ is optimal for the reward $r_x$.
+
+    Attributes:
+        mdp: transitions, start, discount.
+        objective: f.
+        x0: [d] where x starts.
+    """
+
+    mdp: FiniteMDP
+    objective: UpperObjective
+    x0: Float[Array, " d"]
+
+    kind: ClassVar[str] = "finite"
+    state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
+    moves_start: ClassVar[bool] = False  # whether x changes the start distribution (`FiniteMDP.with_start`)
+
+    @abc.abstractmethod
+    def reward(self, x: Float[Array, " d"]) -> Float[Array, "S A"]:
+        """The lower level's reward table $r_x$, differentiable in x."""
+
+    def reward_at(self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
+        """`reward(x)[s, a]` for N state-action pairs; override it where the whole table costs too much."""
+        return self.reward(x)[s, a]
+
+    def transitions(self, x: Float[Array, " d"]) -> FiniteMDP:
+        """The MDP under x: override it when x also moves the probabilities or the start (`with_probabilities`)."""
+        return self.mdp
+
+    def layout(self) -> GridLayout | None:
+        """How to draw the states, if they lie on a grid."""
+        return None
+
+    def marker(self, x: Float[Array, " d"]) -> Float[Array, " 2"] | None:
+        """Row and column at which x itself is drawn on the layout, if x is a place."""
+        return None
+
+    @property
+    def moves_transitions(self) -> bool:
+        """Whether x changes the transition probabilities."""
+        return type(self).transitions is not TableProblem.transitions

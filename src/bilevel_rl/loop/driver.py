@@ -1,0 +1,129 @@
+"""The one loop that drives every solver: scan, vmap over runs and settings, records, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.loop import checkpoint, stepping
+from bilevel_rl.loop.grading import measure
+from bilevel_rl.loop.problem import Optimum, Problem
+from bilevel_rl.loop.run_folder import RunFolder
+from bilevel_rl.loop.solver import Solver, check_fits
+from bilevel_rl.loop.starts import checked
+from bilevel_rl.loop.trace import OK, Trace
+
+
+def solve(
+    problem: Problem,
+    solver: Solver | Sequence[Solver],
+    *,
+    iterations: int,
+    runs: int = 1,
+    seed: int = 0,
+    record_every: int | None = None,
+    x0: Any = None,
+    tau: float | None = None,
+    optimum: Optimum | None = None,
+    evaluate: bool = True,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    config: dict[str, Any] | None = None,
+    on_record: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Trace:
+    """Run a solver on a problem: many seeds, and many settings, in one compiled program.
+
+    Args:
+        problem: what to solve.
+        solver: one solver, or several of the same class that differ in numbers only (a sweep). With H solvers the
+            runs are ordered setting by setting: run h * runs + i is seed i of setting h.
+        iterations: steps a run; rounded down to whole record intervals.
+        runs: independent seeds a setting. Run i of seed s is the same whatever else is in the batch.
+        seed: the one integer from which all randomness follows.
+        record_every: iterations between records; by default a hundredth of the run.
+        x0: [d] or [H * runs, d]; the problem's `x0` when None.
+        tau: temperature at which results are graded; the problem's when None. 0 grades the unregularised problem.
+        optimum: best known x and value; adds the metrics `gap` and `distance`.
+        evaluate: grade with the problem's own measures at every record. Switch it off where they cost too much.
+        folder: a run folder to write records and checkpoints to.
+        resume: go on from the folder's checkpoint, to the same bits as an uninterrupted run.
+        config: what the run folder's `run.json` says about how to start this run again.
+        on_record: called after every record with the iteration and the newest metrics [runs].
+
+    Returns:
+        Trace.
+
+    Raises:
+        InvalidProblem, InvalidConfig: before any work starts.
+        RunNotFound: nothing to resume, or a checkpoint of another configuration.
+        StorageFailed: the folder can't be written; the last good checkpoint stays.
+
+    Example:
+        >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
+        >>> from bilevel_rl.finite.solvers.exact_descent import ExactDescent
+        >>> trace = solve(GoalPlacement(), ExactDescent(step_size=0.5), iterations=40)
+        >>> bool(trace["objective"][0, -1] < -0.63)
+        True
+    """
+    solvers = [solver] if isinstance(solver, Solver) else list(solver)
+    problem.check(thorough=False)
+    problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
+    every = interval(iterations, record_every)
+    count = iterations // every
+    tau = problem.temperature() if tau is None else float(tau)
+    grade = partial(measure, problem, tau=tau, evaluate=evaluate, optimum=optimum)
+    for one in solvers:
+        check_fits(one, problem)
+    if runs < 1:
+        raise InvalidConfig(message("solve.runs", runs, "at least one run is needed", "Set runs >= 1"))
+    x = checked(problem, x0, len(solvers) * runs)
+    stacked = stepping.stack(solvers, runs)
+    keys = jnp.tile(stepping.run_keys(seed, runs), len(solvers))
+    states = stepping.first_states(problem, stacked, x, keys)
+
+    mark = checkpoint.fingerprint(problem, stacked, x, seed, every, tau)
+    store = RunFolder(folder, resume, mark, config, solvers[0], problem, seed)
+    with store:
+        done, log, states = store.load(states)
+        seconds = 0.0
+        if not done:
+            log.add(grade(stacked, states, 0), states)
+        for record in range(done, count):
+            began = time.perf_counter()
+            new, finite = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
+            finite = np.asarray(finite)
+            seconds += time.perf_counter() - began
+            for i in np.flatnonzero(~finite & (log.status == OK)):
+                log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
+            states = stepping.keep(new, states, jnp.asarray(log.status == OK))
+            k = (record + 1) * every
+            log.add(grade(stacked, states, k), states)
+            if on_record is not None:
+                on_record(k, log.newest())
+            store.save(record + 1, log, states, last=record + 1 == count)
+            if (log.status != OK).all():
+                break
+        store.finish(log)
+    return log.trace(states, seconds)
+
+
+def interval(iterations: int, record_every: int | None) -> int:
+    """Iterations between records.
+
+    Raises:
+        InvalidConfig: no iteration at all, or fewer than one interval.
+    """
+    if iterations < 1 or (record_every is not None and not 1 <= record_every <= iterations):
+        raise InvalidConfig(
+            message("solve", f"iterations={iterations}, record_every={record_every}",
+                    "1 <= record_every <= iterations is needed", "Ask for at least one iteration")
+        )  # fmt: skip
+    return record_every or max(1, iterations // 100)

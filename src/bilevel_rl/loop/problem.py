@@ -1,0 +1,149 @@
+"""What every problem offers, whatever its follower is made of: x and its set, how it is graded, drawn and sized."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bilevel_rl.errors import InvalidProblem, message
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best x that is known.
+
+    Attributes:
+        x: [d].
+        value: hyper-objective there.
+        grid_value: best value on a grid, before polishing; `value` where there was no grid.
+    """
+
+    x: np.ndarray
+    value: float
+    grid_value: float
+
+
+class Problem(eqx.Module):
+    r"""Minimise $\Phi(x)$, the outcome of what a follower learns to do under x.
+
+    An engine derives its own base class, with what its followers need; a problem then fills that in. All methods here
+    have defaults.
+
+    Attributes:
+        x0: [d] where x starts.
+
+    Example:
+        >>> class Bowl(Problem):
+        ...     def measures(self, solver, state, k, tau):
+        ...         return {"objective": jnp.sum(state.x**2)}, None
+        >>> Bowl(jnp.ones(2)).check()
+    """
+
+    x0: eqx.AbstractVar[Float[Array, " d"]]
+
+    name: ClassVar[str] = "problem"
+    kind: ClassVar[str] = "loop"  # of the run folder: which engine it was
+    references: ClassVar[tuple[str, ...]] = ()
+    x_names: ClassVar[tuple[str, ...]] = ()  # of the d upper variables, for tables and figures
+
+    # -- x ------------------------------------------------------------------------------------------------------------
+
+    def box(self) -> tuple[Float[Array, " d"], Float[Array, " d"]] | None:
+        """Lower and upper bounds of x, or None where x is free."""
+        return None
+
+    def project(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The nearest point of x's set; by default of `box`."""
+        box = self.box()
+        return x if box is None else jnp.clip(x, *box)
+
+    # -- the follower's problem, in two numbers -----------------------------------------------------------------------
+
+    def temperature(self) -> float:
+        """The entropy weight tau at which results are graded, in units of reward."""
+        return 0.05
+
+    def discount_factor(self) -> float:
+        """The lower level's gamma; 0 where nothing comes after one decision."""
+        return 0.0
+
+    # -- before any work ----------------------------------------------------------------------------------------------
+
+    def check(self, thorough: bool = True) -> None:
+        """Raise `InvalidProblem` unless the problem is well posed.
+
+        Args:
+            thorough: also what takes seconds, as `bilevel-rl check` does; else only what every run can afford.
+        """
+        check_start(self)
+
+    def accept(self, solver: Any) -> None:
+        """Raise `InvalidProblem` where the solver needs something that this problem does not offer."""
+
+    # -- grading ------------------------------------------------------------------------------------------------------
+
+    def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:
+        """What is reported of one state, for grading only: solvers never see it. Traced, and batched over runs.
+
+        Args:
+            solver: what made the state.
+            state: unbatched.
+            k: iteration.
+            tau: temperature of grading; the Python number 0 for the unregularised problem.
+
+        Returns:
+            Values by key, `"objective"` among them wherever it can be known; and whatever `scene` needs besides.
+        """
+        return {}, None
+
+    def graded(self) -> bool:
+        """Whether `measures` is cheap enough to be called at every record without being asked for."""
+        return True
+
+    def best_known(self, tau: float) -> Optimum | None:
+        """The best x, where finding it costs less than a run does; None elsewhere."""
+        return None
+
+    def size_hint(self) -> int:
+        """Bytes that one run may need at once while it is graded or takes a step by the model; 0 for next to none."""
+        return 0
+
+    # -- drawing ------------------------------------------------------------------------------------------------------
+
+    def scene(self, x: Float[Array, " d"], found: Any) -> dict[str, Array]:
+        """Arrays that draw one run at one record.
+
+        Args:
+            x: [d].
+            found: what `measures` returned besides its values.
+        """
+        return {}
+
+    def backdrop(self) -> dict[str, np.ndarray]:
+        """Arrays that drawing needs and that do not change during a run."""
+        return {}
+
+    # -- searching ----------------------------------------------------------------------------------------------------
+
+    def structured_starts(self) -> Float[Array, "n d"] | None:
+        """Points from which a search should begin besides x0, where any are known to be promising."""
+        return None
+
+
+def check_start(problem: Problem) -> None:
+    """Raise `InvalidProblem` unless x0 is a finite vector inside x's set."""
+    name, x = type(problem).__name__, jnp.asarray(problem.x0)
+    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(x))):
+        raise InvalidProblem(
+            message(f"{name}.x0", f"{x.dtype}{list(x.shape)}", "it must be a vector [d] of finite floats",
+                    "Set x0 = jnp.array([...], float)")
+        )  # fmt: skip
+    if bool(jnp.any(jnp.abs(problem.project(x) - x) > 1e-9)):
+        raise InvalidProblem(
+            message(f"{name}.x0", x.tolist(), "it must lie inside x's feasible set", "Start from problem.project(x0)")
+        )

@@ -1,0 +1,80 @@
+"""What a solver is: frozen hyper-parameters with `init` and `step`. The loop owns everything else."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int
+
+from bilevel_rl.loop.noise import Draws
+from bilevel_rl.loop.problem import Problem
+from bilevel_rl.schedules import PowerDecay, TimeScales
+
+# The schedules know no array library; here JAX learns that their numbers may be traced and batched.
+jax.tree_util.register_dataclass(PowerDecay, ["initial", "power", "floor"], [])
+jax.tree_util.register_dataclass(TimeScales, ["zeta", "alpha", "beta", "w", "tau"], [])
+
+
+class State(eqx.Module):
+    """What a step carries. Subclasses add followers, critics and chains.
+
+    Attributes:
+        x: [d] the upper variable.
+        samples: environment transitions used so far.
+    """
+
+    x: Float[Array, " d"]
+    samples: Int[Array, ""]
+
+
+class Solver(eqx.Module):
+    """Frozen hyper-parameters, a pure `init` and a pure `step`."""
+
+    name: ClassVar[str] = "solver"
+    references: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What a problem must offer, by the names that the problem's engine gives such things; see `check_fits`."""
+        return ()
+
+    @abc.abstractmethod
+    def draws(self, problem: Problem) -> Draws:
+        """Which uniform random numbers one step consumes: how many, their shape, or several shapes by name."""
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, x0: Float[Array, " d"], key: Array) -> State:
+        """The first state."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: State, k: Int[Array, ""], noise: Any) -> State:
+        """One iteration. `noise` is `draws(problem)` with uniform numbers in [0, 1) for its shapes."""
+
+    def tracked(self, problem: Problem, state: State, k) -> Any | None:
+        """The tracked answer to x, in the engine's terms; None for solvers that track none."""
+        return None
+
+    def check(self, problem: Problem) -> None:
+        """Raise `InvalidConfig` or `InvalidProblem` when the settings are wrong on this problem."""
+
+    def checkpointed(self, state: State) -> Any:
+        """What of a state is saved; by default all of it. Leave out what `restored` can make again."""
+        return state
+
+    def restored(self, state: State, saved: Any) -> State:
+        """The state of which `checkpointed` saved this; `state` is the first one of the same run."""
+        return saved
+
+
+def check_fits(solver: Solver, problem: Problem) -> None:
+    """Check a solver's settings, and that the problem offers what it needs.
+
+    Raises:
+        InvalidConfig: a setting that is not allowed.
+        InvalidProblem: something is missing; the message names it, and the library's solvers that do without.
+    """
+    problem.accept(solver)
+    solver.check(problem)

@@ -1,0 +1,114 @@
+"""The compiled pieces of the loop: first states, some iterations of a whole batch of runs, and what broke where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.loop import noise
+from bilevel_rl.loop.problem import Problem
+from bilevel_rl.loop.solver import Solver, State
+
+NOISE_BYTES = 2**24  # ours: random numbers are made in blocks of at most this size, which stays in cache
+BATCH_BYTES = 2**28  # ours: room for what a batch of runs needs at once, by the problem's `size_hint`
+FIRST, COMPARING = 2**32 - 1, 2**32 - 2  # folds of a run's key that no iteration uses: first state, comparisons
+
+
+def stack(solvers: list[Solver], runs: int) -> Solver:
+    """One solver whose numbers carry a leading axis [H * runs], setting by setting."""
+    static = {jax.tree.structure(s) for s in solvers}
+    if len(static) != 1:
+        raise InvalidConfig(
+            message("solve.solver", f"{len(static)} different structures", "settings of one sweep may differ in numbers "
+                    "only, not in options that change the program", "Call solve once for each structure")
+        )  # fmt: skip
+    return jax.tree.map(lambda *v: jnp.repeat(jnp.stack([jnp.asarray(x, float) for x in v]), runs, axis=0), *solvers)
+
+
+def run_keys(seed: int, runs: int) -> Array:
+    """[runs] keys; run i of a seed has the same one whatever else is in the batch."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(runs))
+
+
+@eqx.filter_jit
+def first_states(problem: Problem, solver: Solver, x: Float[Array, "B d"], keys: Array) -> State:
+    """The first state of every run."""
+    return jax.vmap(lambda s, x, key: s.init(problem, x, jax.random.fold_in(key, FIRST)))(solver, x, keys)
+
+
+@eqx.filter_jit
+def advance(
+    problem: Problem, solver: Solver, states: State, keys: Array, k0: Int[Array, ""], length: int
+) -> tuple[State, Bool[Array, " B"]]:
+    """`length` iterations of every run from iteration k0; also whether each run is still finite."""
+    draws = solver.draws(problem)
+    n, batch = noise.size(draws), keys.shape[0]
+    block = max(b for b in range(1, length + 1) if length % b == 0 and (b == 1 or b * max(n, 1) * batch * 8 <= NOISE_BYTES))
+
+    def run(solver, state, key):
+        def some(state, first):
+            ks = first + jnp.arange(block)
+            # a key for each iteration: the stream does not depend on blocks, records or the batch
+            flat = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(key, k), (n,)))(ks)
+            return jax.lax.scan(
+                lambda s, z: (solver.step(problem, s, z[0], noise.fill(draws, z[1])), None), state, (ks, flat)
+            )
+
+        state, _ = jax.lax.scan(some, state, k0 + block * jnp.arange(length // block))
+        return state, is_finite(state)
+
+    if batch > 1 and n == 0:  # a solver that uses the model factorises matrices
+        return over_runs(lambda each: run(*each), (solver, states, keys), problem)
+    if batch > 1:
+        return jax.vmap(run)(solver, states, keys)
+    # one run alone: the same operations without a batch axis, which costs a third of a step's time
+    alone = jax.tree.map(lambda v: v[0], (solver, states, keys))
+    return jax.tree.map(lambda v: v[None], run(*alone))
+
+
+def over_runs(f: Callable, trees: Any, problem: Problem) -> Any:
+    """`vmap`, in chunks where what all runs need at once would not fit."""
+    batch = jax.tree.leaves(trees)[0].shape[0]
+    chunk = max(1, BATCH_BYTES // max(1, problem.size_hint()))
+    return jax.vmap(f)(trees) if batch <= chunk else jax.lax.map(f, trees, batch_size=chunk)
+
+
+def is_finite(state: State) -> Bool[Array, ""]:
+    """Whether every number of a state is."""
+    leaves = [v for v in jax.tree.leaves(state) if jnp.issubdtype(v.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in leaves]))
+
+
+@jax.jit
+def keep(new: State, old: State, alive: Bool[Array, " B"]) -> State:
+    """The new states of runs that live, the old ones of those that do not."""
+    return jax.tree.map(lambda a, b: jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b), new, old)
+
+
+def diagnose(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> str:
+    """Run the fatal interval of run i again, one iteration at a time, and name what broke first."""
+    pick = partial(jax.tree.map, lambda v: v[i : i + 1])
+    one, state, key = pick(solver), pick(states), keys[i : i + 1]
+    for k in range(k0, k0 + length):
+        new, finite = advance(problem, one, state, key, jnp.array(k), 1)
+        if not bool(finite[0]):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(new):
+                bad = np.argwhere(~np.isfinite(np.asarray(leaf[0], float)))
+                if bad.size:
+                    name = jax.tree_util.keystr(path).lstrip(".")
+                    where = f"{name}{bad[0].tolist()}" if bad.shape[1] else name
+                    return message(
+                        f"run {i}, iteration {k}", f"{np.asarray(leaf[0])[tuple(bad[0])]} in {where}",
+                        "every quantity must stay finite; the state before it is kept",
+                        "Lower the step sizes (zeta, alpha, beta) or raise w and tau; `bilevel-rl plan` proposes values",
+                    )  # fmt: skip
+        state = new
+    return f"run {i} became non-finite between iterations {k0} and {k0 + length}"

@@ -1,0 +1,87 @@
+"""What a run measured: the trace, and the log from which it grows record by record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from bilevel_rl.errors import NonFiniteState
+from bilevel_rl.loop.solver import State
+
+OK, NON_FINITE = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What `solve` measured.
+
+    Attributes:
+        metrics: key -> [runs, records]; keys as in `bilevel_rl.metrics`.
+        x: [runs, records, d].
+        status: [runs] 0 ok, 1 stopped by a non-finite value.
+        messages: one sentence for each run that stopped.
+        state: final states, batched over runs.
+        scene: arrays over records for drawing run 0; empty when the problem has nothing to draw.
+        seconds: wall time of stepping, without grading and files; the first interval includes compilation.
+    """
+
+    metrics: dict[str, np.ndarray]
+    x: np.ndarray
+    status: np.ndarray
+    messages: tuple[str, ...]
+    state: State | None
+    scene: dict[str, np.ndarray]
+    seconds: float
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.metrics[key]
+
+    def raise_if_failed(self) -> Trace:
+        """Return self, or raise `NonFiniteState` with the first run's diagnosis."""
+        if self.messages:
+            raise NonFiniteState(self.messages[0])
+        return self
+
+
+class Log:
+    """The growing trace of a batch of runs."""
+
+    def __init__(self, batch: int):
+        self.metrics: dict[str, list[np.ndarray]] = {}
+        self.x: list[np.ndarray] = []
+        self.scene: dict[str, list[np.ndarray]] = {}
+        self.status = np.zeros(batch, int)
+        self.messages: list[str] = []
+
+    def add(self, values: Mapping[str, Array], states: State) -> None:
+        """One more record, as `grading.measure` made it."""
+        for key, value in jax.device_get(dict(values)).items():
+            series = self.scene if key.startswith("scene/") else self.metrics
+            series.setdefault(key.removeprefix("scene/"), []).append(np.asarray(value))
+        self.x.append(np.asarray(states.x))
+
+    def newest(self) -> dict[str, np.ndarray]:
+        """The last record, [runs] each."""
+        return {key: series[-1] for key, series in self.metrics.items()}
+
+    def stop(self, run: int, text: str) -> None:
+        """A run ends here, and why."""
+        self.status[run] = NON_FINITE
+        self.messages.append(text)
+
+    def trace(self, states: State | None, seconds: float) -> Trace:
+        """What has been measured so far."""
+        return Trace(
+            metrics={key: np.stack(series, axis=1) for key, series in self.metrics.items()},
+            x=np.stack(self.x, axis=1), status=self.status, messages=tuple(self.messages), state=states,
+            scene={key: np.stack(series) for key, series in self.scene.items()}, seconds=seconds,
+        )  # fmt: skip
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `metrics.npz` holds."""
+        trace = self.trace(None, 0.0)
+        return trace.metrics | {"x": trace.x, "status": trace.status}

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
 from bilevel_rl.policy_gradient.credit import (
     EMPG,
     GAE,
+    GPG,
     Adora,
     Alignment,
     BatchNorm,
     Consistency,
+    Episode,
     Gate,
+    Greedy,
     GroupMean,
     GroupNorm,
     Hierarchical,
@@ -34,8 +39,10 @@ from bilevel_rl.policy_gradient.credit import (
     RewardToGo,
     SegmentChain,
     SegmentTree,
+    StepGroups,
     StepLevel,
     StepPotential,
+    Sum,
     TrajectoryGraph,
     TruncatedGAE,
 )
@@ -196,16 +203,29 @@ def test_adora_only_rescales_groups(batch):
         ([5, 2, 2], [0, 0, 0], 1.0),
         ([2, 5, 5], [0, 0, 0], 0.1),
         ([2, 5, 1], [0, 1, 0], 1.0),
-        ([5, 9, 9], [0, 1, 1], 0.1),
     ],
 )
-def test_adora_weight_by_hand(lengths, truncated, weight):
+@pytest.mark.parametrize("release", ["text", "vision"])
+def test_adora_weight_by_hand(lengths, truncated, weight, release):
     """First response correct, the others wrong; truncated wrong ones don't count."""
     b = Batch.make(
         mask=torch.arange(9) < torch.tensor(lengths)[:, None], reward=torch.tensor([1.0, 0.0, 0.0]).double(),
         group=[0, 0, 0], done=[not t for t in truncated],
     )  # fmt: skip
-    torch.testing.assert_close(Adora()(b), weight * GroupNorm()(b))
+    torch.testing.assert_close(Adora(release=release)(b), weight * GroupNorm()(b))
+
+
+@pytest.mark.parametrize(
+    ("scores", "text", "vision"),
+    [([1.0, 0.0, 0.0], 1.0, 0.1), ([0.0, 0.2, 0.4], 0.1, 1.0)],
+    ids=["all wrong ones cut", "none correct"],
+)
+def test_the_two_releases_of_adora_differ_where_a_side_is_missing(scores, text, vision):
+    b = responses(scores, group=[0, 0, 0], width=4, done=[True, False, False])
+    for release, weight in (("text", text), ("vision", vision)):
+        torch.testing.assert_close(Adora(release=release)(b), weight * GroupNorm()(b))
+    with pytest.raises(InvalidConfig, match=r"Adora\.release: got 'audio'; text or vision"):
+        Adora(release="audio")
 
 
 # -- 46 EGAE ------------------------------------------------------------------------------------------------
@@ -441,7 +461,8 @@ def test_spae_shaping_telescopes_and_vanishes_without_its_knobs(batch):
     torch.testing.assert_close(StepPotential(saturation=1.0, xi=0.0)(batch), GroupNorm()(batch))
     none = lambda b: torch.zeros_like(b.token_reward)  # noqa: E731
     start = torch.linspace(-0.2, 0.3, len(batch)).double()
-    out = StepPotential(inner=none, saturation=1.0, xi=1.0)(batch.replace(start_potential=start))
+    rule = StepPotential(inner=none, saturation=1.0, xi=1.0, first_step=True)
+    out = rule(batch.replace(start_potential=start))
     turns = Turns.of(batch)
     phi = step_potential(turns.at_first(batch.get("accuracy")), turns.at_first(batch.get("confidence")))
     last = phi.gather(1, torch.where(turns.valid, torch.arange(3), -1).amax(1, keepdim=True))[:, 0]
@@ -454,8 +475,9 @@ def test_spae_punishes_a_step_from_right_to_wrong_and_fades_outcome_credit_once_
         [1.0], width=3, turn=[[0, 1, 2]],
         accuracy=torch.tensor([[1.0, 0.0, 1.0]]).double(), confidence=torch.ones(1, 3).double(),
     )  # fmt: skip
-    shaping = StepPotential(inner=lambda x: torch.zeros_like(x.token_reward), xi=1.0)(b)
-    assert shaping[0].tolist() == [1.0, -2.0, 2.0]
+    none = lambda x: torch.zeros_like(x.token_reward)  # noqa: E731
+    assert StepPotential(inner=none, xi=1.0)(b)[0].tolist() == [0.0, -2.0, 2.0]  # as released
+    assert StepPotential(inner=none, xi=1.0, first_step=True)(b)[0].tolist() == [1.0, -2.0, 2.0]
     outcome = StepPotential(inner=Return(), xi=0.0)(b)
     assert outcome[0].tolist() == [1.0, 0.0, 1.0]
 
@@ -485,8 +507,8 @@ def test_alignment_is_stable_on_long_games(batch):
 # -- 66 HGPO ------------------------------------------------------------------------------------------------
 
 
-def hgpo_by_definition(batch, depth, alpha, gamma, drop_zeros):
-    """Steps as a list, groups by tuples of observations."""
+def hgpo_by_definition(batch, depth, alpha, gamma, drop_zeros, scale=False, base=None):
+    """Steps as a list; for each context length that the step has, the steps of its prompt with that context."""
     turns = Turns.of(batch)
     reward, keys = turns.sum(batch.token_reward), turns.at_first(batch.state_key)
     steps = []
@@ -499,23 +521,29 @@ def hgpo_by_definition(batch, depth, alpha, gamma, drop_zeros):
     result = {}
     for i, u, q, history, go in steps:
         total = norm = 0.0
-        for k in range(1, depth + 2):
-            pad = tuple((history + [None] * k)[:k])
-            mates = [s[4] for s in steps if s[2] == q and tuple((s[3] + [None] * k)[:k]) == pad]
+        if base is not None and not (drop_zeros and base[i] == 0):
+            total, norm = float(base[i]), 1.0  # k = 0
+        for k in range(1, min(depth + 1, len(history)) + 1):
+            mates = [s[4] for s in steps if s[2] == q and len(s[3]) >= k and s[3][:k] == history[:k]]
             a = go - sum(mates) / len(mates) if max(mates) > min(mates) else 0.0
+            if scale and a:
+                a /= statistics.pstdev(mates) + 1e-6
             if len(mates) == 1 or (drop_zeros and a == 0):
                 continue
             total, norm = total + (k + 1) ** alpha * a, norm + (k + 1) ** alpha
-        result[i, u] = total / norm if norm else 0.0
+        result[i, u] = total / (norm + 1e-6) if norm else 0.0
     return result
 
 
-@pytest.mark.parametrize(("depth", "drop_zeros"), [(0, True), (2, True), (2, False)])
-def test_hgpo_is_its_definition_and_gigpo_at_depth_zero(make_batch, depth, drop_zeros):
+@pytest.mark.parametrize("base", [None, GroupMean()], ids=["no base", "base"])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize(("depth", "drop_zeros"), [(0, True), (2, True), (2, False), (5, True)])
+def test_hgpo_is_its_definition(make_batch, depth, drop_zeros, scale, base):
     batch = make_batch(seed=5, samples=6)
-    out = HierarchyOfGroups(depth=depth, alpha=1.0, gamma=0.9, drop_zeros=drop_zeros)(batch)
-    turns = Turns.of(batch)
-    expected = hgpo_by_definition(batch, depth, 1.0, 0.9, drop_zeros)
+    rule = HierarchyOfGroups(depth=depth, alpha=1.0, gamma=0.9, drop_zeros=drop_zeros, scale=scale, base=base)
+    out, turns = rule(batch), Turns.of(batch)
+    over = None if base is None else base(batch)[:, 0].tolist()
+    expected = hgpo_by_definition(batch, depth, 1.0, 0.9, drop_zeros, scale, over)
     assert len(expected) == int(turns.valid.sum())
     for (i, u), value in expected.items():
         assert out[i, turns.first[i, u]].item() == pytest.approx(value, abs=1e-12)
@@ -526,15 +554,75 @@ def test_hgpo_of_distinct_observations_is_zero_or_the_base(batch):
     unique = torch.arange(turns.valid.numel()).reshape(turns.valid.shape)
     apart = batch.replace(state_key=unique.gather(1, turns.turn))
     assert HierarchyOfGroups()(apart).abs().max() == 0
-    torch.testing.assert_close(HierarchyOfGroups(base=GroupNorm())(apart), GroupNorm()(apart))
+    alone = HierarchyOfGroups(base=GroupNorm(), eps=0.0)(apart)
+    torch.testing.assert_close(alone, GroupNorm()(apart))
 
 
 def test_hgpo_groups_are_nested(batch):
     turns = Turns.of(batch)
     labels = nested_labels(batch.group, turns.at_first(batch.state_key), turns.valid, 3)
-    for wide, narrow in itertools.pairwise(labels):
-        for value in narrow.unique():
-            assert len(wide[narrow == value].unique()) == 1
+    position = (torch.cumsum(turns.valid.long(), 1) - 1)[turns.valid]
+    for k, (_, exists) in enumerate(labels):
+        assert torch.equal(exists, position >= k)
+    for (wide, _), (narrow, exists) in itertools.pairwise(labels):
+        for value in narrow[exists].unique():
+            assert len(wide[exists & (narrow == value)].unique()) == 1
+
+
+# -- GiGPO, GPG, sums ---------------------------------------------------------------------------------------
+
+
+def test_sharing_a_state_with_worse_steps_raises_gigpos_credit(batch):
+    """The sum: an episode's credit is added to, not averaged with, that of its steps."""
+    rule = Episode() + 2.0 * StepGroups()
+    torch.testing.assert_close(rule(batch), GroupMean()(batch) + 2.0 * StepGroups()(batch))
+    turns = Turns.of(batch)
+    unique = torch.arange(turns.valid.numel()).reshape(turns.valid.shape)
+    apart = batch.replace(state_key=unique.gather(1, turns.turn))
+    torch.testing.assert_close(rule(apart), GroupMean()(apart))  # a step alone has none of its own
+
+
+def test_step_groups_by_definition(batch):
+    turns = Turns.of(batch)
+    reward, keys = turns.sum(batch.token_reward), turns.at_first(batch.state_key)
+    steps: dict = {}
+    for i, u in turns.valid.nonzero().tolist():
+        later = [v for v in range(u, turns.valid.shape[1]) if turns.valid[i, v]]
+        go = sum(0.9**n * reward[i, v].item() for n, v in enumerate(later))
+        steps.setdefault((int(batch.group[i]), int(keys[i, u])), []).append((i, u, go))
+    out, scaled = StepGroups(gamma=0.9)(batch), StepGroups(gamma=0.9, scale=True)(batch)
+    assert any(len(mates) > 1 for mates in steps.values())
+    for mates in steps.values():
+        mean = statistics.fmean(go for _, _, go in mates)
+        for i, u, go in mates:
+            where = (i, turns.first[i, u])
+            assert out[where].item() == pytest.approx(go - mean, abs=1e-12)
+            if len(mates) > 1:
+                spread = statistics.stdev(go for _, _, go in mates) + 1e-6
+                assert scaled[where].item() == pytest.approx((go - mean) / spread, abs=1e-12)
+
+
+def test_sums_of_credit_are_sums(batch):
+    rule = 2 * (GroupMean() + 0.5 * Return()) + LeaveOneOut()
+    expected = 2 * GroupMean()(batch) + Return()(batch) + LeaveOneOut()(batch)
+    torch.testing.assert_close(rule(batch), expected)
+    assert rule.weights == (2, 1.0, 1.0)
+    with pytest.raises(InvalidConfig, match="one finite weight a term"):
+        Sum((Return(),), (math.nan,))
+
+
+def test_gpg_scales_up_by_the_rows_that_teach():
+    b = responses([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], group=[0, 0, 1, 1, 2, 2])
+    # two of six rows have an advantage, three of six a score
+    assert per_response(GPG()(b)).tolist() == pytest.approx([1.5, -1.5, 0, 0, 0, 0])
+    assert per_response(GPG(count="score")(b)).tolist() == pytest.approx([1.0, -1.0, 0, 0, 0, 0])
+    assert per_response(GPG(norm=2.0)(b)).tolist() == pytest.approx([0.75, -0.75, 0, 0, 0, 0])
+
+
+def test_remax_credits_rewards_along_the_way_from_their_token_on():
+    b = Batch.make(mask=torch.ones(1, 3), reward=torch.tensor([[1.0, 2.0, 4.0]]).double(), baseline=[3.0])
+    assert Greedy()(b)[0].tolist() == [4, 3, 1]
+    assert Greedy(to_go=False)(b)[0].tolist() == [4, 4, 4]
 
 
 # -- 8 polychromic ------------------------------------------------------------------------------------------
@@ -573,7 +661,7 @@ def test_cut_points_divide_tokens_evenly(batch):
 
 
 def test_chain_advantages_telescope(batch):
-    rule = SegmentChain(threshold=0.5, interval=1, mask_below=1.0)
+    rule = SegmentChain(threshold=0.5, interval=1)
     out = rule(batch)
     segment = cut_segments(batch.inside("old"), batch.mask, 0.5, 1)
     value = batch.get("prefix_value")
@@ -592,8 +680,7 @@ def test_chain_limits():
     assert SegmentChain(interval=99)(b)[0].tolist() == pytest.approx([0.9] * 3)
     assert SegmentChain(interval=1)(b)[0].tolist() == pytest.approx([0.3, 0.5, 0.1])
     sure = b.replace(old=torch.log(torch.tensor([[0.5, 0.95, 0.5]]).double()))
-    assert SegmentChain(interval=99)(sure)[0].tolist() == pytest.approx([0.9, 0.0, 0.9])
-    assert SegmentChain(interval=99, mask_below=1.0)(sure)[0].tolist() == pytest.approx([0.9] * 3)
+    assert SegmentChain(interval=99)(sure)[0].tolist() == pytest.approx([0.9] * 3)
 
 
 def tree(depth=3, branching=2, seed=0):

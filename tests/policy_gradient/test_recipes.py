@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient import Recipe, credit, losses
 from bilevel_rl.policy_gradient.aggregate import per_sequence
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.catalogue import render
+from bilevel_rl.policy_gradient.checks import SETTING
 from bilevel_rl.policy_gradient.losses.unified import ClipMask
 from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS, component, compose, named
 from bilevel_rl.policy_gradient.regularizers import SampledKL
@@ -40,6 +41,7 @@ def test_the_page_is_what_the_code_declares():
 def test_every_recipe_runs_and_teaches(recipe, make_batch):
     """From rewards to a finite gradient that is not zero, on the batch with every field."""
     batch = make_batch(samples=8)
+    recipe = recipe.configured(SETTING)
     recipe.check(batch.fields, group_size=8)
     ready = recipe.prepare(batch.replace(advantage=None, weight=None, memory=recipe.init()))
     field = recipe.loss.card.gradient[0]

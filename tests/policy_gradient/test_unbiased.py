@@ -127,12 +127,12 @@ CREDITS = [
     (Greedy(), 1.0),
     (GroupMean(), SAMPLES / (SAMPLES - 1)),
     (OptimalBaseline(), 1.0),
-    (LengthBaseline(), 1.0),
+    (LengthBaseline(leave_one_out=True), 1.0),
     (RewardToGo(), 1.0),
     (GAE(gamma=1.0, lam=1.0), 1.0),
     (StepLevel(gamma=1.0, lam=1.0), 1.0),
     (Hierarchical(gamma=1.0, lam_turn=1.0), 1.0),
-    (SegmentChain(interval=1, threshold=2.0, mask_below=1.0), 1.0),
+    (SegmentChain(interval=1, threshold=2.0), 1.0),
 ]
 
 
@@ -150,8 +150,8 @@ def test_segment_tree_is_unbiased():
 
 @pytest.mark.parametrize(
     "rule",
-    [GroupNorm(), OptimalBaseline(leave_one_out=False), GAE(gamma=1.0, lam=0.0)],
-    ids=["group_norm", "in_sample", "td"],
+    [GroupNorm(), OptimalBaseline(leave_one_out=False), LengthBaseline(), GAE(gamma=1.0, lam=0.0)],
+    ids=["group_norm", "in_sample", "opo", "td"],
 )
 def test_the_test_sees_bias(rule, data):
     assert deviations(rule(data), data, REWARD_GRADIENT) > 10

@@ -29,7 +29,6 @@ from bilevel_rl.llm.followers import Follower, Lower
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Slot
-from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
@@ -150,7 +149,7 @@ class RecipeLevel:
         f.rows = None if fresh else self._rollout(f.ready)
         f.targets = None
         if f.critic:
-            f.targets = value_targets(f.ready)
+            f.targets = self.recipe.value_targets(f.ready)
             finished = any(c.card.name == "truncated_gae" for c in self.recipe.components)
             f.known = finished_only(f.ready) if finished else f.ready.mask
 

@@ -76,6 +76,7 @@ _TOKEN = (
     "kl",
     "advantage",
     "weight",
+    "counted",
     "turn",
     "state_key",
 )
@@ -97,6 +98,7 @@ class Batch:
         kl: [N, T], exact KL(policy || reference) of each next-token law, in nats.
         advantage: [N, T], written by the credit slot.
         weight: [N, T], written by the weigh slot.
+        counted: [N, T] bool, tokens that the loss's means count; None: all of `mask`.
         trajectory: [N] integer, unique; the row number unless given.
         turn: [N, T] integer, index of the turn of each token.
         state_key: [N, T] integer, key of the observation at each token's turn.
@@ -109,8 +111,8 @@ class Batch:
         memory: what stateful components remember, by component name (see `Recipe.init`).
         progress: share of training done, in [0, 1].
         iteration: number of the iteration; with a component's seed it fixes all its random choices.
-        tokens, sequences: size of the whole batch when this is a part of it, so that the losses of the
-        parts add up.
+        tokens, sequences, counted_tokens: size of the whole batch when this is a part of it, so that the losses
+        of the parts add up.
 
     Example:
         >>> import torch
@@ -134,6 +136,7 @@ class Batch:
     kl: Tensor | None = None
     advantage: Tensor | None = None
     weight: Tensor | None = None
+    counted: Tensor | None = None
     turn: Tensor | None = None
     state_key: Tensor | None = None
     answer: Tensor | None = None
@@ -144,6 +147,7 @@ class Batch:
     iteration: int = 0
     tokens: float | None = None
     sequences: float | None = None
+    counted_tokens: float | None = None
 
     @classmethod
     def make(
@@ -317,7 +321,16 @@ class Batch:
         tokens = self.tokens if self.tokens is not None else float(self.mask.sum())
         sequences = self.sequences if self.sequences is not None else float(len(self))
         rows = torch.arange(len(self), device=self.mask.device)
-        return [self.rows(part).replace(tokens=tokens, sequences=sequences) for part in rows.split(size)]
+        counted = None if self.counted is None else float(self.counted.sum())
+        whole = {"tokens": tokens, "sequences": sequences, "counted_tokens": counted}
+        return [self.rows(part).replace(**whole) for part in rows.split(size)]
+
+    def counting(self) -> Batch:
+        """What the loss sees: responses without the tokens that a weight has left out of its means."""
+        if self.counted is None:
+            return self
+        mask = self.mask & self.counted
+        return self.replace(mask=mask, tokens=self.counted_tokens, counted=None, counted_tokens=None)
 
     @staticmethod
     def cat(parts: Sequence[Batch]) -> Batch:
@@ -333,7 +346,9 @@ class Batch:
             if isinstance(getattr(first, f.name), Tensor)
         }
         extras = {k: torch.cat([part.extras[k] for part in parts]) for k in first.extras}
-        return dataclasses.replace(first, **own, extras=extras, tokens=None, sequences=None)
+        return dataclasses.replace(
+            first, **own, extras=extras, tokens=None, sequences=None, counted_tokens=None
+        )
 
     # -- checks ---------------------------------------------------------------------------------------------
 
@@ -381,7 +396,7 @@ def paid_at_end(mask: Tensor, reward: Tensor) -> Tensor:
     return torch.where(hit[..., None], reward[:, None, :], 0)
 
 
-_NUMBERS = ("extras", "memory", "progress", "iteration", "tokens", "sequences")
+_NUMBERS = ("extras", "memory", "progress", "iteration", "tokens", "sequences", "counted_tokens")
 
 
 def _is_data(name: str, value: Any) -> bool:

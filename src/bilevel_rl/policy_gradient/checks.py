@@ -10,8 +10,10 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Scope, Slot, parts
+from bilevel_rl.policy_gradient.setting import Setting, configured
 
 VOCABULARY = 5
+SETTING = Setting(epochs=2, group=4, max_new_tokens=7)  # what components that ask for it are checked in
 
 
 def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int = 7, terms: int = 2) -> Batch:
@@ -54,7 +56,7 @@ def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int =
         ref=logp + 0.3 * normal(n, width) + noise,
         entropy=-(law.exp() * law).sum(-1) + noise,
         value=normal(n, width) + noise,
-        kl=normal(n, width).square() + noise,
+        kl=4 * normal(n, width).square() + noise,  # large enough for penalties above a threshold
         advantage=normal(n, width) + noise,
         weight=uniform(n, width) + noise,
         turn=turn,
@@ -123,6 +125,7 @@ def check_component(component: Any, batch: Batch | None = None) -> list[str]:
         >>> check_component(GroupNorm())
         []
     """
+    component = configured(component, SETTING)
     batch = with_memory(component, random_batch() if batch is None else batch)
     slot, broken = component.card.slot, []
     out = component(batch)

@@ -70,6 +70,7 @@ class Card:
         gradient: for losses and regularisers, the fields through which the gradient flows.
         by_prompt: for selections, whether whole prompts (or how many responses of each) are chosen, and never
             particular responses.
+        uncounted: for weights, tokens of weight 0 leave the loss's means too, as if they were not there.
         note: what a reader should be warned of.
         cite: keys of `bilevel_rl.references`, where the bibliographic data are certain.
     """
@@ -87,6 +88,7 @@ class Card:
     gives: tuple[str, ...] = ()
     gradient: tuple[str, ...] = ()
     by_prompt: bool = False
+    uncounted: bool = False
     note: str = ""
     cite: tuple[str, ...] = ()
 

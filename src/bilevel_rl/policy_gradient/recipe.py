@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Effect, check_before, parts
+from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.credit.reward_to_go import RewardToGo
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
 from bilevel_rl.policy_gradient.select.replay import fitted
+from bilevel_rl.policy_gradient.setting import Setting, configured, idle
 
 Memory = dict[str, dict[str, Tensor]]
 # what every prepared batch has
@@ -84,24 +87,97 @@ class Recipe:
             InvalidConfig: naming the component, the field and who provides it.
         """
         have = {*fields, *ALWAYS, *(name for c in self.components for name in c.card.gives)}
+        self.init()  # says when two memories would be one
         for one in self._slots():
             check_before(one, have, group_size)
 
+    def configured(self, setting: Setting) -> Recipe:
+        """The recipe with the limits that its components leave open taken from the run."""
+        changed = {
+            slot: configured(getattr(self, slot), setting)
+            for slot in ("credit", "loss", "step")
+            if getattr(self, slot) is not None
+        }
+        for slot in ("reward", "select", "weigh"):
+            changed[slot] = tuple(configured(one, setting) for one in getattr(self, slot))
+        regular = tuple((k, configured(one, setting)) for k, one in self.regular)
+        return dataclasses.replace(self, **changed, regular=regular)
+
+    def idle(self, setting: Setting) -> list[str]:
+        """Sentences, one for each component that can't act in this setting; to be said before training."""
+        return [sentence for one in self._slots() for sentence in idle(one, setting)]
+
+    def describe(self) -> dict[str, str]:
+        """What a run folder keeps of the recipe: its name, and the text that makes it again with every field.
+
+        Raises:
+            InvalidConfig: a part that no name finds again.
+
+        Example:
+            >>> Recipe().describe()["composition"]
+            'credit=leave_one_out(), loss=policy_gradient(aggregate=sum_of_tokens)'
+        """
+        from bilevel_rl.policy_gradient.composition import composition
+
+        return {"name": self.name, "composition": composition(self)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, str]) -> Recipe:
+        """The recipe that `describe` described."""
+        from bilevel_rl.policy_gradient.composition import compose
+
+        return dataclasses.replace(compose(description["composition"]), name=description["name"])
+
     @property
-    def _remembering(self) -> list[Any]:
-        return [c for c in self.components if hasattr(c, "update") and hasattr(c, "init")]
+    def _remembering(self) -> dict[str, tuple[Any, Any]]:
+        """Stateful components by the key of their memory, each with the part of the recipe that it stands in.
+
+        The key is the component's name; further ones of that name get a number.
+        """
+        found: dict[str, tuple[Any, Any]] = {}
+        for top in self._slots():
+            here: set[str] = set()
+            for c in parts(top):
+                if not (hasattr(c, "update") and hasattr(c, "init")):
+                    continue
+                name = c.card.name
+                if name in here:
+                    raise InvalidConfig(
+                        message(f"{c.card.slot} '{name}'", "two of them, with a memory each, in one part of the slot",
+                                "components find their memory by name within a part", "Give them a part each")
+                    )  # fmt: skip
+                here.add(name)
+                number = sum(key.split("#")[0] == name for key in found)
+                found[f"{name}#{number + 1}" if number else name] = (c, top)
+        return found
+
+    def _seen_by(self, top: Any, batch: Batch) -> Batch:
+        """The batch with the memory of this part of the recipe under the names that its components look for."""
+        own = {c.card.name: key for key, (c, part) in self._remembering.items() if part is top}
+        if all(name == key for name, key in own.items()):
+            return batch
+        memory = {name: batch.memory[key] for name, key in own.items() if key in batch.memory}
+        others = {key: state for key, state in batch.memory.items() if key not in own}
+        return batch.replace(memory=others | memory)
 
     def init(self) -> Memory:
         """What the stateful components remember at the start: plain tensors, ready for safetensors."""
-        return {c.card.name: dict(c.init()) for c in self._remembering}
+        return {key: dict(c.init()) for key, (c, _) in self._remembering.items()}
 
     def update(self, memory: Mapping[str, Mapping[str, Tensor]], batch: Batch) -> Memory:
         """What they remember after a batch (call it once an iteration, after the last step on it)."""
         after = {name: dict(state) for name, state in memory.items()}
         with torch.no_grad():
-            for c in self._remembering:
-                after[c.card.name] = dict(c.update(memory.get(c.card.name) or c.init(), batch))
+            for key, (c, _) in self._remembering.items():
+                after[key] = dict(c.update(memory.get(key) or c.init(), batch))
         return after
+
+    def value_targets(self, batch: Batch) -> Tensor:
+        """[N, T]: what a critic regresses on, from the rule that reads the value (before anything scales it)."""
+        for c in parts(self.credit):
+            if hasattr(c, "value_targets"):
+                return c.value_targets(batch)
+        return value_targets(batch)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> Batch:
@@ -116,9 +192,9 @@ class Recipe:
     @torch.no_grad()
     def paid(self, batch: Batch) -> Batch:
         """The batch with the reward slot's rewards, and without advantages or weights."""
-        batch = batch.replace(advantage=None, weight=None)
+        batch = batch.replace(advantage=None, weight=None, counted=None)
         for reward in self.reward:
-            batch = batch.replace(reward=reward(batch))
+            batch = batch.replace(reward=reward(self._seen_by(reward, batch)))
         return batch
 
     @torch.no_grad()
@@ -133,12 +209,25 @@ class Recipe:
         for select in self.select:
             if self._reads_advantage(select) and batch.advantage is None:
                 batch = batch.replace(advantage=self._advantage(batch))
-            batch = select(batch)
+            batch = self._selected(select, batch)
         if batch.advantage is None:
             batch = batch.replace(advantage=self._advantage(batch))
-        batch = _charged(batch)
+        return self._weighed(_charged(batch), every_step=False)
+
+    def _selected(self, select: Any, batch: Batch) -> Batch:
+        chosen = select(self._seen_by(select, batch))
+        return chosen.replace(memory=batch.memory)
+
+    @torch.no_grad()
+    def _weighed(self, batch: Batch, every_step: bool) -> Batch:
+        """The batch with the weights of those that are chosen once, or of those chosen at every gradient step."""
         for weigh in self.weigh:
-            weight = weigh(batch)
+            if getattr(weigh, "every_step", False) is not every_step:
+                continue
+            weight = weigh(self._seen_by(weigh, batch))
+            if weigh.card.uncounted:
+                kept = weight > 0
+                batch = batch.replace(counted=kept if batch.counted is None else batch.counted & kept)
             batch = batch.replace(weight=weight if batch.weight is None else batch.weight * weight)
         return batch
 
@@ -162,11 +251,15 @@ class Recipe:
             batch = Batch.cat([batch, *(fitted(row, batch) for row in added)])
         if batch.advantage is None:
             batch = batch.replace(advantage=self._advantage(batch))
-        return _charged(batch).replace(weight=decided.weight)
+        return _charged(batch).replace(weight=decided.weight, counted=decided.counted)
 
     def _advantage(self, batch: Batch) -> Tensor:
         cost = batch.extras.get("cost")
-        linear = all(c.card.effect is Effect.KEEPS or "value" in c.card.needs for c in parts(self.credit))
+        batch = self._seen_by(self.credit, batch)
+        rules = list(parts(self.credit))
+        linear = all(c.card.effect is Effect.KEEPS for c in rules) or any(
+            "value" in c.card.needs for c in rules
+        )
         if cost is None or linear:
             return self.credit(_charged(batch))
         return self.credit(batch) + RewardToGo()(batch.replace(reward=cost.to(batch.reward)))
@@ -181,13 +274,15 @@ class Recipe:
         Args:
             batch: from `prepare`, with `logp` (and what the regularisers need) evaluated with gradient.
         """
-        loss = self.loss(batch)
+        seen = self._weighed(batch, every_step=True).counting()
+        loss = self.loss(self._seen_by(self.loss, seen))
         terms = {"loss": loss.detach()}
         for k, (coefficient, regular) in enumerate(self.regular):
-            value = regular(batch)
+            value = regular(self._seen_by(regular, batch))
             loss = loss + coefficient * value
             card = getattr(regular, "card", None)
-            terms[card.name if card else f"regular_{k}"] = value.detach()
+            name = card.name if card else f"regular_{k}"
+            terms[name if name not in terms else f"{name}#{k + 1}"] = value.detach()
         return loss, terms
 
 

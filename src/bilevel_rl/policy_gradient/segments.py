@@ -95,6 +95,12 @@ def segment_std(values: Tensor, index: Tensor, count: int, ddof: int = 0) -> Ten
     return (spread / (segment_size(index, count, values.dtype) - ddof).clamp(min=1)).sqrt()
 
 
+def scaled(deviation: Tensor, index: Tensor, count: int, eps: float, ddof: int) -> Tensor:
+    """`centred` values in units of their segment's standard deviation plus `eps`; 0 stays 0 whatever the spread."""
+    spread = segment_std(deviation, index, count, ddof)[index] + eps
+    return torch.where(deviation == 0, 0, deviation / torch.where(deviation == 0, 1, spread))
+
+
 def members(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Rows of each segment side by side.
 
@@ -178,6 +184,15 @@ class Turns:
     def spread(self, values: Tensor) -> Tensor:
         """[N, U] -> [N, T]: the turn's value at each of its action tokens, 0 elsewhere."""
         return torch.where(self.mask, values.gather(1, self.turn), 0)
+
+
+def turn_returns(reward: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """[N, U]: discounted sum of the turn rewards from each turn on."""
+    out, follow = torch.zeros_like(reward), reward.new_zeros(len(reward))
+    for u in reversed(range(reward.shape[1])):
+        follow = torch.where(valid[:, u], reward[:, u] + gamma * follow, follow)
+        out[:, u] = torch.where(valid[:, u], follow, 0)
+    return out
 
 
 # -- means that know about masks ----------------------------------------------------------------------------

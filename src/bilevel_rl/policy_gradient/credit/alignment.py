@@ -11,6 +11,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 
 
@@ -37,7 +38,7 @@ def aligned(own: Tensor, other: Tensor, valid: Tensor, beta: float, gamma: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment:
+class Alignment(Credit):
     r"""Opponent shaping: the other agent's advantage, weighted by one's own past ones.
 
     $$A^*_u = A^1_u + \beta\left(\sum_{k<u}\gamma^{u-k}A^1_k\right)A^2_u$$

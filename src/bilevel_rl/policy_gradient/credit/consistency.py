@@ -11,6 +11,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_mean, segment_size, segment_sum
 
 
@@ -33,7 +34,7 @@ def answer_entropy(answer: Tensor, group: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Consistency:
+class Consistency(Credit):
     r"""Blend of the group's advantage and a prompt-level one, by how much the answers disagree.
 
     $$A = w A_{\mathrm{local}} + (1 - w) A_{\mathrm{global}}, \quad w = \sigma(\gamma(H - \rho)), \quad

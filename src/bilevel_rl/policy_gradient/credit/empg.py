@@ -11,11 +11,12 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 
 
 @dataclasses.dataclass(frozen=True)
-class EMPG:
+class EMPG(Credit):
     r"""Entropy-modulated credit: confident steps get more of it, uncertain ones less, and clear futures a
     bonus.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 
 
 def discounted_residuals(
@@ -49,7 +50,7 @@ def discounted_residuals(
 
 
 @dataclasses.dataclass(frozen=True)
-class GAE:
+class GAE(Credit):
     r"""Generalised advantage estimation with a token-level critic.
 
     $$A_t = \sum_{i \ge 0} (\gamma\lambda)^i \left(r_{t+i} + \gamma V(s_{t+i+1}) - V(s_{t+i})\right)$$
@@ -95,6 +96,10 @@ class GAE:
             self.lam,
             value_after(batch, value.dtype),
         )
+
+    def value_targets(self, batch: Batch) -> Tensor:
+        """[N, T]: this rule's advantage, as it is before anything scales it, plus the value."""
+        return value_targets(batch.replace(advantage=self(batch)))
 
 
 def value_after(batch: Batch, dtype: torch.dtype) -> Tensor | None:

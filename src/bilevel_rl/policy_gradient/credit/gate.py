@@ -12,11 +12,12 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_sum
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
+class Gate(Credit):
     r"""HPT's gate: prompts that the policy hardly solves learn from a demonstration, the others from their
     samples.
 
@@ -25,7 +26,7 @@ class Gate:
       \quad P > \gamma: \text{ samples with their } A,\ \text{demonstrations } 0$$
 
     Rows of the extra `demonstration` [N] bool are demonstrations; they take no part in the samples'
-    statistics. Use it with `Unified(denominator=itself_on_demonstrations)`.
+    statistics. Use it with the loss `hybrid`, which averages both kinds of rows apart.
 
     Args:
         inner: credit rule of the samples.

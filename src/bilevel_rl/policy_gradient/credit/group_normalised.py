@@ -11,7 +11,8 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, TensorComponent
 from bilevel_rl.policy_gradient.credit.gae import returns_to_go
-from bilevel_rl.policy_gradient.segments import centred, label, masked_mean, segment_size, segment_std
+from bilevel_rl.policy_gradient.credit.sums import Credit
+from bilevel_rl.policy_gradient.segments import centred, label, masked_mean, scaled, segment_size
 
 
 def group_deviation(score: Tensor, group: Tensor, scale: bool, eps: float, ddof: int) -> Tensor:
@@ -25,13 +26,12 @@ def group_deviation(score: Tensor, group: Tensor, scale: bool, eps: float, ddof:
     deviation = centred(score, index, count)
     if not scale:
         return deviation
-    spread = segment_std(score, index, count, ddof)[index] + eps
-    # equal rewards have deviation exactly 0: keep it 0 when eps is 0 as well
-    return torch.where(deviation == 0, 0, deviation / torch.where(deviation == 0, 1, spread))
+    # equal rewards have deviation exactly 0: it stays 0 when eps is 0 as well
+    return scaled(deviation, index, count, eps, ddof)
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupNorm:
+class GroupNorm(Credit):
     r"""Group-normalised advantage (GRPO): deviation from the group's mean in units of its standard deviation.
 
     $$A_{i,t} = \frac{R_i - \bar R}{\sigma + \epsilon}$$
@@ -66,7 +66,7 @@ class GroupNorm:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupMean:
+class GroupMean(Credit):
     r"""Dr. GRPO's advantage: deviation from the group's mean, not divided by the spread.
 
     $$A_{i,t} = R_i - \bar R = \tfrac{k-1}{k}\,\mathrm{RLOO}_i$$
@@ -95,7 +95,7 @@ class GroupMean:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNorm:
+class BatchNorm(Credit):
     r"""REINFORCE++: discounted returns to go, normalised over all action tokens of the batch.
 
     $$A_t = \frac{G_t - \bar G}{\sigma_G + \epsilon}$$

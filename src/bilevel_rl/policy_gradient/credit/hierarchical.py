@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 
 
@@ -68,7 +69,7 @@ def hierarchical_advantages(
 
 
 @dataclasses.dataclass(frozen=True)
-class Hierarchical:
+class Hierarchical(Credit):
     r"""Hierarchical advantage estimation for agents whose turns are (keep or switch, sub-goal, action).
 
     Fields: `value` is the low-level critic and `value_high` the high-level one (both read at a turn's

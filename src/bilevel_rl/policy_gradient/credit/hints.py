@@ -13,6 +13,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
 from bilevel_rl.policy_gradient.credit.group_normalised import group_deviation
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import (
     label,
     segment_sum,
@@ -20,7 +21,7 @@ from bilevel_rl.policy_gradient.segments import (
 
 
 @dataclasses.dataclass(frozen=True)
-class HintCredit:
+class HintCredit(Credit):
     r"""Group-normalised advantages among hinted and among unhinted responses, hinted ones times how hard
     they had it.
 

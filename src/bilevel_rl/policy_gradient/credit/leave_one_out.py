@@ -9,6 +9,8 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.credit.gae import returns_to_go
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import centred, label, segment_size
 
 
@@ -33,7 +35,7 @@ def leave_one_out(score: Tensor, group: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
+class LeaveOneOut(Credit):
     r"""REINFORCE leave-one-out: an unbiased gradient with the other responses as baseline, no critic.
 
     $$A_{i,t} = R_i - \frac{1}{k-1}\sum_{j \ne i} R_j$$
@@ -61,7 +63,7 @@ class LeaveOneOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Return:
+class Return(Credit):
     r"""No baseline: $A_{i,t} = R_i$ (REINFORCE); a response's own group of one is enough.
 
     References:
@@ -86,18 +88,26 @@ class Return:
 
 
 @dataclasses.dataclass(frozen=True)
-class Greedy:
+class Greedy(Credit):
     r"""ReMax: the baseline is the reward of the greedy response to the same prompt.
 
-    $$A_{i,t} = R(y_i) - R(y^{\mathrm{greedy}})$$
+    $$A_{i,t} = \sum_{s \ge t} r_{is} - R(y^{\mathrm{greedy}})$$
 
     The sampler gives the greedy response's reward as the extra `baseline` [N]. Unbiased: it does not
     depend on $y_i$.
 
+    Args:
+        to_go: credit a token with the rewards from it on, as verl does; False with the score of the whole response,
+            as the paper writes it for a reward at the end. Both are unbiased and equal when rewards are paid at the
+            end; with rewards along the way the whole score is noisier.
+
     References:
         Li et al., ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning
-        Large Language Models, arXiv 2310.10505. Classical. Cost: one extra generation a prompt.
+        Large Language Models, arXiv 2310.10505. Classical; the default is verl's. Cost: one extra generation a
+        prompt.
     """
+
+    to_go: bool = True
 
     card: ClassVar[Card] = Card(
         name="remax",
@@ -112,4 +122,5 @@ class Greedy:
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""
         self.card.require(batch)
-        return batch.spread(batch.score - batch.extras["baseline"].to(batch.reward.dtype))
+        score = returns_to_go(batch) if self.to_go else batch.spread(batch.score)
+        return score - batch.spread(batch.get("baseline").to(batch.reward.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import centred, label, segment_size, segment_sum
 
 
@@ -40,7 +41,7 @@ def variance_adaptive(scores: Tensor, group: Tensor, base: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiReward:
+class MultiReward(Credit):
     r"""Variance-adaptive combination of K reward terms, each normalised in its group and weighted by its
     spread.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_size, segment_sum
 
 
@@ -63,7 +64,7 @@ def weighted_baseline(score: Tensor, weight: Tensor, group: Tensor, leave_one_ou
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimalBaseline:
+class OptimalBaseline(Credit):
     r"""The variance-optimal baseline of each prompt, weighted by the squared norm of each response's score
     function.
 
@@ -107,27 +108,30 @@ class OptimalBaseline:
 
 
 @dataclasses.dataclass(frozen=True)
-class LengthBaseline:
-    r"""The optimal baseline when every token has the same score norm: rewards weighted by length.
+class LengthBaseline(Credit):
+    r"""OPO: the optimal baseline when every token has the same score norm, rewards weighted by length.
 
     $$b_i = \frac{\sum_j |y_j| R_j}{\sum_j |y_j|}$$
 
+    Args:
+        leave_one_out: leave the response itself out of its baseline (ours, unbiased). False, the default, is the
+            paper's and verl's: the sample is part of it, which makes the gradient about (k-1)/k of its size.
+
     References:
-        The special case that public trainers call OPO; SEEN there. Leave-one-out form: ours, unbiased.
+        Hao et al., On-Policy RL with Optimal Reward Baseline (OPO), arXiv 2505.23585. SEEN (verl).
     """
 
-    leave_one_out: bool = True
+    leave_one_out: bool = False
 
     card: ClassVar[Card] = Card(
         name="length_baseline",
         slot=Slot.CREDIT,
-        effect=Effect.KEEPS,
+        effect=Effect.CHANGES,
         needs=("reward", "group"),
         group=2,
-        source="special case of OBLR-PO, arXiv 2511.23310",
+        source="On-Policy RL with Optimal Reward Baseline (OPO), arXiv 2505.23585",
         status=Status.SEEN,
-        number=3,
-        note="the length depends on the response: leave_one_out keeps it unbiased",
+        note="the baseline contains the response itself, as published; unbiased (keeps the objective) with leave_one_out",
     )
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import (
     label,
     rank_in_segment,
@@ -36,7 +37,7 @@ def distinct_share(signature: Tensor, sets: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Polychromic:
+class Polychromic(Credit):
     r"""The set objective: mean reward times diversity, minus what the prompt's other sets achieve.
 
     $$f(\tau_{1:n}) = \left(\tfrac1n\sum_i R(\tau_i)\right) d(\tau_{1:n}), \qquad

@@ -11,10 +11,11 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayCredit:
+class ReplayCredit(Credit):
     r"""$A' = \alpha A$ on the responses that came from the replay buffer (extra `replayed` [N] bool), A
     elsewhere.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot
 from bilevel_rl.policy_gradient.credit.gae import returns_to_go
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import (
     label,
     segment_size,
@@ -19,7 +20,7 @@ from bilevel_rl.policy_gradient.segments import (
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardToGo:
+class RewardToGo(Credit):
     r"""$A_{i,t} = \sum_{s\ge t}\gamma^{s-t} r_{is} - b_i$, b the mean total reward of the others of the
     prompt (or 0).
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_mean
 
 
@@ -66,7 +67,7 @@ def chain_advantage(value: Tensor, segment: Tensor, mask: Tensor, final: Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentChain:
+class SegmentChain(Credit):
     r"""Segment-level advantages from Monte-Carlo values of prefixes.
 
     $$A_{seg,k} = \hat V(t_{k+1}) - \hat V(t_k)$$
@@ -77,29 +78,27 @@ class SegmentChain:
     Args:
         threshold: tokens with a smaller probability are cut points.
         interval: cut points a segment.
-        mask_below: only tokens with a smaller probability get the advantage; 1 gives it to all.
 
     References:
         Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for Large Language
-        Models. SEEN (public repository). Keeps the objective before the probability mask. Cost: two scans
-        over T; the rollouts cost far more.
+        Models, arXiv 2505.23564. SEEN (public repository). Keeps the objective; the release's mask of confident
+        tokens is `weigh=probability_mask`. Cost: two scans over T; the rollouts cost far more.
     """
 
     threshold: float = 0.9
     interval: int = 5
-    mask_below: float = 0.9
 
     card: ClassVar[Card] = Card(
         name="segment_chain",
         slot=Slot.CREDIT,
-        effect=Effect.CHANGES,
+        effect=Effect.KEEPS,
         needs=("reward", "old", "prefix_value"),
         scope=Scope.RESPONSE,
         source="Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for LLMs",
         status=Status.SEEN,
         number=40,
         cost="O(NT), T sequential steps, + rollouts from every cut point",
-        note="keeps the objective with mask_below=1 (and independent prefix values)",
+        note="with independent prefix values",
     )
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -108,12 +107,11 @@ class SegmentChain:
         segment = batch.extras.get("segment")
         if segment is None:
             segment = cut_segments(old.detach(), batch.mask, self.threshold, self.interval)
-        out = chain_advantage(value.detach(), segment, batch.mask, batch.score)
-        return probability_mask(out, old.detach(), self.mask_below)
+        return chain_advantage(value.detach(), segment, batch.mask, batch.score)
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentTree:
+class SegmentTree(Credit):
     r"""Advantages in a tree of segments: the value of a node is the mean reward of the leaves below it.
 
     $$A = \hat V(\mathrm{child}) - \hat V(\mathrm{parent})$$
@@ -122,21 +120,16 @@ class SegmentTree:
     prefixes agree), and `depth` [N, T] says which of them each token belongs to. A response repeats the
     tokens that it shares with others.
 
-    Args:
-        mask_below: as in `SegmentChain`.
-
     References:
         As `SegmentChain`. SEEN. Siblings sum to zero where every node has equally many leaves, paths
         telescope. Cost: D sorts.
     """
 
-    mask_below: float = 1.0
-
     card: ClassVar[Card] = Card(
         name="segment_tree",
         slot=Slot.CREDIT,
         effect=Effect.KEEPS,
-        needs=("reward", "old", "group", "path", "depth"),
+        needs=("reward", "group", "path", "depth"),
         source="Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for LLMs",
         status=Status.SEEN,
         number=40,
@@ -147,7 +140,7 @@ class SegmentTree:
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""
-        old, path, depth = self.card.take(batch, "old", "path", "depth")
+        path, depth = self.card.take(batch, "path", "depth")
         index, count = label(batch.group)
         above = segment_mean(batch.score, index, count)[index]
         gains = []
@@ -157,12 +150,4 @@ class SegmentTree:
             gains.append(here - above)
             above = here
         gain = torch.stack(gains, 1)
-        out = torch.where(batch.mask, gain.gather(1, depth.clamp(0, path.shape[1] - 1)), 0)
-        return probability_mask(out, old.detach(), self.mask_below)
-
-
-def probability_mask(values: Tensor, logp: Tensor, below: float) -> Tensor:
-    """[N, T]: `values` at the tokens whose probability is under `below`, 0 at the others; 1 or more keeps
-    all.
-    """
-    return values if below >= 1 else torch.where(logp.exp() < below, values, 0)
+        return torch.where(batch.mask, gain.gather(1, depth.clamp(0, path.shape[1] - 1)), 0)

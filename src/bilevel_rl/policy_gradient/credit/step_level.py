@@ -10,13 +10,14 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
-from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_after
+from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_after, value_targets
 from bilevel_rl.policy_gradient.credit.group_normalised import normalised
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 
 
 @dataclasses.dataclass(frozen=True)
-class StepLevel:
+class StepLevel(Credit):
     r"""GAE over environment steps (turns); each token of a step's action gets the step's advantage.
 
     $$A_u = \sum_i (\gamma\lambda)^i\left(r_{u+i} + \gamma V(s_{u+i+1}) - V(s_{u+i})\right), \qquad
@@ -62,6 +63,11 @@ class StepLevel:
             discounted_residuals(reward, v, turns.valid, self.gamma, self.lam, value_after(batch, v.dtype))
         )
         return normalised(out, batch.mask, 1e-8) if self.normalise else out
+
+    def value_targets(self, batch: Batch) -> Tensor:
+        """[N, T]: this rule's advantage, as it is before it is normalised, plus the value."""
+        raw = dataclasses.replace(self, normalise=False)
+        return value_targets(batch.replace(advantage=raw(batch)))
 
 
 def step_value_loss(batch: Batch, target: Tensor) -> Tensor:

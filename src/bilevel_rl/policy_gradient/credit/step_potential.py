@@ -11,6 +11,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 
 
@@ -27,19 +28,21 @@ def step_potential(accuracy: Tensor, confidence: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class StepPotential:
+class StepPotential(Credit):
     r"""Outcome credit that fades once the answer is known, plus the change of potential of each step.
 
     $$A'_u = A\, f(\Phi_u^-) + \xi\,(\Phi_u - \Phi_u^-), \qquad
       f(\Phi) = \mathrm{clip}\!\left(\tfrac{1-\Phi}{1-\Phi_{sat}}, 0, 1\right)$$
 
     with $\Phi_u$ probed after step u and $\Phi_u^-$ before it (the extra `start_potential` [N] for the
-    first, else 0).
+    first, else 0). The first step has no difference unless `first_step` asks for it.
 
     Args:
         inner: the outcome-level credit rule.
         saturation: $\Phi_{sat}$, above which outcome credit fades; 1 keeps f at 1.
         xi: size of the shaping, in units of the advantage.
+        first_step: credit the first step with $\Phi_1 - \Phi_1^-$, so that the shaping telescopes (ours); False,
+            the default, is the release's: the first step's difference is 0.
 
     References:
         Step Potential Advantage Estimation, arXiv 2601.03823. The potential is SEEN (public repository); f
@@ -50,6 +53,7 @@ class StepPotential:
     inner: TensorComponent = GroupNorm()
     saturation: float = 0.9
     xi: float = 0.1
+    first_step: bool = False
 
     card: ClassVar[Card] = Card(
         name="spae",
@@ -75,6 +79,8 @@ class StepPotential:
         room = 1.0 - self.saturation
         fade = ((1 - before) / room).clamp(0, 1) if room > 0 else torch.ones_like(before)
         change = torch.where(turns.valid, after - before, 0)
+        if not self.first_step:
+            change = torch.where(torch.cumsum(turns.valid.long(), 1) == 1, 0, change)
         return self.inner(batch) * turns.spread(fade) + self.xi * turns.spread(change)
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
+from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns, label, segment_mean
 
 
 @dataclasses.dataclass(frozen=True)
-class TrajectoryGraph:
+class TrajectoryGraph(Credit):
     r"""Merge identical steps (state and action) of a prompt's trajectories; a merged step gets the mean
     advantage.
 

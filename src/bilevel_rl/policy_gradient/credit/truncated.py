@@ -10,11 +10,12 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
-from bilevel_rl.policy_gradient.credit.gae import discounted_residuals
+from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_targets
+from bilevel_rl.policy_gradient.credit.sums import Credit
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedGAE:
+class TruncatedGAE(Credit):
     r"""GAE where the unknown value after the last token of a cut response is taken equal to the last known
     one.
 
@@ -56,6 +57,10 @@ class TruncatedGAE:
         return discounted_residuals(
             batch.token_reward.to(value.dtype), value, batch.mask, self.gamma, self.lam, final
         )
+
+    def value_targets(self, batch: Batch) -> Tensor:
+        """[N, T]: this rule's advantage, as it is before anything scales it, plus the value."""
+        return value_targets(batch.replace(advantage=self(batch)))
 
 
 def last_inside(values: Tensor, mask: Tensor) -> Tensor:

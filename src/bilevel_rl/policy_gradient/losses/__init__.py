@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bilevel_rl.policy_gradient.losses.clipped import Clipped
 from bilevel_rl.policy_gradient.losses.clipped_weight import ClippedWeight
+from bilevel_rl.policy_gradient.losses.hybrid import Hybrid
 from bilevel_rl.policy_gradient.losses.mirror_descent import MirrorDescent, NashMirrorProx
 from bilevel_rl.policy_gradient.losses.pairwise import (
     Contrastive,
@@ -19,4 +20,5 @@ from bilevel_rl.policy_gradient.losses.unified import Unified
 ALL = (
     PolicyGradient, Supervised, Clipped, SequenceRatio, ClippedWeight, Unified, Contrastive, PairwisePPO,
     DirectAdvantage, NashPreference, Precision, MirrorDescent, NashMirrorProx,
+    Hybrid,
 )  # fmt: skip

@@ -96,7 +96,9 @@ class MirrorDescent:
 
     Args:
         step: $t_k$ at the start.
-        anneal: fall linearly with `Batch.progress`, down to a tenth of it (ours: the release goes to 0).
+        anneal: fall linearly with `Batch.progress`, as the release does by default; False keeps the step.
+        floor: smallest share of the step that annealing leaves; the release's 0 makes the penalty infinite at the
+            very end, 0.1 is ours.
         aggregate: denominator.
 
     References:
@@ -105,7 +107,8 @@ class MirrorDescent:
     """
 
     step: float = 1.0
-    anneal: bool = False
+    anneal: bool = True
+    floor: float = 0.1
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
@@ -124,7 +127,7 @@ class MirrorDescent:
         """Scalar, to be minimised."""
         logp, old = self.card.take(batch, "logp", "old")
         drift = log_ratio(logp, old.detach())
-        step = self.step * (max(1 - batch.progress, 0.1) if self.anneal else 1.0)
+        step = self.step * (max(1 - batch.progress, self.floor) if self.anneal else 1.0)
         proximal = sampled_divergence(drift, drift) / step
         return self.aggregate(proximal - weighted_advantage(batch) * drift.exp(), batch)
 

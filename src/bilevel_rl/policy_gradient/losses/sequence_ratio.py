@@ -23,17 +23,23 @@ class SequenceRatio:
     $$s_i = \exp\left(\frac{1}{|y_i|}\sum_t \log\frac{\pi(y_{it})}{\pi_{old}(y_{it})}\right), \qquad
       \ell = -\frac1N\sum_i \min\left(s_i A_i,\ \mathrm{clip}(s_i, 1-\epsilon_l, 1+\epsilon_h) A_i\right)$$
 
+    With `by_token` the ratio keeps its value and has each token's own gradient, for advantages that differ between
+    tokens: $s_{it} = \mathrm{sg}[s_i]\,\pi(y_{it})/\mathrm{sg}[\pi(y_{it})]$ (GSPO-token). With one advantage
+    a response both have the same value and gradient.
+
     Args:
         low: $\epsilon_l$; sequence ratios stay near 1, so the limits are small.
         high: $\epsilon_h$.
+        by_token: GSPO-token, the form that verl computes; False is the paper's sequence form.
         aggregate: how the responses are averaged.
 
     References:
-        Zheng et al., Group Sequence Policy Optimization, arXiv 2507.18071. Classical.
+        Zheng et al., Group Sequence Policy Optimization, arXiv 2507.18071 (section 4.3 for GSPO-token). Classical.
     """
 
     low: float = 3e-4
     high: float = 4e-4
+    by_token: bool = False
     aggregate: Aggregate = per_sequence
 
     card: ClassVar[Card] = Card(
@@ -49,6 +55,7 @@ class SequenceRatio:
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
         logp, old = self.card.take(batch, "logp", "old")
-        ratio = masked_mean(log_ratio(logp, old.detach()), batch.mask, 1).exp()[:, None]
+        mean = masked_mean(log_ratio(logp, old.detach()), batch.mask, 1)[:, None]
+        ratio = (mean.detach() + log_ratio(logp, logp.detach())).exp() if self.by_token else mean.exp()
         loss = clipped_surrogate(ratio, weighted_advantage(batch), self.low, self.high)
         return self.aggregate(loss, batch)

@@ -17,7 +17,8 @@ from bilevel_rl.policy_gradient.segments import (
     masked_mean,
 )
 
-PHASES = (1.5, 1.2, 0.8, 1.0)  # warm-up, climb, plateau, converged (released code)
+PHASES = {"WARMUP": 1.5, "CLIMBING": 1.2, "PLATEAU": 0.8, "CONVERGED": 1.0}  # released code
+WINDOW = 50  # rewards that the phase is read from, and as many before them (released code)
 
 
 def soft_min(values: Tensor, alpha: float) -> Tensor:
@@ -44,9 +45,11 @@ class PredictiveKL:
     $$0.1\,(\overline{KL} - \kappa)_+^2\ \max\left(\tfrac12, \tfrac{2}{H + 0.1}\right), \qquad
       \kappa = \mathrm{clamp}\left((0.3 + \mathrm{PID})\cdot\text{phase}, 0.1, 0.6\right)$$
 
-    $\overline{KL}$ = .9 x the average of past batches + .1 x this batch's, whose gradient it carries. The
-    PID (.3, .01, .05) acts on the difference between the reward's velocity (moving average, .95) and
-    `target`. All of it is in `memory`. KL and entropy are means a token.
+    $\overline{KL}$ = .9 x the average of past batches + .1 x this batch's, whose gradient it carries; it starts at 0.
+    The PID (.3, .01, .05; integral within [-1, 1]) acts on the velocity of the reward's moving average (.95) less
+    `target`. The phase is read from the last 50 rewards and the 50 before them: WARMUP (fewer than 50 so far) 1.5,
+    CLIMBING (mean up by more than .01) 1.2, CONVERGED (deviation under .02, mean above .7) 1.0, else PLATEAU .8. All
+    of it is in `memory`. KL and entropy are means a token; the reward is the batch's mean score.
 
     Args:
         target: reward velocity aimed at, a batch.
@@ -54,13 +57,9 @@ class PredictiveKL:
         scale: 0.1 in the release.
 
     References:
-        SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control for RLHF. SEEN (public
-            repository) for the
-        constants; there the penalty is a Python float without gradient, ours is differentiable. When each
-        phase holds is INFERRED: warm-up in the first tenth of training, converged in the last, plateau
-        while the
-            velocity is under the
-        target, climb otherwise.
+        SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control for RLHF, arXiv 2602.04651. SEEN
+        (public repository). There the penalty is a Python float without gradient and is updated at every gradient
+        step; ours has the gradient of its own batch's share and is updated once an iteration.
     """
 
     target: float = 0.001
@@ -76,53 +75,69 @@ class PredictiveKL:
         needs=("reward", "kl", "entropy"),
         scope=Scope.BATCH,
         gradient=("kl",),
-        source="SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control",
+        source="SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control, arXiv 2602.04651",
         status=Status.SEEN,
         number=67,
-        note="the public release's penalty has no gradient; ours does. Phases INFERRED",
+        note="the public release's penalty has no gradient; ours does",
     )
 
     def init(self) -> dict[str, Tensor]:
-        """Moving averages and the controller's state."""
-        names = ("kl_short", "kl_long", "velocity", "reward", "integral", "error", "derivative", "batches")
-        return {name: torch.zeros((), dtype=torch.float64) for name in names}
+        """Moving averages, the controller's state and the last rewards (newest last)."""
+        names = ("kl_short", "kl_long", "average", "integral", "error", "adjustment", "batches")
+        state = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        return {**state, "rewards": torch.zeros(2 * WINDOW, dtype=torch.float64)}
 
-    def threshold(self, state: Mapping[str, Tensor], progress: float) -> float:
-        """The KL above which the penalty acts, in nats a token."""
-        pid = float(0.3 * state["error"] + 0.01 * state["integral"] + 0.05 * state["derivative"])
-        velocity = float(state["velocity"])
-        phase = 0 if progress < 0.1 else 3 if progress >= 0.9 else 2 if velocity < self.target else 1
-        return min(max((self.base + pid) * PHASES[phase], self.lowest), self.highest)
+    def threshold(self, state: Mapping[str, Tensor]) -> float:
+        """The KL above which the penalty acts after the batch that `state` last saw, in nats a token."""
+        raw = (self.base + float(state["adjustment"])) * PHASES[self.phase(state)]
+        return min(max(raw, self.lowest), self.highest)
+
+    @staticmethod
+    def phase(state: Mapping[str, Tensor]) -> str:
+        """WARMUP, CLIMBING, CONVERGED or PLATEAU, from the rewards seen."""
+        seen, rewards = int(state["batches"]), state["rewards"]
+        if seen < WINDOW:
+            return "WARMUP"
+        recent = rewards[WINDOW:]
+        before = rewards[:WINDOW] if seen >= 2 * WINDOW else recent
+        if float(recent.mean()) > float(before.mean()) + 0.01:
+            return "CLIMBING"
+        steady = float(recent.std(correction=0)) < 0.02 and float(recent.mean()) > 0.7
+        return "CONVERGED" if steady else "PLATEAU"
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
         kl, entropy = self.card.take(batch, "kl", "entropy")
-        state = batch.memory.get(self.card.name) or self.init()
-        now = per_token(kl, batch)
-        share = 0.1 if float(state["batches"]) else 1.0
-        smooth = (1 - share) * float(state["kl_short"]) + share * now
-        over = torch.relu(smooth - self.threshold(state, batch.progress))
+        before = self._remembered(batch)
+        smooth = 0.9 * float(before["kl_short"]) + 0.1 * per_token(kl, batch)
+        over = torch.relu(smooth - self.threshold(self.update(before, batch)))
         mean_entropy = per_token(entropy, batch).detach()
         return self.scale * over.square() * (2.0 / (mean_entropy.clamp(min=0) + 0.1)).clamp(min=0.5)
 
+    def _remembered(self, batch: Batch) -> Mapping[str, Tensor]:
+        return batch.memory.get(self.card.name) or self.init()
+
     def update(self, state: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Moving averages of the KL and of the reward's velocity, and the PID's error, integral and
-        derivative.
-        """
+        """The state after a batch: averages of its KL, the controller's terms for its reward, and the reward itself."""
         kl = masked_mean(batch.inside("kl").detach(), batch.mask).double().cpu()
-        reward = batch.score.detach().double().mean().cpu() if len(batch) else state["reward"]
-        first = float(state["batches"]) == 0
-        change = torch.zeros((), dtype=torch.float64) if first else reward - state["reward"]
-        velocity = change if first else 0.95 * state["velocity"] + 0.05 * change
-        # at the target velocity the controller rests, whatever came before
-        error = torch.zeros_like(velocity) if first else velocity - self.target
-        return {
-            "kl_short": kl if first else 0.9 * state["kl_short"] + 0.1 * kl,
-            "kl_long": kl if first else 0.99 * state["kl_long"] + 0.01 * kl,
-            "velocity": velocity, "reward": reward, "error": error,
-            "integral": state["integral"] + error, "derivative": error - state["error"],
-            "batches": state["batches"] + 1,
+        last = state["rewards"][-1]
+        reward = batch.score.detach().double().mean().cpu() if len(batch) else last
+        after = {
+            "kl_short": 0.9 * state["kl_short"] + 0.1 * kl, "kl_long": 0.99 * state["kl_long"] + 0.01 * kl,
+            "batches": state["batches"] + 1, "rewards": torch.cat([state["rewards"][1:], reward[None]]),
         }  # fmt: skip
+        return after | self._controlled(state, reward)
+
+    def _controlled(self, state: Mapping[str, Tensor], reward: Tensor) -> dict[str, Tensor]:
+        """The PID's memory after one more reward; at the first there is no velocity and no adjustment."""
+        if float(state["batches"]) == 0:
+            kept = {name: state[name] for name in ("integral", "error", "adjustment")}
+            return {"average": reward, **kept}
+        average = 0.95 * state["average"] + 0.05 * reward
+        error = average - state["average"] - self.target
+        integral = (state["integral"] + error).clamp(-1, 1)
+        adjustment = 0.3 * error + 0.01 * integral + 0.05 * (error - state["error"])
+        return {"average": average, "error": error, "integral": integral, "adjustment": adjustment}
 
 
 def preview_scale(preview_kl: float, limit: float = 0.5) -> float:

@@ -27,9 +27,9 @@ class TurnEntropy:
       P = \mathrm{mean}_t\left[(\kappa_l H^{hist}_u - H_t)_+ + (H_t - \kappa_h H^{hist}_u)_+\right]$$
 
     with u the turn of token t. The history is the running mean of past batches' mean entropy at that turn,
-    kept in `memory`; before there is one the penalty is 0. The phase weight is $1 - .2(1 - e^{-2p})$ in the
-    first half of training and $.8e^{-3p}$ in the second, p the progress. Use it with the coefficient
-    $\lambda_e$.
+    kept in `memory`; before there is one the penalty is 0. The phase weight has two halves, each with its own
+    clock: $1 - .2(1 - e^{-4p})$ up to the middle of training, then $.8e^{-3(2p - 1)}$, p the progress. Use it
+    with the coefficient $\lambda_e$.
 
     Args:
         low: $\kappa_l$.
@@ -92,5 +92,12 @@ class TurnEntropy:
 
     @staticmethod
     def phase(progress: float) -> float:
-        """The weight of the penalty over training."""
-        return 1 - 0.2 * (1 - math.exp(-2 * progress)) if progress < 0.5 else 0.8 * math.exp(-3 * progress)
+        """The weight of the penalty over training, as released: epoch e of M with p = e/M.
+
+        Example:
+            >>> round(TurnEntropy.phase(0.5), 4), round(TurnEntropy.phase(1.0), 4)
+            (0.8271, 0.0398)
+        """
+        if progress <= 0.5:
+            return 1 - 0.2 * (1 - math.exp(-4 * progress))
+        return 0.8 * math.exp(-3 * (2 * progress - 1))

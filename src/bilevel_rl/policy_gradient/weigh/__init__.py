@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bilevel_rl.policy_gradient.weigh.confident import Confident
 from bilevel_rl.policy_gradient.weigh.covariance import ClipCovariance
 from bilevel_rl.policy_gradient.weigh.curvature import Curvature
 from bilevel_rl.policy_gradient.weigh.duration import Duration
@@ -9,4 +10,4 @@ from bilevel_rl.policy_gradient.weigh.entropy_tokens import EntropyTokens
 from bilevel_rl.policy_gradient.weigh.hints import HintWeight
 from bilevel_rl.policy_gradient.weigh.window import Window
 
-ALL = (Duration, ClipCovariance, EntropyTokens, Curvature, HintWeight, Window)
+ALL = (Duration, ClipCovariance, EntropyTokens, Curvature, HintWeight, Window, Confident)

@@ -26,11 +26,16 @@ class ClipCovariance:
     stopped by the clip already. The draw is a function of seed, iteration, trajectory and position: it
     doesn't depend on the order of rows.
 
+    The tokens are chosen anew at every gradient step, from the policy as it then is; each follower of a bi-level run
+    chooses its own.
+
     Args:
         share: of the action tokens; at least one is dropped whenever there is a candidate.
         low, high: limits of the covariance.
         clip: tokens whose ratio PPO's clip at this distance stops are no candidates.
         seed: of the draw.
+        every_step: choose at every gradient step, as the release does; False chooses once an iteration and for both
+            followers of a bi-level run alike, as the other weights do.
 
     References:
         The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models. SEEN (a public
@@ -42,6 +47,7 @@ class ClipCovariance:
     high: float = 5.0
     clip: float = 1.0
     seed: int = 0
+    every_step: bool = True
 
     card: ClassVar[Card] = Card(
         name="clip_cov",
@@ -52,7 +58,7 @@ class ClipCovariance:
         source="The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models",
         status=Status.SEEN,
         number=29,
-        note="drops at least one candidate whatever the share",
+        note="drops at least one candidate whatever the share; chooses anew at every gradient step",
     )
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -1,0 +1,284 @@
+"""Recipes as text: from names and parts to a recipe, and back, every field included.
+
+grpo                                                            a recipe by name
+grpo, loss=gspo                                                 the same with another part
+credit=episode + 0.5*step_groups, weigh=my_rules.py:Mine(k=2)   by its parts, one's own among them
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import re
+from typing import Any
+
+from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.policy_gradient.component import Slot
+from bilevel_rl.policy_gradient.credit.sums import Sum
+from bilevel_rl.policy_gradient.lookup import (
+    FACTORIES,
+    OPTIONS,
+    OUTSIDE,
+    attribute,
+    component,
+    has_slot,
+    reference,
+)
+from bilevel_rl.policy_gradient.recipe import Recipe
+from bilevel_rl.policy_gradient.recipes import named
+
+SLOTS: dict[str, Slot] = {slot.value: slot for slot in Slot}
+ONE = ("credit", "loss", "step")  # slots that take a single part
+OPTIONAL = ("step",)
+
+
+def compose(text: str) -> Recipe:
+    """A recipe from a name, or from the names of its parts; nothing is executed but their constructors.
+
+    Decorators take what they wrap in parentheses, options are keywords, several parts of a slot go in brackets, a
+    regulariser is multiplied by its coefficient, and credit rules may be scaled and added. A recipe's name first
+    means: that recipe, with the slots that follow replaced.
+
+    Raises:
+        InvalidConfig: text that doesn't parse, an unknown name, a part in the wrong slot, an option that doesn't exist.
+
+    Example:
+        >>> compose("credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl").name
+        'credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl'
+        >>> compose("grpo, loss=gspo").credit
+        GroupNorm(eps=0.0001, ddof=1)
+    """
+    if text.strip().isidentifier():
+        return named(text.strip())
+    return _Reader(text).recipe()
+
+
+def composition(recipe: Recipe) -> str:
+    """The text from which `compose` makes this recipe again: every slot, every field of every part.
+
+    Raises:
+        InvalidConfig: a part, or an option of one, that no name finds again.
+
+    Example:
+        >>> composition(Recipe())
+        'credit=leave_one_out(), loss=policy_gradient(aggregate=sum_of_tokens)'
+    """
+    slots = []
+    for slot in SLOTS:
+        value = getattr(recipe, slot)
+        if slot in ONE:
+            if value is not None:
+                slots.append(f"{slot}={_written(value)}")
+        elif value:
+            parts = [
+                f"{k!r}*{_written(c)}" if slot == "regular" else _written(c) for c, k in _pairs(slot, value)
+            ]
+            slots.append(f"{slot}=[{', '.join(parts)}]" if len(parts) > 1 else f"{slot}={parts[0]}")
+    return ", ".join(slots)
+
+
+def _pairs(slot: str, value: tuple[Any, ...]) -> list[tuple[Any, float]]:
+    return [(c, k) for k, c in value] if slot == "regular" else [(c, 1.0) for c in value]
+
+
+# -- writing ------------------------------------------------------------------------------------------------
+
+
+def _written(value: Any) -> str:
+    """One value as the text that reads back as it."""
+    if isinstance(value, Sum):
+        return (
+            "("
+            + " + ".join(f"{w!r}*{_written(t)}" for w, t in zip(value.weights, value.terms, strict=True))
+            + ")"
+        )
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_written(one)}, " for one in value) + ")"
+    if value is None or isinstance(value, bool | int | str):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else "inf" if value > 0 else "-inf"
+    if not hasattr(value, "card"):
+        for name, factory in FACTORIES.items():
+            if type(value) is factory:
+                return f"{name}({_options(value, inspect.signature(factory).parameters)})"
+        return reference(value)
+    if not dataclasses.is_dataclass(value):
+        raise InvalidConfig(
+            message(f"{value.card.slot} '{value.card.name}'", f"{type(value).__name__}, which is no dataclass",
+                    "the fields of a component are what a run folder keeps of it", "Make it a frozen dataclass")
+        )  # fmt: skip
+    name = reference(type(value))
+    fields = [f.name for f in dataclasses.fields(value) if f.init]
+    return f"{'return_' if name == 'return' else name}({_options(value, fields)})"
+
+
+def _options(value: Any, names: Any) -> str:
+    return ", ".join(f"{name}={_written(getattr(value, name))}" for name in names)
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """One text on its way to a recipe."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.outside: list[str] = []
+
+    def recipe(self) -> Recipe:
+        """The recipe that the text says."""
+        call = self._call()
+        if len(call.args) > 1 or (call.args and not isinstance(call.args[0], ast.Name)):
+            raise self._error("a part without its slot")
+        base = named(call.args[0].id) if call.args else Recipe()  # type: ignore[attr-defined]
+        values: dict[str, Any] = {"name": self.text.strip()}
+        for keyword in call.keywords:
+            slot = keyword.arg or "**"
+            if slot not in SLOTS:
+                raise self._error(f"the slot {slot!r}. {did_you_mean(slot, SLOTS)}")
+            values[slot] = self._slot(slot, keyword.value)
+        return dataclasses.replace(base, **values)
+
+    def _call(self) -> ast.Call:
+        # `return` is a component, and a word of Python's; names with a colon become words that Python reads
+        readable = re.sub(r"\breturn\b(?!_)", "return_", self.text)
+        readable = OUTSIDE.sub(self._keep, readable)
+        try:
+            call = ast.parse(f"recipe({readable})", mode="eval").body
+        except SyntaxError as error:
+            twice = re.search(r"keyword argument repeated: (\w+)", str(error.msg))
+            if twice and twice[1] in SLOTS:
+                raise self._error(
+                    f"the slot {twice[1]!r} twice, which is given once (several parts of a slot go in brackets)"
+                ) from error
+            raise self._error(f"text that doesn't parse ({error.msg})") from error
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "recipe":
+            raise self._error("a part without its slot")
+        return call
+
+    def _keep(self, found: re.Match[str]) -> str:
+        self.outside.append(found[0])
+        return f"outside_{len(self.outside) - 1}_"
+
+    def _name(self, word: str) -> str:
+        kept = re.fullmatch(r"outside_(\d+)_", word)
+        return self.outside[int(kept[1])] if kept else word.removesuffix("_")
+
+    def _error(self, got: str) -> InvalidConfig:
+        return InvalidConfig(
+            message(
+                f"recipe {self.text!r}", got, f"a name, or slot=part with {', '.join(SLOTS)}",
+                "Write for instance: credit=empg(group_norm), loss=clipped(high=0.28), regular=0.01*sampled_kl",
+            )
+        )  # fmt: skip
+
+    def _slot(self, slot: str, value: ast.expr) -> Any:
+        if slot in OPTIONAL and isinstance(value, ast.Constant) and value.value is None:
+            return None
+        nodes = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+        if slot == "regular":
+            return tuple(self._weighted(node, Slot.REGULAR) for node in nodes)
+        if slot not in ONE:
+            return tuple(self._part(node, SLOTS[slot]) for node in nodes)
+        if len(nodes) != 1:
+            raise self._error(f"{len(nodes)} parts in the slot {slot!r}, which takes one")
+        return self._part(nodes[0], SLOTS[slot])
+
+    def _weighted(self, node: ast.expr, slot: Slot) -> tuple[float, Any]:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            return float(self._literal(node.left)), self._part(node.right, slot)
+        return 1.0, self._part(node, slot)
+
+    def _part(self, node: ast.expr, slot: Slot) -> Any:
+        if isinstance(node, ast.BinOp):
+            return self._sum(node, slot)
+        word, args, keywords = self._called(node)
+        name = self._name(word)
+        cls: Any = component(name, slot if ":" not in name else None)
+        if cls.card.slot != slot:
+            raise self._error(f"{name!r} in the slot '{slot}'; it belongs in '{cls.card.slot}'")
+        return self._made(cls, name, args, keywords, slot)
+
+    def _made(
+        self, cls: Any, name: str, args: list[ast.expr], keywords: list[ast.keyword], slot: Slot
+    ) -> Any:
+        """The component with its options."""
+        fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+        options = {k.arg or "**": self._option(k.value) for k in keywords}
+        unknown = sorted(set(options) - fields)
+        if unknown:
+            raise self._error(f"the option {unknown[0]!r} of {name!r}. {did_you_mean(unknown[0], fields)}")
+        if args:
+            if len(args) > 1 or "inner" not in fields:
+                wrong = "two parts" if "inner" in fields else f"{name!r} around something; it wraps nothing"
+                raise self._error(wrong)
+            options["inner"] = self._part(args[0], slot)
+        return cls(**options)
+
+    def _sum(self, node: ast.expr, slot: Slot) -> Any:
+        """A weighted sum of credit rules."""
+        if slot != Slot.CREDIT:
+            raise self._error(
+                f"a sum or product in the slot '{slot}'; only credit rules are added and scaled"
+            )
+        terms = [self._weighted(term, slot) for term in _terms(node)]
+        return Sum(tuple(rule for _, rule in terms), tuple(weight for weight, _ in terms))
+
+    def _called(self, node: ast.expr) -> tuple[str, list[ast.expr], list[ast.keyword]]:
+        if isinstance(node, ast.Name):
+            return node.id, [], []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return node.func.id, node.args, node.keywords
+        raise self._error(f"{ast.unparse(node)!r} where a part is expected")
+
+    def _option(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Tuple | ast.List):
+            return tuple(self._option(one) for one in node.elts)
+        if isinstance(node, ast.BinOp) and not any(isinstance(t, ast.Constant) for t in _terms(node)):
+            return self._sum(node, Slot.CREDIT)
+        if isinstance(node, ast.Name):
+            return self._named_option(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            word = self._name(node.func.id)
+            if word in FACTORIES:
+                values = {k.arg or "**": self._option(k.value) for k in node.keywords}
+                return FACTORIES[word](*[self._option(a) for a in node.args], **values)
+            return self._part(node, component(word).card.slot)  # type: ignore[attr-defined]
+        if (
+            isinstance(node, ast.UnaryOp)
+            and isinstance(node.op, ast.USub)
+            and isinstance(node.operand, ast.Name)
+        ):
+            return -self._option(node.operand)
+        return self._literal(node)
+
+    def _named_option(self, node: ast.Name) -> Any:
+        """A function by its name, a component with its defaults, or what `module:name` holds."""
+        word = self._name(node.id)
+        if word in OPTIONS:
+            return OPTIONS[word]
+        if ":" in word:
+            found = attribute(word)
+            return found() if has_slot(found) else found
+        try:
+            return component(word)()
+        except InvalidConfig as error:
+            known = did_you_mean(word, [*OPTIONS, *FACTORIES])
+            raise self._error(f"the value {word!r}. {known}") from error
+
+    def _literal(self, node: ast.expr) -> Any:
+        try:
+            return ast.literal_eval(node)
+        except ValueError as error:
+            raise self._error(f"{ast.unparse(node)!r} where a number is expected") from error
+
+
+def _terms(node: ast.expr) -> list[ast.expr]:
+    """The summands of a sum, left to right."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [*_terms(node.left), *_terms(node.right)]
+    return [node]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.rewards.models import GatedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
+from bilevel_rl.policy_gradient import losses
 from bilevel_rl.policy_gradient.credit import GAE, Gate, GroupNorm, LeaveOneOut, MultiReward
 from bilevel_rl.policy_gradient.losses import Unified
 from bilevel_rl.policy_gradient.losses.unified import itself_on_demonstrations
@@ -277,7 +279,7 @@ def test_critics_come_with_the_recipe_that_reads_values():
     before = weights(made)
     made.train()
     assert any(not torch.equal(v, weights(made)[k]) for k, v in before.items() if k.startswith("critic_l/"))
-    assert isinstance(compose("ppo").credit, GAE)
+    assert isinstance(compose("ppo").credit.inner, GAE)
 
 
 def test_the_key_and_the_argument_are_the_same():
@@ -325,3 +327,56 @@ def test_the_gate_is_read_at_both_ends_of_the_difference_and_moves():
     made.train()
     assert {round(g, 2) for g in seen} == {-0.3, 0.7}
     assert reward.gate.item() != pytest.approx(0.2)
+
+
+# -- a resumed run is the same algorithm --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "recipe", ["grpo", "grpo, loss=gspo", Recipe("mine", credit=GAE(lam=0.5))], ids=["name", "varied", "object"]
+)
+def test_a_recipe_given_in_python_is_written_to_the_folder_and_resumed(recipe, tmp_path):
+    straight = plain(recipe=recipe, steps=2)
+    straight.train()
+    out = str(tmp_path)
+    plain(recipe=recipe, steps=1, out=out).train()
+    header = json.loads((tmp_path / "run.json").read_text())
+    kept = header["config"]["recipe"]
+    assert compose(kept).describe()["composition"] == straight.recipe.describe()["composition"]
+    state = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    assert state["recipe"]["composition"] == straight.recipe.describe()["composition"]
+    again = plain(recipe=kept, steps=2, out=out, resume=True)  # as a command line does, from the configuration
+    again.train()
+    for key, value in weights(straight).items():
+        assert torch.equal(weights(again)[key], value), key
+
+
+def test_another_recipe_is_refused_on_resume(tmp_path):
+    plain(recipe="grpo", steps=1, out=str(tmp_path)).train()
+    with pytest.raises(InvalidConfig, match="resume: got recipe='rloo' where the checkpoint has 'grpo'"):
+        plain(recipe="rloo", out=str(tmp_path), resume=True)
+    with pytest.raises(InvalidConfig, match="resume: got recipe='' where the checkpoint has 'grpo'"):
+        plain(out=str(tmp_path), resume=True)
+    state = tmp_path / "checkpoint" / "state.json"
+    changed = json.loads(state.read_text())
+    changed["recipe"]["composition"] = changed["recipe"]["composition"].replace("eps=0.0001", "eps=0.1")
+    state.write_text(json.dumps(changed))
+    with pytest.raises(InvalidConfig, match=r"resume: got the recipe .*eps=0\.0001.* where the checkpoint has .*eps=0\.1"):
+        plain(recipe="grpo", out=str(tmp_path), resume=True)
+
+
+def test_a_recipe_that_cannot_be_written_is_refused_where_there_is_a_folder(tmp_path):
+    recipe = Recipe("nameless", loss=losses.Clipped(aggregate=lambda values, batch: values.sum()))
+    plain(recipe=recipe, steps=1).train()
+    with pytest.raises(InvalidConfig, match=r"recipe: got .*<lambda> of .*, which has no name that finds it again"):
+        plain(recipe=recipe, steps=1, out=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_act_is_said_before_training(caplog):
+    with caplog.at_level("WARNING"):
+        plain(recipe="credit=truncated_gae, loss=clipped, regular=0.1*kl_cov", epochs=2)
+    assert "can't act here" not in caplog.text
+    with caplog.at_level("WARNING"):
+        plain(recipe="credit=hgpo, loss=clipped, regular=0.1*kl_cov", fields=FIELDS | {"turn": FIELDS["turn"]})
+    assert "regular 'kl_cov' can't act here: one gradient step a batch" in caplog.text

@@ -32,10 +32,12 @@ from bilevel_rl.policy_gradient.component import Effect, Slot
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
+from bilevel_rl.policy_gradient.recipes import compose
 from bilevel_rl.policy_gradient.reward.novelty import sensitivity
 from bilevel_rl.policy_gradient.segments import label, segment_mean
 from bilevel_rl.policy_gradient.select.prompts import PassRates
 from bilevel_rl.policy_gradient.select.replay import Replay, ReplayBuffer
+from bilevel_rl.policy_gradient.setting import Setting
 
 log = logging.getLogger(__name__)
 Field = Callable[[Rollout], Tensor]
@@ -302,14 +304,45 @@ def needs(recipe: Recipe) -> set[str]:
     return {name for c in recipe.components for name in c.card.needs}
 
 
+def with_recipe(config: Config, recipe: Recipe | str | None) -> tuple[Config, Recipe | None]:
+    """The recipe of a run, and the configuration that says it, so that a resumed run is the same algorithm.
+
+    Args:
+        config: as given; its own recipe counts when there is no other.
+        recipe: an object, a name or a composition.
+
+    Returns:
+        the configuration with the recipe's text, and the recipe.
+
+    Raises:
+        InvalidConfig: the run has a folder and the recipe can't be written to it.
+    """
+    if recipe is None or recipe == "":
+        return config, compose(config.recipe) if config.recipe else None
+    if isinstance(recipe, str):
+        return dataclasses.replace(config, recipe=recipe), compose(recipe)
+    if not config.out:
+        return config, recipe
+    return dataclasses.replace(config, recipe=recipe.describe()["composition"]), recipe
+
+
+def setting(config: Config, fields: Mapping[str, Field], stop_ids: Sequence[int]) -> Setting:
+    """What the components of a recipe may know of a run before it starts."""
+    return Setting(
+        epochs=config.epochs, group=config.group, max_new_tokens=config.max_new_tokens,
+        turns="turn" in fields, truncates=None if stop_ids else True,
+    )  # fmt: skip
+
+
 def chooses(recipe: Recipe) -> bool:
     """Whether the rows that are learned from are others than those that were drawn."""
     return bool(recipe.select) or DEMONSTRATION in needs(recipe)
 
 
 def check(
-    recipe: Recipe, config: Config, fields: Mapping[str, Field], prompts: Sequence[Prompt], head: bool
-) -> None:
+    recipe: Recipe, config: Config, fields: Mapping[str, Field], prompts: Sequence[Prompt], head: bool,
+    stop_ids: Sequence[int] = (),
+) -> None:  # fmt: skip
     """Say before training what can't work.
 
     Args:
@@ -318,10 +351,13 @@ def check(
         fields: the task's own.
         prompts: which may have demonstrations.
         head: whether the policy has output embeddings to read.
+        stop_ids: tokens that end a completion.
 
     Raises:
         InvalidConfig: naming the component and what to do.
     """
+    for sentence in recipe.idle(setting(config, fields, stop_ids)):
+        log.warning("%s", sentence)
     have = OWN | set(fields) | ({"sensitivity"} if head else set())
     if any(DEMONSTRATION in p.columns for p in prompts):
         have.add(DEMONSTRATION)

@@ -88,6 +88,7 @@ def save(trainer: Any, folder: str | Path) -> None:
     state = {
         "config": trainer.config.asdict(), "labels": leader.labels, "tokens": trainer.tokens, "replay": replay,
         "rng": checkpoint.rng_state(), "digests": trainer.digests,
+        "recipe": trainer.recipe.describe() if trainer.recipe is not None else {},
     }  # fmt: skip
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state)
 
@@ -101,6 +102,7 @@ def load(trainer: Any, folder: str | Path) -> None:
     """
     tensors, state = checkpoint.load_checkpoint(folder)
     _same_config(trainer.config.asdict(), state["config"])
+    _same_recipe(trainer.recipe, state.get("recipe", {}))
     ours = ("optimizer/", "recipe/", "step_rule/")
     trainer.roles.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
     _same_start(trainer.digests, state.get("digests", {}))
@@ -135,6 +137,16 @@ def _same_config(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
             message("resume", f"{odd[0]}={mine.get(odd[0])!r} where the checkpoint has {theirs.get(odd[0])!r}"
                     + (f" ({len(odd) - 1} more differ)" if odd[1:] else ""),
                     f"only {', '.join(sorted(FREE))} may change", "Resume with the run's own configuration")
+        )  # fmt: skip
+
+
+def _same_recipe(mine: Any, theirs: Mapping[str, str]) -> None:
+    """Every field of every component, also those that a configuration leaves to their defaults."""
+    own, wanted = mine.describe()["composition"] if mine is not None else "", theirs.get("composition", "")
+    if theirs and own != wanted:
+        raise InvalidConfig(
+            message("resume", f"the recipe {own!r} where the checkpoint has {wanted!r}",
+                    "a resumed run is the same algorithm", "Give the recipe that the run began with")
         )  # fmt: skip
 
 

@@ -48,7 +48,6 @@ from bilevel_rl.llm.sampling.gathering import gather
 from bilevel_rl.llm.sampling.rollout import Rollout, texts
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
 from bilevel_rl.policy_gradient.recipe import Recipe
-from bilevel_rl.policy_gradient.recipes import compose
 from bilevel_rl.records import locked, make_folder
 
 log = logging.getLogger(__name__)
@@ -127,6 +126,7 @@ class BilevelTrainer:
         resume: bool = False,
         problem: str = "language_model",
     ) -> None:
+        config, recipe = recipes.with_recipe(config, recipe)
         self.config, self.schedules, self.problem = config, config.schedules, problem
         self.processes = Processes(config.device, sharding.asked())
         stored: list[setup.Pair] = []
@@ -215,7 +215,7 @@ class BilevelTrainer:
 
     def _prepare(
         self, policy: Any, reward: Any, prompts: Iterable[Any], tokenizer: Any, judge: Any, gold: Any, preferences: Any,
-        objective: Any, reference: Any, recipe: Recipe | str | None, fields: Mapping[str, Any],
+        objective: Any, reference: Any, recipe: Recipe | None, fields: Mapping[str, Any],
     ) -> tuple[Any, Any, list[setup.Pair]]:  # fmt: skip
         """Check what was given and make the roles; the policy, f and the stored pairs."""
         config = self.config
@@ -233,11 +233,11 @@ class BilevelTrainer:
         if config.method != "plain":
             check_sources(config, objective, judge, gold, stored)
         self.judge, self.gold = judge, gold
-        recipe = recipe or config.recipe or None
-        self.recipe = compose(recipe) if isinstance(recipe, str) else recipe
-        if self.recipe is not None:
+        self.recipe = recipe
+        if recipe is not None:
+            self.recipe = recipe.configured(recipes.setting(config, fields, self.stop_ids))
             head = callable(getattr(policy, "get_output_embeddings", None))
-            recipes.check(self.recipe, config, fields, self.prompts, head)
+            recipes.check(self.recipe, config, fields, self.prompts, head, self.stop_ids)
         self.critics = config.uses_critics or (
             self.recipe is not None and "value" in recipes.needs(self.recipe)
         )

@@ -225,7 +225,7 @@ class Recipe:
             if getattr(weigh, "every_step", False) is not every_step:
                 continue
             weight = weigh(self._seen_by(weigh, batch))
-            if weigh.card.uncounted:
+            if getattr(getattr(weigh, "card", None), "uncounted", False):
                 kept = weight > 0
                 batch = batch.replace(counted=kept if batch.counted is None else batch.counted & kept)
             batch = batch.replace(weight=weight if batch.weight is None else batch.weight * weight)

@@ -67,7 +67,7 @@ def idle(component: Any, setting: Setting) -> Iterator[str]:
     for part in parts(component):
         why = part.idle(setting) if hasattr(part, "idle") else ""
         if why:
-            yield f"{part.card.slot} '{part.card.name}' does nothing here: {why}"
+            yield f"{part.card.slot} '{part.card.name}' can't act here: {why}"
 
 
 def unset(component: Any, option: str, do: str) -> InvalidConfig:
@@ -79,6 +79,8 @@ def unset(component: Any, option: str, do: str) -> InvalidConfig:
 
 
 RATIO_ONE = (
-    "one gradient step a batch (epochs: 1) keeps the ratio of new to old policy at 1. Set epochs to 2 or more"
+    "one gradient step a batch (epochs: 1) keeps the ratio of new to old policy at 1, so nothing is clipped or pulled "
+    "back. Set epochs to 2 or more"
 )
 ONE_TURN = "every response has one turn, so steps are whole responses. Choose a task with turns"
+ONE_ANSWER = "every prompt has one correct answer, so right answers don't differ. Choose a task with several"

@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, Ten
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_max, segment_sum
+from bilevel_rl.policy_gradient.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Adora(Credit):
             raise InvalidConfig(
                 message("Adora.release", repr(self.release), "text or vision", "Choose the release to follow")
             )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return "weight=1 leaves every group as it is. Lower weight" if self.weight == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

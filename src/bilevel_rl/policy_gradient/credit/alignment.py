@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, Ten
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 def aligned(own: Tensor, other: Tensor, valid: Tensor, beta: float, gamma: float) -> Tensor:
@@ -68,6 +69,10 @@ class Alignment(Credit):
         number=65,
         cost="O(NT), U sequential steps",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Stat
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import label, segment_mean, segment_size, segment_sum
+from bilevel_rl.policy_gradient.setting import ONE_ANSWER, Setting
 
 
 def answer_entropy(answer: Tensor, group: Tensor) -> Tensor:
@@ -69,6 +70,10 @@ class Consistency(Credit):
         status=Status.SEEN,
         number=28,
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_ANSWER if setting.answers == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

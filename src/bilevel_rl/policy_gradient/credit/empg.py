@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Stat
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,10 @@ class EMPG(Credit):
         status=Status.SEEN,
         number=6,
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

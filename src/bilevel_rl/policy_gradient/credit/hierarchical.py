@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 def hierarchical_advantages(
@@ -107,6 +108,10 @@ class Hierarchical(Credit):
         cost="O(NT), U sequential steps",
         note="unbiased at lambda = 1",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -19,6 +19,7 @@ from bilevel_rl.policy_gradient.segments import (
     segment_size,
     turn_returns,
 )
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 def nested_labels(group: Tensor, key: Tensor, valid: Tensor, depth: int) -> list[tuple[Tensor, Tensor]]:
@@ -96,6 +97,10 @@ class HierarchyOfGroups(Credit):
         number=66,
         cost="O(NT) + K + 1 sorts of the steps",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -18,6 +18,7 @@ from bilevel_rl.policy_gradient.segments import (
     segment_size,
     segment_sum,
 )
+from bilevel_rl.policy_gradient.setting import ONE_ANSWER, Setting
 
 
 def sets_of(group: Tensor, trajectory: Tensor, size: int) -> Tensor:
@@ -76,6 +77,10 @@ class Polychromic(Credit):
     def smallest_group(self) -> int:
         """Two sets of responses a prompt."""
         return 2 * self.size
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_ANSWER if setting.answers == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a set."""

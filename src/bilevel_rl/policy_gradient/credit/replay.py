@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, TensorComponent
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
+from bilevel_rl.policy_gradient.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,10 @@ class ReplayCredit(Credit):
         status=Status.SEEN,
         number=49,
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return "alpha=1 leaves replayed responses as they are. Lower alpha" if self.alpha == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
 from bilevel_rl.policy_gradient.credit.group_normalised import group_deviation
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns, centred, label, scaled, turn_returns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 _SOURCE = "Group-in-Group Policy Optimization (GiGPO), arXiv 2505.10978"
 
@@ -102,6 +103,10 @@ class StepGroups(Credit):
         cost="O(NT) + a sort of the steps",
         note="add it to an episode-level rule: credit=episode + 1.0*step_groups is GiGPO",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a turn."""

@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_af
 from bilevel_rl.policy_gradient.credit.group_normalised import normalised
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,10 @@ class StepLevel(Credit):
         cost="O(NT), U sequential steps",
         note="unbiased at lambda = 1; normalise=True compares the whole batch",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

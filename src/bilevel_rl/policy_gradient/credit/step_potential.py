@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, Ten
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 def step_potential(accuracy: Tensor, confidence: Tensor) -> Tensor:
@@ -67,6 +68,10 @@ class StepPotential(Credit):
         note="the release computes its entropy on truncated, unnormalised top-k log-probabilities; give "
         "the exact one",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -13,6 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status, Ten
 from bilevel_rl.policy_gradient.credit.group_normalised import GroupNorm
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns, label, segment_mean
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,10 @@ class TrajectoryGraph(Credit):
         number=56,
         cost="O(NT) + a sort of the steps",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_targets
 from bilevel_rl.policy_gradient.credit.sums import Credit
+from bilevel_rl.policy_gradient.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,14 @@ class TruncatedGAE(Credit):
         number=46,
         cost="O(NT), T sequential steps",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return (
+            "no response is cut, and on whole ones it is gae. Choose gae"
+            if setting.truncates is False
+            else ""
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""

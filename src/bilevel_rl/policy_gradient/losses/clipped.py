@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 def clipped_surrogate(
@@ -77,6 +78,10 @@ class Clipped:
                         "low must be in [0, 1], high at least 0, dual above 1 or "
                         "None", "Use low=0.2, high=0.2")
             )  # fmt: skip
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import floored, log_ratio
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class ClippedWeight:
         gradient=("logp",),
         source="MiniMax-M1, arXiv 2506.13585",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

@@ -12,6 +12,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 def proximal_step(log_center: Tensor, advantage: Tensor, step: float) -> Tensor:
@@ -122,6 +123,10 @@ class MirrorDescent:
         status=Status.SEEN,
         number=26,
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

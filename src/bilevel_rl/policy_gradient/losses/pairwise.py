@@ -24,6 +24,7 @@ from bilevel_rl.policy_gradient.segments import (
     segment_size,
     segment_sum,
 )
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 def sequence_log_ratio(logp: Tensor, ref: Tensor, mask: Tensor) -> Tensor:
@@ -270,6 +271,10 @@ class PairwisePPO:
         cost="O(NT) + pairs of each prompt",
         note="on-policy; reads the rewards, not the credit slot",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step and self.clip is not None else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised; on-policy its gradient is RLOO's."""

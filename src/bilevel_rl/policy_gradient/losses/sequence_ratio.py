@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.clipped import clipped_surrogate
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
 from bilevel_rl.policy_gradient.segments import masked_mean
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,10 @@ class SequenceRatio:
         gradient=("logp",),
         source="Group Sequence Policy Optimization, arXiv 2507.18071",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

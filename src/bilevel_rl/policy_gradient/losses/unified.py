@@ -16,6 +16,7 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 Denominator = Callable[[Batch], Tensor]
 Stable = Callable[[Tensor, Tensor], Tensor]
@@ -114,6 +115,10 @@ class Unified:
         number=5,
         note="in its REINFORCE and importance-sampling settings; the PPO mask and demonstrations change it",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step and self.denominator is sampler else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

@@ -15,6 +15,7 @@ from bilevel_rl.policy_gradient.logs import floored, log_ratio
 from bilevel_rl.policy_gradient.segments import (
     masked_mean,
 )
+from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
 def covariances(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
@@ -77,6 +78,10 @@ class CovarianceKL:
         cost="O(NT) + a selection",
         note="touches at least one token whatever the share",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return RATIO_ONE if setting.one_step else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

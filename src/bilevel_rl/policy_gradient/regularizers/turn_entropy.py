@@ -17,6 +17,7 @@ from bilevel_rl.policy_gradient.segments import (
     segment_mean,
     segment_size,
 )
+from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,10 @@ class TurnEntropy:
     def init(self) -> dict[str, Tensor]:
         """History: mean entropy of each turn index, and how many batches it was seen in."""
         return {"mean": torch.zeros(self.turns), "seen": torch.zeros(self.turns)}
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""

@@ -14,6 +14,7 @@ from bilevel_rl.policy_gradient.segments import (
     label,
     members,
 )
+from bilevel_rl.policy_gradient.setting import ONE_ANSWER, Setting
 
 
 def sensitivity(logits: Tensor, token: Tensor, head: Tensor, mask: Tensor) -> Tensor:
@@ -63,6 +64,10 @@ class Novelty:
         number=21,
         cost="O(NT + NkD)",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return ONE_ANSWER if setting.answers == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T, K] rewards."""

@@ -17,6 +17,7 @@ from bilevel_rl.policy_gradient.segments import (
     masked_mean,
     members,
 )
+from bilevel_rl.policy_gradient.setting import Setting
 
 
 def most_varied(values: Tensor, group: Tensor, keep: Tensor) -> Tensor:
@@ -95,6 +96,14 @@ class MostVaried:
         cost="O(N log N)",
         note="scope is the batch when across < 1",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return (
+            "all its shares are 1. Lower start or across"
+            if self.start == self.end == self.across == 1
+            else ""
+        )
 
     def __call__(self, batch: Batch) -> Batch:
         """The responses kept, in their order."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class EntropyTokens:
         number=1,
         cost="O(NT) + a sort of the tokens",
     )
+
+    def idle(self, setting: Setting) -> str:
+        """Why it can't act, or nothing."""
+        return "its share is 1 throughout. Lower start" if self.start == self.end == 1 else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] weights, 0 or 1."""

@@ -124,6 +124,14 @@ BIBTEX: dict[str, str] = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2021}
 }""",
+    "naik2024reward": """@article{naik2024reward,
+  title     = {Reward centering},
+  author    = {Naik, Abhishek and Wan, Yi and Tomar, Manan and Sutton, Richard S.},
+  journal   = {Reinforcement Learning Journal},
+  year      = {2024},
+  eprint    = {2405.09999},
+  archivePrefix = {arXiv}
+}""",
     "agarwal2020model": """@inproceedings{agarwal2020model,
   title     = {Model-based reinforcement learning with a generative model is minimax optimal},
   author    = {Agarwal, Alekh and Kakade, Sham and Yang, Lin F.},

@@ -12,11 +12,15 @@ import pytest
 from finite_instances import assert_mean
 
 from bilevel_rl.errors import InvalidConfig
-from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
+from bilevel_rl.finite.learn import exploring
+from bilevel_rl.finite.learn.coupled_critics import Pair
 from bilevel_rl.finite.learn.replay import Replay
 from bilevel_rl.finite.model import planning, sampling
-from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, LeaderToy, RandomMDP
+from bilevel_rl.finite.objectives import VisitationUtility
+from bilevel_rl.finite.problems import FrozenLake, GoalDistribution, GoalPlacement, LeaderToy, RandomMDP
 from bilevel_rl.finite.solvers.coupled_penalty import CoupledPenalty
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 ESTIMATORS = ("ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust")
@@ -37,24 +41,36 @@ def exact_tables(problem, w: float, tau: float) -> dict[str, jnp.ndarray]:
     d, d_l = planning.visitation(mdp, plan.pi), planning.visitation(mdp, shifted.pi)
 
     def action_value(x):
-        return planning.action_value(mdp, problem.reward(x), planning.policy_value(mdp, problem.reward(x), plan.pi))
+        mdp, reward = problem.transitions(x), problem.reward(x)
+        return planning.action_value(
+            mdp, reward, mdp.ongoing(planning.policy_value(mdp, reward, plan.pi, tau))
+        )
 
     return {
         "Q": plan.Q, "D": (shifted.Q - plan.Q) / scale, "C": (1 - d_l / d) / scale, "G": jax.jacfwd(action_value)(x),
     }  # fmt: skip
 
 
+def knowing(solver, problem, state, tables):
+    """The state with exact tables, and levels of zero, for which they are the fixed points."""
+    carry = state.estimate
+    if solver.estimator == "ratio_critic":
+        carry = tables["C"]
+    elif solver.estimator in ("gradient_critic", "doubly_robust"):
+        first = tables["C"] if solver.estimator == "doubly_robust" else carry[0]
+        carry = (first, dataclasses.replace(carry[1], G=tables["G"]))
+    return dataclasses.replace(state, Q=tables["Q"], D=tables["D"], estimate=carry)
+
+
 def directions(problem, solver, tables, steps: int, runs: int, seed: int = 0):
     """x's direction at every step of stationary chains: [runs, steps, d]."""
 
     def run(key):
-        state = solver.init(problem, problem.x0, key)
-        known = {name: table for name, table in tables.items() if getattr(state, name) is not None}
-        state = dataclasses.replace(state, **known)
+        state = knowing(solver, problem, solver.init(problem, problem.x0, key), tables)
 
         def body(state, k):
-            noise = jax.random.uniform(jax.random.fold_in(key, k), (solver.draws(problem),))
-            state = solver.step(problem, state, k, noise)
+            u = noise.uniforms(solver.draws(problem), jax.random.fold_in(key, k))
+            state = solver.step(problem, state, k, u)
             return state, state.direction
 
         return jax.lax.scan(body, state, jnp.arange(steps))[1]
@@ -62,23 +78,84 @@ def directions(problem, solver, tables, steps: int, runs: int, seed: int = 0):
     return eqx.filter_jit(jax.vmap(run))(jax.random.split(jax.random.key(seed), runs))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("name", ["goal", "payments", "moving"])
-def test_with_exact_critics_the_estimate_is_the_penalty_hyper_gradient_on_average(estimator, name):
-    problem = {
-        "goal": lambda: GoalPlacement(rows=2, columns=3, discount=0.8, target=(1.0, 0.5)),
-        "payments": lambda: FrozenLake(temperature=0.3),
-        "moving": lambda: RandomMDP(4, 2, 3, features=2, largest=1.0, moving=True),
-    }[name]()
-    if name == "moving" and estimator in ("gradient_critic", "doubly_robust"):
-        with pytest.raises(InvalidConfig, match="ratio_critic"):
-            CoupledPenalty(estimator=estimator).check(problem)
-        return
+class Episode(BilevelProblem):
+    """A corridor with an end: x pays for the actions before it, and the end has a reward that nobody may count."""
+
+    name = "episode"
+
+    def __init__(self):
+        P = np.zeros((3, 2, 3))
+        P[[0, 1], 0, [1, 2]] = P[[0, 1], 1, [0, 1]] = 0.8
+        P[[0, 1], 0, [0, 1]] = P[[0, 1], 1, [1, 2]] = 0.2
+        P[2, :, 2] = 1
+        plain = FiniteMDP.from_dense(P)
+        self.mdp = FiniteMDP.from_sparse(
+            plain.successors, plain.probabilities, [0.7, 0.3, 0.0], 0.8, ends=[False, False, True]
+        )
+        self.objective = VisitationUtility(jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), weight=0.1)
+        self.x0 = jnp.array([0.3, -0.1, 0.2, 0.5])
+
+    def reward(self, x):
+        return jnp.concatenate([x.reshape(2, 2), jnp.full((1, 2), 0.7)])
+
+
+class Toll(BilevelProblem):
+    """Two roads, the first worth .3; the leader pays x for the second and wants it taken."""
+
+    name = "toll"
+
+    def __init__(self, discount: float):
+        self.mdp = FiniteMDP.from_dense([[[1.0, 0.0], [0.0, 1.0]]] * 2, discount=discount)
+        self.objective = VisitationUtility(jnp.array([0.0, 1.0]), weight=0.2)
+        self.x0 = jnp.array([0.1])
+
+    def reward(self, x):
+        return jnp.stack([jnp.full(2, 0.3), jnp.full(2, x[0])])
+
+    def box(self):
+        return jnp.array([0.0]), jnp.array([1.0])
+
+
+class MovingStart(RandomMDP):
+    """A random MDP in which x tilts the kernel and the first states."""
+
+    name = "moving_start"
+    moves_start = True
+
+    def transitions(self, x):
+        mdp = super().transitions(x)
+        return mdp.with_start(jax.nn.softmax(jnp.log(self.mdp.start) + jnp.arange(4) * x[0]))
+
+
+PROBLEMS = {
+    "goal": lambda: GoalPlacement(rows=2, columns=3, discount=0.8, target=(1.0, 0.5)),
+    "payments": lambda: FrozenLake(temperature=0.3),
+    "moving": lambda: RandomMDP(4, 2, 3, features=2, largest=1.0, moving=True),
+    "moving start": lambda: MovingStart(4, 2, 3, features=2, largest=1.0, moving=True),
+    "ends": Episode,
+    "many dimensions": lambda: GoalDistribution(2, 3, discount=0.8),
+}
+QUICK = {("goal", "doubly_robust"), ("moving start", "gradient_critic"), ("ends", "doubly_robust"),
+         ("moving", "doubly_robust"), ("ends", "ratio_critic")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [
+        pytest.param(name, estimator, marks=() if (name, estimator) in QUICK else pytest.mark.slow)
+        for name in PROBLEMS for estimator in ESTIMATORS
+    ],
+)  # fmt: skip
+def test_with_exact_critics_the_estimate_is_the_penalty_hyper_gradient_on_average(name, estimator):
+    """At a fixed x, against the oracle: every estimator, with ends, kernels and starts that x moves, many dimensions."""
+    problem = PROBLEMS[name]()
     w, tau = 0.5, 0.3
     # a wide clip: the products of ratios must be the true ones here
     solver = CoupledPenalty(frozen(w, tau), hold=0.0, clip=50.0, chains=16, estimator=estimator, replay=0)
     tables = exact_tables(problem, w, tau)
-    found = directions(problem, solver, tables, steps=500, runs=32)[:, 100:]  # the first steps reach the visitation
+    found = directions(problem, solver, tables, steps=500, runs=32)[
+        :, 100:
+    ]  # the first steps reach the visitation
     exact = oracles.penalty_hyper_gradient(problem, problem.x0, w, tau)
     assert_mean(found.mean(1), exact, f"{name}, {estimator}")
 
@@ -91,9 +168,60 @@ def test_the_critics_learn_their_fixed_points(estimator):
     solver = CoupledPenalty(scales, chains=32, estimator=estimator, replay=64)
     tables = exact_tables(problem, w, tau)
     state = solve(problem, solver, iterations=8000, record_every=8000, runs=1, evaluate=False).state
-    for name in ("Q", "D") + (("C",) if estimator == "ratio_critic" else ("G",)):
-        learnt, exact = np.asarray(getattr(state, name)[0]), np.asarray(tables[name])
+    above = state.levels[0] / (1 - problem.mdp.discount)
+    learnt_tables = {"Q": state.Q + above[0], "D": state.D + above[1]}
+    if estimator == "ratio_critic":
+        learnt_tables["C"] = state.estimate
+    else:
+        gradients = state.estimate[1]
+        learnt_tables["G"] = gradients.G + gradients.level / (1 - problem.mdp.discount)
+    for name, table in learnt_tables.items():
+        learnt, exact = np.asarray(table[0]), np.asarray(tables[name])
         assert np.abs(learnt - exact).max() < 0.06 * max(1.0, np.abs(exact).max()), name
+
+
+def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
+    """Exact tables less m/(1 - gamma) make no error on average, whatever m: with ends too, whose value is -m/(1 - gamma)."""
+    problem, w, tau = Episode(), 0.5, 0.3
+    tables, mdp, x = exact_tables(problem, w, tau), problem.mdp, problem.x0
+    levels = jnp.array([0.7, -0.4])
+    below = levels / (1 - mdp.discount)
+    solver = CoupledPenalty(frozen(w, tau), replay=0)
+    state = solver.init(problem, x, jax.random.key(0))
+    state = dataclasses.replace(state, Q=tables["Q"] - below[0], D=tables["D"] - below[1], levels=levels)
+    pair = Pair(state.Q, state.D, (1 - mdp.discount) * w, tau)
+    # every successor of every pair, weighed by its probability: the exact mean of the errors
+    s, a, k = (v.ravel() for v in jnp.meshgrid(*map(jnp.arange, mdp.successors.shape), indexing="ij"))
+    errors = solver._errors(problem, x, state, pair, None, jnp.stack([s, a, mdp.successors[s, a, k]]))
+    for error in (errors.Q, errors.D):
+        mean = jnp.zeros((3, 2)).at[s, a].add(mdp.probabilities[s, a, k] * error)
+        np.testing.assert_allclose(mean[:2], 0.0, atol=1e-9)  # in the end itself nothing is looked up
+
+
+def test_a_horizon_of_a_thousand_steps_is_no_harder_than_one_of_ten():
+    """The docs' toll at a discount of .999: without levels every run ends at x = 1, the corner."""
+    problem = Toll(0.999)
+    exact = oracles.brute_force(problem, problem.temperature(), points=101).x[0]
+    trace = solve(
+        problem, CoupledPenalty(), iterations=750, record_every=750, runs=5, evaluate=False
+    )  # 24,000 transitions
+    assert 0.4 < exact < 0.7
+    np.testing.assert_allclose(trace.x[:, -1, 0], exact, atol=0.06)
+
+
+def test_wanderers_are_never_put_anywhere_and_take_every_action():
+    """Each goes on from where it came, but for restarts at the rate 1 - gamma, and the chains' places do not matter."""
+    mdp = GoalPlacement(rows=2, columns=3, discount=0.9).mdp
+    walk, n = exploring.Wanderers(), 4000
+    u = jax.random.uniform(jax.random.key(0), (3, n))
+    at = walk.init(mdp, u[0])
+    (s, a, s_next), onward = walk.step(mdp, jnp.zeros(n, jnp.int32), at, u)
+    assert (s == at).all()
+    assert np.isclose(np.bincount(a, minlength=4) / n, 0.25, atol=0.03).all()
+    again = np.asarray(u[2] < 1 - mdp.discount)
+    assert (np.asarray(onward)[~again] == np.asarray(s_next)[~again]).all()
+    elsewhere, _ = walk.step(mdp, jnp.ones(n, jnp.int32), at, u)
+    assert (elsewhere == jnp.stack([s, a, s_next])).all()
 
 
 def test_an_objective_that_is_not_linear_in_the_visitation_moves_the_penalised_follower_as_the_oracle_says():
@@ -106,14 +234,17 @@ def test_an_objective_that_is_not_linear_in_the_visitation_moves_the_penalised_f
     exact = oracles.penalised_policy(problem, problem.x0, w, tau)
     moved = float(jnp.abs(exact - oracles.lower_optimum(problem, problem.x0, tau).pi).max())
     assert moved > 0.01, "the instance must tell the two followers apart"
-    assert float(jnp.abs((pi_l - pi) - (exact - oracles.lower_optimum(problem, problem.x0, tau).pi)).max()) < 0.25 * moved
+    assert (
+        float(jnp.abs((pi_l - pi) - (exact - oracles.lower_optimum(problem, problem.x0, tau).pi)).max())
+        < 0.25 * moved
+    )
 
 
 def test_noise_does_not_grow_as_the_penalty_tightens():
     problem = GoalPlacement(rows=2, columns=3, discount=0.8, target=(1.0, 0.5))
     spread = []
     for w in (0.5, 0.005):
-        solver = CoupledPenalty(frozen(w, 0.3), hold=0.0, chains=16, replay=0)
+        solver = CoupledPenalty(frozen(w, 0.3), hold=0.0, chains=16, estimator="doubly_robust", replay=0)
         spread.append(float(directions(problem, solver, exact_tables(problem, w, 0.3), 200, 8).std()))
     assert spread[1] < 1.2 * spread[0]
 
@@ -123,8 +254,14 @@ def test_x_stays_while_held_and_samples_are_counted():
     trace = solve(problem, CoupledPenalty(hold=5.0, chains=3), iterations=6, record_every=1, evaluate=False)
     assert np.array_equal(trace.x[0, 5], np.asarray(problem.x0))
     assert not np.array_equal(trace.x[0, 6], np.asarray(problem.x0))
-    assert trace["samples"][0].tolist() == [0, 6, 12, 18, 24, 30, 36]  # 3 on the chains and 3 beside them
-    alone = solve(problem, CoupledPenalty(explore="none", chains=3), iterations=6, record_every=6, evaluate=False)
+    assert trace["samples"][0].tolist() == [0, 6, 12, 18, 24, 30, 36]  # 3 on the chains and 3 that explore
+    beside = solve(
+        problem, CoupledPenalty(explore="extra", chains=3), iterations=6, record_every=6, evaluate=False
+    )
+    assert beside["samples"][0, -1] == 36
+    alone = solve(
+        problem, CoupledPenalty(explore="none", chains=3), iterations=6, record_every=6, evaluate=False
+    )
     assert alone["samples"][0, -1] == 18
 
 
@@ -163,7 +300,7 @@ def test_what_a_sample_of_f_draws_teaches_the_critics_too():
         frozen(0.1, 0.05, 0.5), chains=2, explore="none", replay=8, memory=1000, estimator="ratio_critic"
     )
     state = solver.init(it, it.x0, jax.random.key(0))
-    new = solver.step(it, state, 0, jax.random.uniform(jax.random.key(1), (solver.draws(it),)))
+    new = solver.step(it, state, 0, noise.uniforms(solver.draws(it), jax.random.key(1)))
     assert int(new.samples) == 2 + 2 * 20  # counted once
     assert int(new.replay.count) == 2 + 2 * 19  # the last step of a trajectory has no end that was seen
     s, a, s_next = (np.asarray(v)[: int(new.replay.count)] for v in new.replay.table)
@@ -177,7 +314,7 @@ def test_the_direction_is_no_longer_than_the_bound():
         solver = CoupledPenalty(frozen(0.1, 0.05, 0.5), bound=bound, chains=4, estimator="ratio_critic")
         state = solver.init(it, it.x0, jax.random.key(0))
         for k in range(20):
-            u = jax.random.uniform(jax.random.key(k), (solver.draws(it),))
+            u = noise.uniforms(solver.draws(it), jax.random.key(k))
             state = solver.step(it, state, k, u)
         lengths.append(float(jnp.linalg.norm(state.direction)))
     assert lengths[0] > 0.05 >= lengths[1] > 0

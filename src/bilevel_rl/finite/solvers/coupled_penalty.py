@@ -9,22 +9,26 @@ w falls. Here one stream of transitions teaches Q and D together, and one chain,
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite.learn import rollouts
+from bilevel_rl.finite import estimators
+from bilevel_rl.finite.estimators import Estimate, Estimator, Lesson, Passage
+from bilevel_rl.finite.learn import exploring, rollouts
+from bilevel_rl.finite.learn.coupled_critics import Pair, less, valued
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.learn.replay import Replay
-from bilevel_rl.finite.model import planning, sampling, small
-from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.model import sampling, small
+from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
-Estimator = Literal["auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
+EstimatorName = Literal["auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
 AUTO_DIMENSIONS = 16  # ours: up to this many dimensions of x, `"auto"` affords a gradient critic
 
 # Ours: tuned on the default goal placement at 64,000 transitions; benchmarks/quality.py holds the grid.
@@ -36,31 +40,55 @@ WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has ra
 
 
 class CoupledState(State):
-    r"""Coupled critics, the chains of $\pi$, and what the estimators carry.
+    r"""Coupled critics, the chains of $\pi$, and what the estimator carries.
 
     Attributes:
-        Q: [S, A] value of the follower, entropy-regularised.
-        D: [S, A] what the upper objective adds to it: $Q^L = Q + \bar w D$.
+        Q: [S, A] value of the follower, entropy-regularised; centred, less its level over $1-\gamma$.
+        D: [S, A] what the upper objective adds to it: $Q^L = Q + \bar w D$; centred alike.
+        levels: [2] running means of the errors of Q and D; None where they are not centred.
         direct: [S, A] running mean of $g_\theta$; None when f is linear in the visitation.
         visits: [S] running mean of the chains' law; None when f is linear.
-        C: [S] ratio critic, $E[(1-\rho_t)/\bar w \mid s_t = s]$.
-        G: [S, A, d] gradient critic; None for the estimators that do without.
+        estimate: what the estimator carries.
         s: [N] where the chains are.
-        log_ratio: [N] $\log\rho_t$ since each chain's last restart.
+        wanderers: [N] where the exploring chains are; None without them.
         replay: past transitions; None without replay.
         direction: [d] running mean of x's direction.
     """
 
     Q: Float[Array, "S A"]
     D: Float[Array, "S A"]
+    levels: Float[Array, " 2"] | None
     direct: Float[Array, "S A"] | None
     visits: Float[Array, " S"] | None
-    C: Float[Array, " S"]
-    G: Float[Array, "S A d"] | None
+    estimate: Any
     s: Int[Array, " N"]
-    log_ratio: Float[Array, " N"]
+    wanderers: Int[Array, " N"] | None
     replay: Replay | None
     direction: Float[Array, " d"]
+
+
+class Direct(NamedTuple):
+    r"""What an objective that is not linear in the visitation adds at one step.
+
+    Attributes:
+        b: [S, A] what it adds to the logits of $\pi^L$ over $\bar w/\tau$; None where f is linear, as is the rest.
+        xi: the sample of f.
+        mean: [S, A] running mean of $g_\theta$.
+        visits: [S] running mean of the chains' law.
+    """
+
+    b: Float[Array, "S A"] | None = None
+    xi: ObjectiveSample | None = None
+    mean: Float[Array, "S A"] | None = None
+    visits: Float[Array, " S"] | None = None
+
+
+class Errors(NamedTuple):
+    """Temporal-difference errors of Q and D on a batch of B transitions, and pi in their next states [B, A]."""
+
+    Q: Float[Array, " B"]
+    D: Float[Array, " B"]
+    pi_next: Float[Array, "B A"]
 
 
 class CoupledPenalty(Solver):
@@ -85,8 +113,9 @@ class CoupledPenalty(Solver):
         bound: on the length of the direction in which x moves; as it stands, none in practice.
         optimism: initial value of Q; above 0 it makes the follower try everything.
         chains: N. One transition along each chain an iteration.
-        explore: `"extra"` adds one transition of a uniformly random action from each chain's state, which feeds the
-            critics only (it needs a simulator that can be set to a state); `"none"` does not.
+        explore: what teaches the critics beside the chains. `"chains"`: as many chains again, under uniformly random
+            actions, never put anywhere: a real environment will do. `"extra"`: one transition of a uniformly random
+            action from each chain's state, which needs a simulator that can be set to a state. `"none"`.
         estimator: of c. `"auto"`: `"doubly_robust"`, which keeps the most seeds, or `"ratio_critic"` where x has more
             than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time,
             $C(s') \leftarrow C(s)\,q + (1-q)/\bar w$ with $q = \pi^L/\pi(a|s)$ and 0 after a restart; nothing per
@@ -95,10 +124,16 @@ class CoupledPenalty(Solver):
             `"doubly_robust"`: C and G joined, each the other's control variate: the bias is the product of their errors.
         replay: past transitions that the critics see again each iteration; 0 for none.
         memory: how many past transitions are kept.
+        centre: whether the levels of Q, D, G and the mean of C are taken out and kept apart, so that long horizons are
+            no harder than short ones: rewards lose running means $m$ of the errors, $m \mathrel{+}= \beta\,\bar\delta$,
+            values are $Q + m_Q/(1-\gamma)$, the end of an episode for good is worth $-m/(1-\gamma)$, and C's targets
+            lose their batch mean.
 
     References:
         Ours, on the penalty formulation of arXiv 2601.16399. The ratio critic is backward TD in the spirit of
-        discounted COP-TD. Cost O((N + replay) A + d) an iteration; the gradient critic multiplies it by d.
+        discounted COP-TD. Centring by errors is that of Naik, Wan, Tomar, Sutton 2024 (arXiv 2405.09999), which subtracts
+        the average reward; for D, G and C it is ours. Cost O((N + replay) A + d) an iteration; the gradient critic
+        multiplies it by d.
     """
 
     scales: TimeScales = SCALES
@@ -108,201 +143,231 @@ class CoupledPenalty(Solver):
     bound: float = 1e6
     optimism: float = 0.0
     chains: int = eqx.field(static=True, default=16)
-    explore: Literal["extra", "none"] = eqx.field(static=True, default="extra")
-    estimator: Estimator = eqx.field(static=True, default="auto")
+    explore: Literal["chains", "extra", "none"] = eqx.field(static=True, default="chains")
+    estimator: EstimatorName = eqx.field(static=True, default="auto")
     replay: int = eqx.field(static=True, default=256)
     memory: int = eqx.field(static=True, default=16384)
+    centre: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "coupled_penalty"
-    references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
+    references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "naik2024reward")
 
     def check(self, problem: BilevelProblem) -> None:
         self.scales.check(f"{self.name}.scales")
         check_chains(self.name, self.chains)
-        estimators = ("auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust")
-        critic_of_gradient = self.estimator in ("gradient_critic", "doubly_robust")
+        names, ways = ("auto", *estimators.NAMED), tuple(exploring.KINDS)
         check_fields(
             self.name,
             ("momentum", self.momentum, 0 <= self.momentum < 1, "it must be in [0, 1)"),
             ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
             ("clip", self.clip, self.clip > 0, "it must be above 0"),
             ("bound", self.bound, self.bound > 0, "it must be above 0"),
-            ("explore", self.explore, self.explore in ("extra", "none"), "it must be 'extra' or 'none'"),
-            ("estimator", self.estimator, self.estimator in estimators, f"it must be one of {estimators}"),
+            ("explore", self.explore, self.explore in ways, f"it must be one of {ways}"),
+            ("estimator", self.estimator, self.estimator in names, f"it must be one of {names}"),
             ("replay", self.replay, self.replay >= 0, "it must be at least 0"),
             ("memory", self.memory, self.memory >= 1, "it must be at least 1"),
-            (
-                "estimator", self.estimator, not (problem.moves_transitions and critic_of_gradient),
-                "where x moves the transitions it must be 'ratio_critic' or 'likelihood_ratio'",
-            ),
-        )  # fmt: skip
+        )
 
     def estimator_for(self, problem: BilevelProblem) -> Estimator:
         """The estimator used on a problem: `estimator`, with `"auto"` decided."""
-        if self.estimator != "auto":
-            return self.estimator
         affordable = problem.x0.shape[-1] <= AUTO_DIMENSIONS and not problem.moves_transitions
-        return "doubly_robust" if affordable else "ratio_critic"
+        best = "doubly_robust" if affordable else "ratio_critic"
+        return estimators.NAMED[best if self.estimator == "auto" else self.estimator](self.clip, self.centre)
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return 5 * self.chains + self.replay + problem.objective.draws(problem)
+    @property
+    def exploration(self) -> exploring.Exploration:
+        """How the critics see what the follower would not do."""
+        return exploring.KINDS[self.explore]
+
+    def draws(self, problem: BilevelProblem):
+        N = self.chains
+        return {
+            "chains": (3, N), "exploring": (self.exploration.rows, N), "replay": self.replay,
+            "upper": problem.objective.draws(problem),
+        }  # fmt: skip
 
     def init(self, problem: BilevelProblem, x0, key) -> CoupledState:
-        S, A, d, N = problem.mdp.n_states, problem.mdp.n_actions, x0.shape[0], self.chains
+        S, A, N = problem.mdp.n_states, problem.mdp.n_actions, self.chains
         batch = N if self.explore == "none" else 2 * N
         batch += _seen(problem, x0)
         linear = problem.objective.linear
+        other = jax.random.uniform(jax.random.fold_in(key, 1), (N,))
         return CoupledState(
             x=x0, samples=jnp.zeros((), int),
             Q=jnp.full((S, A), jnp.asarray(self.optimism, float)), D=jnp.zeros((S, A)),
+            levels=jnp.zeros(2) if self.centre else None,
             direct=None if linear else jnp.zeros((S, A)), visits=None if linear else problem.mdp.start,
-            C=jnp.zeros(S),
-            G=jnp.zeros((S, A, d)) if self.estimator_for(problem) in ("gradient_critic", "doubly_robust") else None,
-            s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))), log_ratio=jnp.zeros(N),
+            estimate=self.estimator_for(problem).init(problem, x0, N),
+            s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))),
+            wanderers=self.exploration.init(problem.mdp, other),
             replay=Replay.empty(self.memory, batch, problem.moves_transitions) if self.replay else None,
-            direction=jnp.zeros(d),
+            direction=jnp.zeros(x0.shape[0]),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: CoupledState, k, noise) -> CoupledState:
-        now, gamma, x, N = self.scales.at(k), problem.mdp.discount, state.x, self.chains
-        mdp, objective, tau = problem.transitions(x), problem.objective, now.tau
-        w = (1 - gamma) * now.w
-        S, A = mdp.n_states, mdp.n_actions
-        u, u_replay, u_upper = jnp.split(noise, [5 * N, 5 * N + self.replay])
-        u = u.reshape(5, N)
+        now, x, mdp = self.scales.at(k), state.x, problem.transitions(state.x)
+        w, tau = (1 - mdp.discount) * now.w, now.tau
+        direct = self._upper(problem, state, w, now, noise["upper"])
+        pair = Pair(state.Q, _added(state.D, direct.b), w, tau)
 
-        # What a non-linear f adds to the logits of pi^L directly: b = -g_theta / (d pi^L), kept within the clip
-        used, b, visits, direct, xi = 0, None, state.visits, state.direct, None
-        if not objective.linear:
-            b = self._direct(state, w, tau)
-            pi_l_all = planning.soft_policy(state.Q + w * (state.D + b), tau)
-            xi = objective.sample(x, pi_l_all, problem, u_upper)
-            direct = direct + now.beta * (xi.grad_theta - direct)
-            visits = visits + now.beta * (jnp.zeros(S).at[state.s].add(1 / N) - visits)
-            used = xi.transitions
-        advantage = state.D if b is None else state.D + b
+        # One transition along each chain of pi, what explores beside them, and the past again
+        seen = self._walk(mdp, state.s, pair, noise["chains"])
+        explored, wanderers = self.exploration.step(mdp, state.s, state.wanderers, noise["exploring"])
+        batch = _joined(seen, explored)
+        used = batch.shape[1] + (0 if direct.xi is None else direct.xi.transitions)
+        batch, weight, replay = _remembered(mdp, batch, direct.xi, state.replay, noise["replay"])
 
-        # One transition along each chain of pi, and one of a random action beside it
-        s = state.s
-        Q_s, advantage_s = small.rows(state.Q, s), small.rows(advantage, s)
-        pi, pi_l = planning.soft_policy(Q_s, tau), planning.soft_policy(Q_s + w * advantage_s, tau)
-        a = sampling.choose(pi, u[0])
-        s_next = sampling.next_state(mdp, s, a, u[1])
-        onward, restart = sampling.continue_chain(mdp, s_next, u[2])
-        batch = jnp.stack([s, a, s_next])
-        if self.explore == "extra":
-            other = jnp.minimum((u[3] * A).astype(a.dtype), A - 1)
-            beside = jnp.stack([s, other, sampling.next_state(mdp, s, other, u[4])])
-            batch = jnp.concatenate([batch, beside], axis=1)
-        used = used + batch.shape[1]
-        if xi is not None and xi.seen is not None:
-            batch = jnp.concatenate([batch, xi.seen.astype(batch.dtype)], axis=1)
-        replay, weight = state.replay, None
-        if replay is not None:
-            replay = replay.extend(mdp, batch)
-            past, likelier = replay.draw(mdp, u_replay)
-            if likelier is not None:
-                weight = jnp.concatenate([jnp.ones(batch.shape[1]), jnp.minimum(likelier, WEIGHT_LIMIT)])
-            batch = jnp.concatenate([batch, past], axis=1)
-
-        # how much likelier pi^L makes what was done
-        chosen = jnp.arange(A) == a[:, None]
-        log_q = jnp.log(small.total(chosen * pi_l) / small.total(chosen * pi))
-        log_q = jnp.clip(log_q, -self.clip, self.clip)
-
-        # Q and D, and G when asked, from the same transitions
-        bs, ba, bn = batch
-        pair = bs * A + ba
-        Q_n, advantage_n = small.rows(state.Q, bn), small.rows(advantage, bn)
-        V, delta = self._values(Q_n, advantage_n, w, tau)
-        if b is not None:  # D holds the part of V^L that J contributes: b acts in its own state only
-            delta = delta - jnp.sum(planning.soft_policy(Q_n + w * advantage_n, tau) * b[bn], -1)
-        V, delta = mdp.ongoing(V, bn), mdp.ongoing(delta, bn)
-        flat_Q, flat_D = state.Q.ravel(), state.D.ravel()
-        utility = objective.bonus_at(x, bs, ba) if objective.linear else 0.0
-        error_Q = problem.reward_at(x, bs, ba) + gamma * V - small.rows(flat_Q, pair)
-        error_D = utility + gamma * delta - small.rows(flat_D, pair)
-        both = jnp.stack([error_Q, error_D], axis=1)
-        if weight is not None:
-            both = both * weight[:, None]
-        errors = sampling.visit_mean(pair, S * A, small.after(both, log_q))
-        Q = small.add_rows(flat_Q, pair, now.beta * errors[:, 0]).reshape(S, A)
-        D = small.add_rows(flat_D, pair, now.beta * errors[:, 1]).reshape(S, A)
-        G, error_G = state.G, None
-        if G is not None:
-            slope = jax.vmap(jax.grad(lambda x, s, a: problem.reward_at(x, s[None], a[None])[0]), (None, 0, 0))
-            ahead = jnp.einsum("ba,bad->bd", planning.soft_policy(Q_n, tau), G[bn])
-            error_G = slope(x, bs, ba) + gamma * ahead - G[bs, ba]
-            G = G.at[bs, ba].add(now.beta * sampling.visit_mean(pair, S * A, error_G))
-
-        # c = (1 - rho)/w before and after a_t
-        log_after = jnp.clip(state.log_ratio + log_q, -self.clip, self.clip)
-        C = state.C
-        estimator = self.estimator_for(problem)
-        if estimator in ("ratio_critic", "doubly_robust"):
-            before = small.rows(C, s)
-            after = before * jnp.exp(log_q) - jnp.expm1(log_q) / w
-            target = jnp.where(restart, 0.0, after)
-            C = small.add_rows(C, onward, now.beta * sampling.visit_mean(onward, S, target - small.rows(C, onward)))
-        else:
-            before, after = -jnp.expm1(state.log_ratio) / w, -jnp.expm1(log_after) / w
-        c = before if problem.state_reward else after
+        # Q and D, and what the estimator knows, from the same transitions
+        errors = self._errors(problem, x, state, pair, direct.b, batch)
+        Q, D, levels = self._taught(state, batch, errors, weight, now.beta, seen.log_q)
+        lesson = Lesson(*batch, errors.pi_next, errors.Q, weight)
+        carry, says = self.estimator_for(problem).step(problem, x, state.estimate, seen, lesson, w, now.beta)
 
         # x <- x - zeta (g_x + penalty)
-        def lagrangian(x):
-            """Its gradient at the present x is the hyper-gradient's estimate."""
-            total = 0.0
-            if objective.linear:
-                total = objective.cost(x) - jnp.mean((1 - w * after) * objective.bonus_at(x, s, a))
-            if G is None:
-                # E c = 0: its batch mean is a control variate; N/(N - 1) keeps the estimate unbiased
-                centred = (c - jnp.mean(c)) * N / (N - 1) if N > 1 else c
-                total = total + jnp.mean(centred * problem.reward_at(x, s, a))
-            if problem.moves_transitions:
-                p = sampling.transition_probability(problem.transitions(x), s, a, s_next)
-                # TD errors in place of the values ahead: what depends on (s, a) alone has no part in the gradient
-                score = p / jax.lax.stop_gradient(p)
-                total = total + jnp.mean(score * (after * error_Q[:N] - (1 - w * after) * error_D[:N]))
-            if problem.moves_start:  # (1/w) (V - V^L) where chains start
-                _, first = self._values(state.Q, advantage, w, tau)
-                if b is not None:
-                    first = first - jnp.sum(planning.soft_policy(state.Q + w * advantage, tau) * b, -1)
-                total = total - (1 - gamma) * jnp.dot(problem.transitions(x).start, mdp.ongoing(first))
-            return total
-
-        D_x = jax.grad(lagrangian)(x)
-        if xi is not None:
-            D_x = D_x + xi.grad_x
-        if G is not None:
-            rho = 1 - w * before
-            D_x = D_x + jnp.mean(rho[:, None] * jnp.einsum("na,nad->nd", (pi - pi_l) / w, state.G[s]), axis=0)
-            if estimator == "doubly_robust":
-                D_x = D_x + jnp.mean(after[:, None] * error_G[:N], axis=0)
-        D_x = rollouts.clipped(D_x, self.bound)
-        direction = self.momentum * state.direction + (1 - self.momentum) * D_x
+        D_x = self._direction(problem, x, state, pair, direct, seen, errors, says)
+        direction = self.momentum * state.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
         moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)
         return CoupledState(
-            x=moved, samples=state.samples + used, Q=Q, D=D, direct=direct, visits=visits, C=C, G=G, s=onward,
-            log_ratio=jnp.where(restart, 0.0, log_after), replay=replay, direction=direction,
+            x=moved, samples=state.samples + used, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
+            estimate=carry, s=seen.onward, wanderers=wanderers, replay=replay, direction=direction,
         )  # fmt: skip
 
     def policies(self, problem, state, k):
         now = self.scales.at(k)
         w = (1 - problem.mdp.discount) * now.w
-        advantage = state.D if state.direct is None else state.D + self._direct(state, w, now.tau)
-        return planning.soft_policy(state.Q, now.tau), planning.soft_policy(state.Q + w * advantage, now.tau)
+        b = None if state.direct is None else self._logits(state, w, now.tau)
+        pair = Pair(state.Q, _added(state.D, b), w, now.tau)
+        return pair.pi, pair.pi_l
 
-    def _direct(self, state: CoupledState, w, tau) -> Float[Array, "S A"]:
+    # -- the pieces of a step, in its order ---------------------------------------------------------------------------
+
+    def _upper(self, problem: BilevelProblem, state: CoupledState, w, now, u) -> Direct:
+        r"""A sample of f where it is not linear; b = $-g_\theta/(d\,\pi^L)$ acts on the logits of $\pi^L$ directly."""
+        if problem.objective.linear:
+            return Direct()
+        b = self._logits(state, w, now.tau)
+        pi_l = Pair(state.Q, state.D + b, w, now.tau).pi_l
+        xi = problem.objective.sample(state.x, pi_l, problem, u)
+        mean = state.direct + now.beta * (xi.grad_theta - state.direct)
+        here = jnp.zeros(problem.mdp.n_states).at[state.s].add(1 / self.chains)
+        return Direct(b, xi, mean, state.visits + now.beta * (here - state.visits))
+
+    def _logits(self, state: CoupledState, w, tau) -> Float[Array, "S A"]:
         r"""$b = -g_\theta/(d\,\pi^L)$ with $|\bar w b| \le$ clip times tau (ours: derived from stationarity in theta)."""
-        pi_l = planning.soft_policy(state.Q + w * state.D, tau)
+        pi_l = Pair(state.Q, state.D, w, tau).pi_l
         b = -state.direct / jnp.maximum(state.visits[:, None] * pi_l, 1e-6)
         return jnp.clip(b, -self.clip * tau / w, self.clip * tau / w)
 
-    @staticmethod
-    def _values(Q, advantage, w, tau):
-        r"""V(s') and $(V^L(s') - V(s'))/\bar w$, the latter without cancellation."""
-        pi = planning.soft_policy(Q, tau)
-        return planning.soft_value(Q, tau), tau / w * small.log_sum_exp(w * advantage / tau, b=pi)
+    def _walk(self, mdp: FiniteMDP, s: Int[Array, " N"], pair: Pair, u: Float[Array, "3 N"]) -> Passage:
+        here = pair.at(s)
+        pi, pi_l = here.pi, here.pi_l
+        a = sampling.choose(pi, u[0])
+        s_next = sampling.next_state(mdp, s, a, u[1])
+        onward, restart = sampling.continue_chain(mdp, s_next, u[2])
+        chosen = jnp.arange(mdp.n_actions) == a[:, None]
+        log_q = jnp.log(
+            small.total(chosen * pi_l) / small.total(chosen * pi)
+        )  # how much likelier pi^L makes a
+        return Passage(s, a, s_next, onward, restart, pi, pi_l, jnp.clip(log_q, -self.clip, self.clip))
+
+    def _errors(self, problem: BilevelProblem, x, state: CoupledState, pair: Pair, b, batch) -> Errors:
+        mdp, (s, a, s_next) = problem.transitions(x), batch
+        at, ahead = s * mdp.n_actions + a, pair.at(s_next)
+        m_Q, m_D = (None, None) if state.levels is None else state.levels
+        V, delta = ahead.values(None if b is None else b[s_next])
+        V, delta = valued(mdp, V, s_next, m_Q), valued(mdp, delta, s_next, m_D)
+        utility = problem.objective.bonus_at(x, s, a) if problem.objective.linear else 0.0
+        gamma, flat_Q, flat_D = mdp.discount, state.Q.ravel(), state.D.ravel()
+        return Errors(
+            less(problem.reward_at(x, s, a), m_Q) + gamma * V - small.rows(flat_Q, at),
+            less(utility, m_D) + gamma * delta - small.rows(flat_D, at), ahead.pi,
+        )  # fmt: skip
+
+    def _taught(self, state: CoupledState, batch, errors: Errors, weight, beta, *reads):
+        """Q, D and their levels after a batch; samples of the same pair are averaged."""
+        S, A = state.Q.shape
+        pair = batch[0] * A + batch[1]
+        both = jnp.stack([errors.Q, errors.D], axis=1)
+        if weight is not None:
+            both = both * weight[:, None]
+        levels = None if state.levels is None else state.levels + beta * jnp.mean(both, axis=0)
+        each = sampling.visit_mean(pair, S * A, small.after(both, *reads))
+        Q = small.add_rows(state.Q.ravel(), pair, beta * each[:, 0]).reshape(S, A)
+        D = small.add_rows(state.D.ravel(), pair, beta * each[:, 1]).reshape(S, A)
+        return Q, D, levels
+
+    def _direction(
+        self, problem, x, state, pair: Pair, direct: Direct, seen: Passage, errors: Errors, says: Estimate
+    ):
+        """The hyper-gradient's estimate."""
+
+        def lagrangian(x):
+            """Its gradient at the present x is what derivatives of the problem contribute."""
+            total = 0.0
+            if problem.objective.linear:
+                utility = problem.objective.bonus_at(x, seen.s, seen.a)
+                total = problem.objective.cost(x) - jnp.mean(says.rho * utility)
+            if says.weights is not None:
+                r = problem.mdp.ongoing(problem.reward_at(x, seen.s, seen.a), seen.s)
+                total = total + jnp.mean(says.weights * r)
+            if problem.moves_transitions:
+                total = total + _kernel_part(problem, x, seen, errors, says)
+            if problem.moves_start:
+                total = total - _start_part(problem, x, state, pair, direct.b)
+            return total
+
+        D_x = jax.grad(lagrangian)(x)
+        if direct.xi is not None:
+            D_x = D_x + direct.xi.grad_x
+        return sum(says.terms, D_x)
+
+
+# -- what several pieces share ------------------------------------------------------------------------------------------
+
+
+def _added(D: Float[Array, "S A"], b: Float[Array, "S A"] | None) -> Float[Array, "S A"]:
+    return D if b is None else D + b
+
+
+def _joined(seen: Passage, explored: Int[Array, "3 M"] | None) -> Int[Array, "3 B"]:
+    batch = jnp.stack([seen.s, seen.a, seen.s_next])
+    return batch if explored is None else jnp.concatenate([batch, explored], axis=1)
+
+
+def _remembered(
+    mdp: FiniteMDP, batch: Int[Array, "3 B"], xi: ObjectiveSample | None, replay: Replay | None, u
+):
+    """The batch with what a sample of f saw and what is replayed, their weights (None for equal), and the memory."""
+    if xi is not None and xi.seen is not None:
+        batch = jnp.concatenate([batch, xi.seen.astype(batch.dtype)], axis=1)
+    if replay is None:
+        return batch, None, None
+    replay = replay.extend(mdp, batch)
+    past, likelier = replay.draw(mdp, u)
+    weight = None
+    if likelier is not None:
+        weight = jnp.concatenate([jnp.ones(batch.shape[1]), jnp.minimum(likelier, WEIGHT_LIMIT)])
+    return jnp.concatenate([batch, past], axis=1), weight, replay
+
+
+def _kernel_part(
+    problem: BilevelProblem, x, seen: Passage, errors: Errors, says: Estimate
+) -> Float[Array, ""]:
+    r"""Its gradient is $E[\nabla\log P_x(s'|s,a)\,(c\,\delta_Q - \rho\,\delta_D)]$, the first where c weighs rewards too."""
+    N = seen.s.shape[0]
+    p = sampling.transition_probability(problem.transitions(x), seen.s, seen.a, seen.s_next)
+    # TD errors in place of the values ahead: what depends on (s, a) alone has no part in the gradient
+    score = p / jax.lax.stop_gradient(p)
+    follower = 0.0 if says.weights is None else says.after * errors.Q[:N]
+    return jnp.mean(score * (follower - says.rho * errors.D[:N]))
+
+
+def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) -> Float[Array, ""]:
+    r"""$(V^L - V)/w$ where chains start."""
+    mdp = problem.transitions(x)
+    _, first = pair.values(b)
+    first = valued(mdp, first, None, None if state.levels is None else state.levels[1])
+    return (1 - mdp.discount) * jnp.dot(mdp.start, first)
 
 
 def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:

@@ -1,0 +1,75 @@
+r"""How the critics get to see what the follower would not do.
+
+Critics that are learnt off policy take the expectation over the next action themselves, so any stream of transitions
+teaches them. `Beside` asks the simulator for one from each chain's state; `Wanderers` walk on their own and are never
+put anywhere, so that a real environment will do.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bilevel_rl.finite.model import sampling
+from bilevel_rl.finite.model.mdp import FiniteMDP
+
+
+class Exploration(eqx.Module):
+    """Transitions for the critics alone, as many as there are chains."""
+
+    rows: int = eqx.field(static=True, default=2)  # uniform numbers a chain, beside the three of its own step
+
+    @abc.abstractmethod
+    def init(self, mdp: FiniteMDP, u: Float[Array, " N"]) -> Int[Array, " N"] | None:
+        """Where its own walks begin; None where it has none."""
+
+    @abc.abstractmethod
+    def step(
+        self, mdp: FiniteMDP, s: Int[Array, " N"], at: Int[Array, " N"] | None, u: Float[Array, "rows N"]
+    ) -> tuple[Int[Array, "3 M"] | None, Int[Array, " N"] | None]:
+        """Transitions [3, M], None for none, and where its walks go on from, given that the chains are in s."""
+
+
+class Nothing(Exploration):
+    """The chains' own transitions are all there is."""
+
+    def init(self, mdp, u):
+        return None
+
+    def step(self, mdp, s, at, u):
+        return None, None
+
+
+class Beside(Exploration):
+    """A uniformly random action from each chain's state: the simulator must be one that can be set to a state."""
+
+    def init(self, mdp, u):
+        return None
+
+    def step(self, mdp, s, at, u):
+        a = _uniform(mdp, u[0], s)
+        return jnp.stack([s, a, sampling.next_state(mdp, s, a, u[1])]), None
+
+
+class Wanderers(Exploration):
+    r"""As many chains again, under uniformly random actions; episodes of their own, as long as the others' on average."""
+
+    rows: int = eqx.field(static=True, default=3)
+
+    def init(self, mdp, u):
+        return sampling.start_state(mdp, u)
+
+    def step(self, mdp, s, at, u):
+        a = _uniform(mdp, u[0], at)
+        s_next = sampling.next_state(mdp, at, a, u[1])
+        return jnp.stack([at, a, s_next]), sampling.continue_chain(mdp, s_next, u[2])[0]
+
+
+def _uniform(mdp: FiniteMDP, u: Float[Array, " N"], like: Int[Array, " N"]) -> Int[Array, " N"]:
+    return jnp.minimum((u * mdp.n_actions).astype(like.dtype), mdp.n_actions - 1)
+
+
+KINDS = {"chains": Wanderers(), "extra": Beside(), "none": Nothing()}

@@ -73,6 +73,6 @@ def valued(
     return jnp.where(over, 0.0 if level is None else -level / (1 - mdp.discount), values)
 
 
-def less(reward: Float[Array, " N"] | float, level: Float[Array, ""] | None) -> Float[Array, " N"] | float:
+def less(reward: Float[Array, "*N"] | float, level: Float[Array, ""] | None) -> Float[Array, "*N"] | float:
     """A reward less the level, where there is one."""
     return reward if level is None else reward - level

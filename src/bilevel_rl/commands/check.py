@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import BilevelProblem, checks
 from bilevel_rl.launch import load, options
 from bilevel_rl.loop.solver import check_fits
 
@@ -32,12 +31,10 @@ def main(argv: Sequence[str]) -> int:
     kind.__doc__ = target.summary
     given = options.parse(f"check {' '.join(words)}", kind, rest, target.summary)
     problem = target.build(options.values(given.problem) if target.options else {})
-    checks.check_problem(problem, thorough=True)
-    if problem.mdp is None:
-        print(f"{words[0]}: well posed. A follower in closed form, {problem.x0.shape[0]} upper variables")
-        print("checked: finite values, derivative of the hyper-objective against central differences, projection, at x0")
-    else:
-        _describe(words[0], problem)
+    problem.check(thorough=True)
+    facts, checked = problem.described()
+    print(f"{words[0]}: well posed. {facts}")
+    print(f"checked: {checked}")
     if solver is not None:
         made = solver.build(options.values(given.solver) if solver.options else {})
         check_fits(made, problem)
@@ -46,17 +43,3 @@ def main(argv: Sequence[str]) -> int:
         print(f"{words[1]}: can be run on it")
     return 0
 
-
-def _describe(name: str, problem: BilevelProblem) -> None:
-    """What a finite problem is, and what was checked of it."""
-    S, A = problem.mdp.n_states, problem.mdp.n_actions
-    print(
-        f"{name}: well posed. {S} states, {A} actions, discount {float(problem.mdp.discount):g}, "
-        f"{problem.x0.shape[0]} upper variables, "
-        f"{'reward and transitions depend' if problem.moves_transitions else 'reward depends'} on x, objective "
-        f"{'linear' if problem.objective.linear else 'not linear'} in the visitation"
-    )
-    print(
-        "checked: shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
-        "hyper-objective and hyper-gradient, at x0 and three points near it"
-    )

@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 
 def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.Ask:
     """One solver of the comparison, from `NAME` or `NAME:field=value,...`."""
-    name, _, given = text.partition(":") if "=" in text else (text, "", "")
+    name, _, given = text.rpartition(":") if "=" in text else (text, "", "")  # NAME may be FILE.py:NAME
     target = load.find_solver(name)
     solver_options = options.set_dotted(target.make, given)
     extra = [f"--solver.{p.partition('=')[0]} {p.partition('=')[2]}" for p in given.split(",") if p]

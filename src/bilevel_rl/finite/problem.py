@@ -46,6 +46,22 @@ class BilevelProblem(TableProblem):
     def check(self, thorough: bool = True) -> None:
         checks.check_problem(self, thorough)
 
+    def described(self) -> tuple[str, str]:
+        d = self.x0.shape[0]
+        if self.mdp is None:
+            return (
+                f"A follower in closed form, {d} upper variables",
+                "finite values, derivative of the hyper-objective against central differences, projection, at x0",
+            )
+        moved = "reward and transitions depend" if self.moves_transitions else "reward depends"
+        return (
+            f"{self.mdp.n_states} states, {self.mdp.n_actions} actions, discount {float(self.mdp.discount):g}, "
+            f"{d} upper variables, {moved} on x, objective "
+            f"{'linear' if self.objective.linear else 'not linear'} in the visitation",
+            "shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
+            "hyper-objective and hyper-gradient, at x0 and three points near it",
+        )
+
     def accept(self, solver: Any) -> None:
         requirements.check_fits(solver, self)
 

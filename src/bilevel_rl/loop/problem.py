@@ -1,7 +1,6 @@
 """What every problem offers, whatever its follower is made of: x and its set, how it is graded, drawn and sized."""
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: Equinox reads `AbstractVar` only where annotations are evaluated
 import dataclasses
 from typing import Any, ClassVar
 
@@ -39,6 +38,8 @@ class Problem(eqx.Module):
 
     Example:
         >>> class Bowl(Problem):
+        ...     x0: Float[Array, " d"]
+        ...
         ...     def measures(self, solver, state, k, tau):
         ...         return {"objective": jnp.sum(state.x**2)}, None
         >>> Bowl(jnp.ones(2)).check()
@@ -81,6 +82,10 @@ class Problem(eqx.Module):
             thorough: also what takes seconds, as `bilevel-rl check` does; else only what every run can afford.
         """
         check_start(self)
+
+    def described(self) -> tuple[str, str]:
+        """What it is, and what a thorough `check` looked at, for the screen."""
+        return f"{self.x0.shape[0]} upper variables", "x0 and its set"
 
     def accept(self, solver: Any) -> None:
         """Raise `InvalidProblem` where the solver needs something that this problem does not offer."""

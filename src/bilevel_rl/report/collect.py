@@ -131,7 +131,7 @@ class Section:
 
         Tokens of a language model are what it chose to write, and are not equal on purpose.
         """
-        if self.kind != "finite":
+        if self.kind == "llm":
             return None
         budgets = [m.budget for m in self.methods if not m.model_based]
         if not budgets or max(budgets) <= (1 + EQUAL) * min(budgets):
@@ -240,7 +240,7 @@ def _identity(run: records.Run) -> dict[str, Any]:
     if "iteration" in run.trace:
         facts["iterations"] = int(run.trace["iteration"][0, -1])
     for name in ("zeta", "alpha", "beta", "w", "tau"):  # runs from Python may not say their settings
-        if "solver_options" not in run.config and name in run.trace and run.kind == "finite":
+        if "solver_options" not in run.config and name in run.trace and run.kind != "llm":
             facts[name] = float(f"{run.trace[name][0, 0]:.6g}")
     return facts
 

@@ -47,7 +47,7 @@ def colours(section: Section) -> dict[str, str]:
 
 def of(section: Section) -> list[Figure]:
     """Every figure that this section's data allows."""
-    makers: tuple[Callable[[Section], Figure | None], ...] = FINITE if section.kind == "finite" else LLM
+    makers: tuple[Callable[[Section], Figure | None], ...] = LLM if section.kind == "llm" else FINITE
     return [figure for make in makers if (figure := make(section)) is not None]
 
 

@@ -24,7 +24,7 @@ LLM_NOTE = (
 
 def results(section: Section) -> tuple[list[str], list[list[str]], str]:
     """Heads, rows (label first) and the note below."""
-    return finite(section) if section.kind == "finite" else llm(section)
+    return llm(section) if section.kind == "llm" else finite(section)
 
 
 def finite(section: Section) -> tuple[list[str], list[list[str]], str]:

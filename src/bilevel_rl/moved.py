@@ -30,7 +30,6 @@ MOVED = {
     "bilevel_rl.llm.policy": "bilevel_rl.llm.roles.policy",
     "bilevel_rl.llm.sharding": "bilevel_rl.llm.roles.sharding",
     "bilevel_rl.llm.weights": "bilevel_rl.llm.roles.weights",
-    "bilevel_rl.llm.loading": "bilevel_rl.llm.roles.loading",
     "bilevel_rl.llm.rollout": "bilevel_rl.llm.sampling",
     "bilevel_rl.llm.decoding": "bilevel_rl.llm.sampling.decoding",
     "bilevel_rl.llm.optimizers": "bilevel_rl.levels.coupled_adam",

@@ -251,7 +251,7 @@ def test_bad_preferences_are_named(row, what):
 
 
 def test_messages_need_a_chat_template(tokenizer):
-    with pytest.raises(InvalidProblem, match="without a chat template"):
+    with pytest.raises(InvalidConfig, match="without a chat template"):
         data.render(TALK, tokenizer)
 
 

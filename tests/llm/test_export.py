@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidConfig, RunNotFound
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.evaluation import evaluate
 from bilevel_rl.llm.export import export, restore
-from bilevel_rl.llm.roles.loading import load_language_model, pad_rows
+from bilevel_rl.llm.loading import load_language_model, pad_rows
 from bilevel_rl.llm.tasks import corpus, pretrain
 from bilevel_rl.llm.trainer import BilevelTrainer
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bilevel_rl.errors import InvalidConfig, NonFiniteState
-from bilevel_rl.llm.roles.loading import (
+from bilevel_rl.llm.loading import (
     encode,
     label_probabilities,
     load_classifier,

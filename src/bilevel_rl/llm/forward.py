@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -43,3 +44,35 @@ def is_sharded(module: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(module, FSDPModule)
+
+
+def arguments(module: nn.Module) -> set[str]:
+    """Names that the module's forward pass takes."""
+    return set(inspect.signature(module.forward).parameters)
+
+
+def context(model: nn.Module) -> int | None:
+    """Longest input in tokens, or None where the configuration names none.
+
+    RoBERTa and its kin count positions from behind the padding id, so their table holds fewer tokens than rows.
+
+    Example:
+        >>> from transformers import RobertaConfig, RobertaForSequenceClassification
+        >>> config = RobertaConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+        ...                        intermediate_size=4, max_position_embeddings=10, pad_token_id=1)
+        >>> context(RobertaForSequenceClassification(config))
+        8
+    """
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if rows is None:
+        return None
+    table = next((m for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
+    first = getattr(table, "padding_idx", None)
+    return int(rows) - (0 if first is None else first + 1)
+
+
+def without(logits: Tensor, unheld: Tensor | None) -> Tensor:
+    """Logits [..., V] with minus infinity where `unheld` [V] is True."""
+    return logits if unheld is None else logits.masked_fill(unheld.to(logits.device), -torch.inf)

@@ -75,7 +75,9 @@ class Leader:
         if not fresh and (self.objective.needs_gold or (self.objective.needs_pairs and not known)):
             return None, None  # the labels are spent and nothing else tells of f: x stays where it is
         pairs = (
-            choose_pairs(f.rollout.group, fresh, self.config.seed, k) if self.objective.needs_pairs else None
+            choose_pairs(f.rollout.group, fresh, self.config.seed, k, f.rollout.texts)
+            if self.objective.needs_pairs
+            else None
         )
         pairs = self._judge(f.rollout, pairs) if pairs is not None else torch.empty(0, 2, dtype=torch.long)
         if self.objective.needs_gold:

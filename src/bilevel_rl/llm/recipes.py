@@ -423,6 +423,6 @@ def _demonstrations(
     found = {}
     for i, prompt in enumerate(prompts):
         if prompt.columns.get(DEMONSTRATION):
-            ids = setup.completion_ids(prompt.columns[DEMONSTRATION], tokenizer, stop_ids)
+            ids = setup.answer_ids(prompt.text, prompt.columns[DEMONSTRATION], tokenizer, stop_ids)
             found[i] = ids[:horizon]
     return found

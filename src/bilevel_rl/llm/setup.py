@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,40 @@ from torch import nn
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
 from bilevel_rl.levels.digests import seeded
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.prompts import Prompt, as_prompts
+from bilevel_rl.llm.data import preferences
+from bilevel_rl.llm.data.preferences import Pair, answer_ids
+from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.forward import context
+from bilevel_rl.llm.loading import explain
+from bilevel_rl.llm.rewards.loading import check_reward, load_reward
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward, WeightedRewards
+from bilevel_rl.llm.roles.adapters import is_adapter, load_merged, merged
 from bilevel_rl.llm.roles.backend import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 INITIAL, LOADED = 0x26, 0x27  # random streams, beside those of `trainer`, `leader` and `differences`
 FUNCTIONS = "function:"  # of a reward that is Python functions
-Pair = tuple[Prompt, tuple[int, ...], tuple[int, ...]]  # prompt, preferred completion, the other
 
 
 def load_policy(config: Config, policy: Any) -> nn.Module:
     """A model object as it is, or one loaded from a hub id or folder (safetensors only, no remote code).
+
+    Adapters, as an object or in a folder, are merged into their base: see `roles.adapters`.
 
     Raises:
         InvalidConfig: neither a model nor a name, or a name that can't be loaded.
     """
     policy = policy if policy is not None else config.policy
     if isinstance(policy, nn.Module):
-        return policy
+        return merged(policy)
     if not policy:
         raise InvalidConfig(
             message("BilevelTrainer.policy", "nothing", "a causal language model, or its hub id or folder",
                     "Pass policy=, or set config.policy")
         )  # fmt: skip
     transformers = require("transformers", "llm")
+    if is_adapter(str(policy)):
+        return load_merged(str(policy))
     with seeded(config.seed, LOADED):  # weights that the folder lacks are drawn
         return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM)
 
@@ -57,7 +67,7 @@ def load_tokenizer(config: Config, policy: Any, tokenizer: Any) -> Any:
         return transformers.AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InvalidConfig(
-            message("config.policy", f"{name!r} without a readable tokenizer ({_first(error)})",
+            message("config.policy", f"{name!r} without a readable tokenizer ({explain(error)})",
                     "text needs a tokenizer", "Pass tokenizer=, or save one in the policy's folder")
         ) from error  # fmt: skip
 
@@ -67,7 +77,7 @@ def _loaded(where: str, name: str, kind: Any, **options: Any) -> nn.Module:
         return kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise InvalidConfig(
-            message(where, f"{name!r}, which can't be loaded ({_first(error)})",
+            message(where, f"{name!r}, which can't be loaded ({explain(error)})",
                     "a hub id or a folder with config.json and safetensors weights", "Check the name and the network")
         ) from error  # fmt: skip
 
@@ -101,7 +111,7 @@ def stop_ids(config: Config, policy: nn.Module, tokenizer: Any) -> tuple[int, ..
                 "config.stop_ids", max(found), f"the policy's vocabulary has {size} ids", "Correct the id"
             )
         )
-    return tuple(sorted(set(found)))
+    return tuple(dict.fromkeys(found))  # the tokenizer's own first: it ends what is given without an end
 
 
 def vocabulary(policy: nn.Module) -> int | None:
@@ -120,9 +130,23 @@ def check_vocabulary(policy: nn.Module, tokenizer: Any) -> None:
         )  # fmt: skip
 
 
+def unheld(policy: nn.Module, tokenizer: Any) -> torch.Tensor | None:
+    """[V] True for ids that no text can hold: rows by which an embedding is padded, gaps in the tokenizer's numbers.
+
+    They are outside every law: never drawn, and no part of KL or entropy. None where there are no such ids.
+    """
+    size = vocabulary(policy)
+    known = tokenizer.get_vocab().values() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else ()
+    if size is None or not known or len(set(known)) >= size:
+        return None
+    barred = torch.ones(size, dtype=torch.bool)
+    barred[[i for i in known if i < size]] = False
+    return barred
+
+
 def check_context(config: Config, policy: nn.Module, prompts: Sequence[Prompt]) -> None:
     """Raise `InvalidProblem` when the longest prompt and completion do not fit the model's context."""
-    limit = getattr(getattr(policy, "config", None), "max_position_embeddings", None)
+    limit = context(policy)
     longest = max(len(p.ids) for p in prompts)
     if limit is not None and longest + config.max_new_tokens > limit:
         raise InvalidProblem(
@@ -138,23 +162,32 @@ def make_roles(
     reference: nn.Module | None,
     device: Any,
     critics: bool | None = None,
+    tokenizer: Any = None,
+    prompts: Sequence[Prompt] = (),
 ) -> Roles:
     """The roles of a run on its device, with their reward model; `critics` None: as the configuration says.
 
     What is drawn (adapters, new heads) follows `config.seed`, whatever was drawn before.
     """
     with seeded(config.seed, INITIAL):
-        return _make_roles(config, policy, reward, reference, device, critics)
+        roles = _make_roles(config, policy, reward, reference, device, critics, tokenizer)
+    roles.unheld = unheld(policy, tokenizer)
+    longest = max((len(p.ids) for p in prompts), default=0) + config.max_new_tokens
+    check_reward(roles.reward, vocabulary(policy) if tokenizer is None else len(tokenizer), longest)
+    return roles
 
 
 def _make_roles(
-    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool | None
+    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool | None,
+    tokenizer: Any,
 ) -> Roles:  # fmt: skip
     dtype = DTYPES[config.dtype]
+    reference = _apart(reference, policy)
+    reward = _apart(reward, policy) if isinstance(reward, nn.Module) else reward
     for module in (policy, reward, reference):
         if isinstance(module, nn.Module):
             module.to(device=device, dtype=dtype)
-    reward = _reward(config, reward, device, dtype)
+    reward = _reward(config, reward, device, dtype, tokenizer)
     common: dict[str, Any] = {
         "reward": reward, "penalised": config.uses_penalised, "critics": config.uses_critics if critics is None else critics,
         "temperature": config.temperature,
@@ -186,7 +219,15 @@ def _make_roles(
     return roles
 
 
-def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype) -> Any:
+def _apart(other: nn.Module | None, policy: nn.Module) -> nn.Module | None:
+    """A reference (or reward model) on weights of its own: it must not move when the policy learns."""
+    if other is None:
+        return None
+    shared = {id(p) for p in policy.parameters()} & {id(p) for p in other.parameters()}
+    return copy.deepcopy(other) if shared else other
+
+
+def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokenizer: Any) -> Any:
     reward = reward if reward is not None else config.reward
     if isinstance(reward, str) and reward.startswith(FUNCTIONS):
         reward = reward_functions(reward)
@@ -203,9 +244,7 @@ def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype) -> Any
                             "Pass reward functions, a module, or a folder or hub id of a classifier")
                 )  # fmt: skip
             return str(reward)
-        transformers = require("transformers", "llm")
-        kind = transformers.AutoModelForSequenceClassification
-        reward = _loaded("config.reward", str(reward), kind, num_labels=1).to(device=device, dtype=dtype)
+        reward = trainable(load_reward(reward, tokenizer)).to(device=device, dtype=dtype)
     if not isinstance(reward, nn.Module):
         raise InvalidConfig(
             message("BilevelTrainer.reward", type(reward).__name__,
@@ -233,7 +272,7 @@ def reward_functions(text: str) -> list[Any]:
             found.append(getattr(importlib.import_module(module), name))
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidConfig(
-                message("config.reward", f"{path.strip()!r} ({_first(error)})", "an importable MODULE.NAME",
+                message("config.reward", f"{path.strip()!r} ({explain(error)})", "an importable MODULE.NAME",
                         "Check the name, and that the module is installed or in the current folder")
             ) from error  # fmt: skip
     return found
@@ -242,53 +281,8 @@ def reward_functions(text: str) -> list[Any]:
 def as_pairs(
     rows: Iterable[Any] | None, tokenizer: Any, config: Config, size: int | None, eos: Sequence[int]
 ) -> list[Pair]:
-    """Stored preferences as token ids.
-
-    Args:
-        rows: mappings with `prompt`, `chosen`, `rejected`: text, ids, or conversations.
-        tokenizer: for text.
-        config: for the limits.
-        size: of the vocabulary.
-        eos: the first one ends a completion given as text.
-
-    Raises:
-        InvalidProblem: a row without its columns, or a pair of equal or empty completions.
-    """
-    pairs: list[Pair] = []
-    for i, row in enumerate(rows or ()):
-        missing = [
-            k for k in ("prompt", "chosen", "rejected") if not isinstance(row, Mapping) or k not in row
-        ]
-        if missing:
-            raise InvalidProblem(
-                message(f"preferences[{i}]", f"a row without {missing[0]!r}",
-                        "a row has the columns prompt, chosen, rejected", "Rename the columns")
-            )  # fmt: skip
-        (prompt,) = as_prompts([{"prompt": row["prompt"]}], tokenizer, config.max_prompt_tokens, size)
-        chosen, rejected = (
-            completion_ids(row[k], tokenizer, eos)[: config.max_new_tokens] for k in ("chosen", "rejected")
-        )
-        if not chosen or not rejected or chosen == rejected:
-            raise InvalidProblem(
-                message(f"preferences[{i}]", "completions that are equal or empty", "a preference needs two that differ",
-                        "Remove the row")
-            )  # fmt: skip
-        pairs.append((prompt, chosen, rejected))
-    return pairs
-
-
-def completion_ids(value: Any, tokenizer: Any, eos: Sequence[int]) -> tuple[int, ...]:
-    """A completion given as ids, text or messages, as ids that end with the first of `eos`."""
-    if isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
-        return tuple(value)
-    if isinstance(value, (list, tuple)):
-        value = "".join(m["content"] for m in value)
-    if tokenizer is None:
-        raise InvalidConfig(
-            message("preferences", "text without a tokenizer", "text needs one", "Pass tokenizer=")
-        )
-    ids = tuple(tokenizer(value, add_special_tokens=False)["input_ids"])
-    return ids + ((eos[0],) if eos and (not ids or ids[-1] not in eos) else ())
+    """Stored preferences as token ids, within the configuration's limits: see `data.preferences`."""
+    return preferences.as_pairs(rows, tokenizer, config.max_prompt_tokens, config.max_new_tokens, size, eos)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,15 +347,11 @@ def _kept(roles: Roles, recomputes: bool) -> int:
     return width * (layers + KEPT) if recomputes else width * layers * KEPT
 
 
-def _first(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__
-
-
 __all__ = [
     "LinearReward",
     "MemoryEstimate",
     "Pair",
+    "answer_ids",
     "as_pairs",
     "estimate_memory",
     "load_policy",

@@ -149,6 +149,7 @@ class BilevelTrainer:
             self.tokenizer,
             config.dtype,
             self.processes.together,
+            self.roles.unheld,
         )
         names = self.roles.names
         # one optimiser for both followers: see `optimizers`
@@ -243,7 +244,9 @@ class BilevelTrainer:
         )
         mine = self.processes.share(config.prompts_per_step)
         self.share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
-        self.roles = setup.make_roles(config, policy, reward, reference, self.processes.device, self.critics)
+        self.roles = setup.make_roles(
+            config, policy, reward, reference, self.processes.device, self.critics, self.tokenizer, self.prompts
+        )
         return policy, objective, stored
 
     def _digests(self, stored: Sequence[setup.Pair]) -> dict[str, str]:
@@ -525,7 +528,8 @@ class BilevelTrainer:
 
     def _greedy(self, prompts: Sequence[Prompt]) -> Tensor:
         """[Q] rewards of the most likely completion, token by token, of each prompt (a baseline that costs tokens)."""
-        sampler = Sampler(self.stop_ids, self.pad_id, 1e-6, self.tokenizer, self.config.dtype)
+        law = self.tokenizer, self.config.dtype, bool, self.roles.unheld
+        sampler = Sampler(self.stop_ids, self.pad_id, 1e-6, *law)
         with self.roles.model("policy") as model, torch.no_grad():
             best = sampler(
                 model,

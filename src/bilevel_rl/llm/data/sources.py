@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
+from bilevel_rl.llm.data.templates import apply, opened
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -309,9 +310,9 @@ def load_prompts(
         elif words > 0 and isinstance(row.get("text"), str):
             result.append({**row, "prompt": " ".join(row["text"].split()[:words])})
         elif "messages" in row:
-            result.append(
-                {"prompt": list(itertools.takewhile(lambda m: m.get("role") != "assistant", row["messages"]))}
-            )
+            others = {key: value for key, value in row.items() if key != "messages"}
+            asked = list(itertools.takewhile(lambda m: m.get("role") != "assistant", row["messages"]))
+            result.append({**others, "prompt": asked})
         elif "text" in row:
             raise InvalidProblem(
                 message(
@@ -379,7 +380,7 @@ def load_preferences(
         tokenizer: needed for conversational rows only.
 
     Raises:
-        InvalidProblem: as `preference_rows`; messages without a chat template, or with one that rewrites the
+        InvalidProblem: as `preference_rows`; messages with a chat template that rewrites the
         prompt.
 
     Example:
@@ -409,7 +410,7 @@ def _rendered(row: Row, tokenizer: Any, where: str) -> Preference:
     start = render(prompt, tokenizer, where)
     if isinstance(chosen, str):
         return Preference(start, chosen, rejected)
-    ends = [_template(tokenizer, [*prompt, *end], False, where) for end in (chosen, rejected)]
+    ends = [apply(tokenizer, [*prompt, *end], where, tokenize=False) for end in (chosen, rejected)]
     for end in ends:
         if not end.startswith(start):
             raise InvalidProblem(
@@ -424,12 +425,25 @@ def render(prompt: Any, tokenizer: Any, where: str = "prompt") -> str:
     """A prompt as text: a string as it is, a list of messages through the tokenizer's chat template.
 
     Raises:
-        InvalidProblem: neither, or messages without a chat template.
+        InvalidProblem: neither.
+        InvalidConfig: messages without a chat template.
     """
     _check_kind(prompt, where)
     if isinstance(prompt, str):
         return prompt
-    return _template(tokenizer, list(prompt), prompt[-1]["role"] != "assistant", where)
+    return opened(tokenizer, prompt, where)
+
+
+def whole(prompt: Any, completion: Any, tokenizer: Any) -> str:
+    """Prompt and completion as one text for another model's tokenizer: texts joined, messages through its template."""
+    if isinstance(prompt, str):
+        return prompt + as_text(completion)
+    messages = [*prompt, *completion] if not isinstance(completion, str) else [
+        *prompt, {"role": "assistant", "content": completion}
+    ]  # fmt: skip
+    if getattr(tokenizer, "chat_template", None):
+        return apply(tokenizer, messages, "reward", tokenize=False)
+    return as_text(messages)
 
 
 def as_text(value: Any) -> str:
@@ -456,19 +470,6 @@ def _check_kind(prompt: Any, where: str) -> None:
 
 def _key(prompt: Any) -> str:
     return json.dumps(prompt, sort_keys=True, default=str)
-
-
-def _template(tokenizer: Any, messages: list[Any], begin: bool, where: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise InvalidProblem(
-            message(
-                where,
-                "messages and a tokenizer without a chat template",
-                "messages need a chat template",
-                "Set tokenizer.chat_template, or give prompts as plain texts",
-            )
-        )
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin)
 
 
 def _no_column(where: str, i: int, row: Mapping[str, Any], name: str) -> InvalidProblem:

@@ -25,12 +25,14 @@ class LabelsPending(BilevelError):
     """A judge has no answers yet (a human queue): the trainer saves, stops, and asks again on resume."""
 
 
-def choose_pairs(group: Tensor, count: int, seed: int, step: int) -> Tensor:
-    """[count, 2] disjoint pairs of rows of one group, a function of (seed, step) and of the groups alone.
+def choose_pairs(group: Tensor, count: int, seed: int, step: int, texts: Sequence[Any] = ()) -> Tensor:
+    """[count, 2] disjoint pairs of rows of one group, a function of (seed, step), the groups and the texts alone.
 
     Args:
         group: [N] group of each row.
         count: pairs wanted; fewer come back when the groups have no more.
+        seed, step: of the draw.
+        texts: N completions; a pair of equal ones tells nothing and is left out, before it costs a label.
     """
     random = np.random.default_rng([seed, 0x9A125, step])
     pairs = []
@@ -38,6 +40,8 @@ def choose_pairs(group: Tensor, count: int, seed: int, step: int) -> Tensor:
     for g in np.unique(groups):
         rows = random.permutation(np.flatnonzero(groups == g))
         pairs += [rows[i : i + 2] for i in range(0, len(rows) - 1, 2)]
+    if len(texts):
+        pairs = [pair for pair in pairs if texts[pair[0]] != texts[pair[1]]]
     chosen = random.permutation(len(pairs))[:count]
     if not len(chosen):
         return torch.empty(0, 2, dtype=torch.long)

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
-from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.data.sources import whole
 from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending
-from bilevel_rl.llm.roles.loading import label_probabilities, load_classifier, load_tokenizer
+from bilevel_rl.llm.loading import label_scores, load_classifier, load_tokenizer
 from bilevel_rl.records import append_line, make_folder
 
 Pairs = Sequence[Sequence[str]]
@@ -40,7 +40,8 @@ class PairwiseJudge(Protocol):
 
 
 class ClassifierScore:
-    """Probability that a text (prompt + completion) has a label, by a sequence classifier.
+    """Probability that a text (prompt + completion) has a label, by a sequence classifier; the score itself where it has
+    one label (a reward model).
 
     Args:
         model: a sequence classifier, its folder, or its hub id.
@@ -68,12 +69,13 @@ class ClassifierScore:
             )
         self.model, self.tokenizer = model, tokenizer
         self.label = names[label] if isinstance(label, str) else label
-        self.__name__ = f"probability_of_{label}"  # TRL logs a reward function by its name
+        # TRL logs a reward function by its name
+        self.__name__ = "score" if len(names) == 1 else f"probability_of_{label}"
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-        """Probabilities in [0, 1], one a completion."""
-        texts = [as_text(p) + as_text(y) for p, y in zip(prompts, completions, strict=True)]
-        return label_probabilities(self.model, self.tokenizer, texts)[:, self.label].tolist()
+        """Probabilities in [0, 1], or scores, one a completion."""
+        texts = [whole(p, y, self.tokenizer) for p, y in zip(prompts, completions, strict=True)]
+        return label_scores(self.model, self.tokenizer, texts)[:, self.label].tolist()
 
 
 class ScoreJudge:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
+from bilevel_rl.llm.forward import without
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
 from bilevel_rl.llm.sampling.rollout import Rollout
 
+log = logging.getLogger(__name__)
 POLICIES = ("policy", "policy_l")
 CRITICS = ("critic", "critic_l")
 REWARD = "reward"
@@ -34,11 +37,13 @@ class Roles(abc.ABC):
         names: roles that train, in a fixed order.
         reward: the reward module, a rollout in and [N] out.
         temperature: divides the logits of policies and reference.
+        unheld: [V] True for ids that no text can hold: outside every law.
     """
 
     names: tuple[str, ...]
     reward: nn.Module
     temperature: float = 1.0
+    unheld: Tensor | None = None
 
     @abc.abstractmethod
     def model(self, role: str) -> contextlib.AbstractContextManager[nn.Module]:
@@ -55,7 +60,7 @@ class Roles(abc.ABC):
     def logits(self, role: str, rollout: Rollout) -> Tensor:
         """[N, T, V] logits of a policy (or the reference) at each completion token."""
         with self.model(role) as model:
-            return completion_logits(model, rollout, self.temperature)
+            return without(completion_logits(model, rollout, self.temperature), self.unheld)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """[N] rewards, differentiable in x."""
@@ -219,9 +224,11 @@ class LoraRoles(Roles):
                 warnings.catch_warnings()
             ):  # PEFT asks transformers with a name that transformers has renamed
                 warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # said below
+                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True but the target module")
                 self.peft = peft.get_peft_model(policy, config, adapter_name=adapters[0])
-            for name in adapters[1:]:
-                self.peft.add_adapter(name, copy.deepcopy(config))
+                for name in adapters[1:]:
+                    self.peft.add_adapter(name, copy.deepcopy(config))
         except ValueError as error:
             raise InvalidConfig(
                 message("config.lora_targets", repr(list(targets)) if targets else "no targets for this architecture",
@@ -229,6 +236,7 @@ class LoraRoles(Roles):
                         f"{_linear_names(policy)}")
             ) from error  # fmt: skip
         self.base = self.peft.get_base_model()
+        _warn_of_tied(self.base)
         with torch.no_grad():  # one start for both followers: their difference must begin at zero
             for one, other in (POLICIES, CRITICS):
                 if {one, other} <= set(adapters):
@@ -337,6 +345,23 @@ class _LoraReward(nn.Module):
             hidden = hidden_states(model, rollout)
             last = hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
             return roles.heads[REWARD](last)[:, 0]
+
+
+def _warn_of_tied(base: nn.Module) -> None:
+    """Say when an adapter stands on a weight that two layers share: merged, it changes both."""
+    weights: dict[int, list[str]] = {}
+    for name, module in base.named_modules():
+        layer = getattr(module, "base_layer", module)
+        if isinstance(getattr(layer, "weight", None), nn.Parameter) and not name.endswith("base_layer"):
+            weights.setdefault(id(layer.weight), []).append(name)
+    adapted = {name for name, module in base.named_modules() if hasattr(module, "base_layer")}
+    for names in weights.values():
+        for name in adapted.intersection(names) if len(names) > 1 else ():
+            log.warning(
+                "%s shares its weight with the embedding (%s): an adapter on it is exact while it stays an adapter, but "
+                "merging the export changes the embedding too; leave it out of lora_targets, or do not merge",
+                name, ", ".join(other for other in names if other != name),
+            )  # fmt: skip
 
 
 def read_values(hidden: Tensor, head: nn.Module, rollout: Rollout) -> Tensor:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from bilevel_rl.llm.forward import recomputing
 from bilevel_rl.llm.sampling.rollout import Rollout
 
+LOWEST = -1e30  # ours: stands for log 0, finite so that 0 x log 0 is 0; times any weight still finite
+
 
 class TokenStatistics(NamedTuple):
     """At each completion token: [N, T] each, 0 on padding, in nats."""
@@ -45,10 +47,14 @@ class _Statistics(torch.autograd.Function):
         p = log_p.exp()
         logp = log_p.gather(-1, tokens[..., None])[..., 0]
         entropy = -torch.linalg.vecdot(p, log_p)
+        barred = bool(torch.isnan(entropy).any())  # 0 log 0: ids that a law leaves out contribute nothing
+        if barred:
+            log_p = log_p.clamp(min=LOWEST)
+            entropy = -torch.linalg.vecdot(p, log_p)
         if reference is None:
             kl, difference = torch.zeros_like(entropy), None
         else:
-            difference = log_p - reference
+            difference = log_p - (reference.clamp(min=LOWEST) if barred else reference)
             kl = torch.linalg.vecdot(p, difference).clamp_(min=0)  # rounding alone can put it below
         ctx.save_for_backward(p, log_p, difference, tokens, kl, entropy)
         return logp, kl, entropy

@@ -80,6 +80,21 @@ class Rollout:
         """[N] index into `ids` of the last real token, which is where the reward is paid."""
         return self.width + self.lengths - 1
 
+    def packed(self, pad_id: int) -> tuple[Tensor, Tensor]:
+        """[N, W] ids with each row's real tokens first and `pad_id` behind them, and their attention.
+
+        For models that count positions from the first column: there a row must not know what it is batched with.
+
+        Example:
+            >>> rollout = from_pairs([(Prompt((3, 4), ""), (5,)), (Prompt((6,), ""), (7,))], pad_id=0)
+            >>> rollout.packed(9)[0].tolist()
+            [[3, 4, 5], [6, 7, 9]]
+        """
+        order = (1 - self.attention).argsort(dim=1, stable=True)
+        width = int(self.attention.sum(1).max())
+        attention = self.attention.gather(1, order)[:, :width]
+        return self.ids.gather(1, order)[:, :width].masked_fill(attention == 0, pad_id), attention
+
     def rows(self, index: Any) -> Rollout:
         """The rows of a slice or an index tensor."""
         where = range(self.size)[index] if isinstance(index, slice) else [int(i) for i in index]

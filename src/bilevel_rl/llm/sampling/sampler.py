@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.llm.data.prompts import Prompt
-from bilevel_rl.llm.forward import precision
+from bilevel_rl.llm.forward import precision, without
 from bilevel_rl.llm.sampling.decoding import make_decoder
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, pad_prompts
 
@@ -76,14 +76,15 @@ class Sampler:
         tokenizer: turns completions into text; None: texts are id lists.
         dtype: precision of the forward passes (`Config.dtype`).
         together: maps "this process is done" to "all are", where processes must call the model equally often.
+        unheld: [V] True for ids that no text can hold (rows of a padded vocabulary): never drawn.
     """
 
     def __init__(
         self, stop_ids: Sequence[int] = (), pad_id: int = 0, temperature: float = 1.0, tokenizer: Any = None,
-        dtype: str = "float32", together: Callable[[bool], bool] = bool,
+        dtype: str = "float32", together: Callable[[bool], bool] = bool, unheld: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.stop_ids, self.pad_id, self.temperature = tuple(stop_ids), pad_id, temperature
-        self.tokenizer, self.dtype, self.together = tokenizer, dtype, together
+        self.tokenizer, self.dtype, self.together, self.unheld = tokenizer, dtype, together, unheld
 
     @torch.no_grad()
     def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:
@@ -100,7 +101,7 @@ class Sampler:
         with precision(self.dtype, device):
             logits = decoder.start(ids, attention)
             for t in range(horizon):
-                logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+                logits = without(logits.float() if logits.dtype == torch.bfloat16 else logits, self.unheld)
                 token, logp = inverse_cdf(
                     logits if self.temperature == 1 else logits / self.temperature, uniforms[:, t]
                 )

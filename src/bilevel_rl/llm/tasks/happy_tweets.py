@@ -22,7 +22,7 @@ import numpy as np
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.data.sources import read_tweeteval
 from bilevel_rl.llm.judges.builtin import ClassifierScore, ScoreJudge
-from bilevel_rl.llm.roles.loading import load_language_model, load_tokenizer
+from bilevel_rl.llm.loading import load_language_model, load_tokenizer
 from bilevel_rl.llm.tasks import corpus
 from bilevel_rl.llm.tasks.pretrain import (
     ClassifierConfig,

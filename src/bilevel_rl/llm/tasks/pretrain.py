@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from bilevel_rl.errors import InvalidConfig, NonFiniteState, message
-from bilevel_rl.llm.roles.loading import encode, label_probabilities, load_language_model, pad_rows, positions
+from bilevel_rl.llm.loading import encode, label_probabilities, load_language_model, pad_rows, positions
 from bilevel_rl.records import make_folder, read_json, write_json
 
 END, PAD = "<|endoftext|>", "<|pad|>"

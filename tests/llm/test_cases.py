@@ -10,10 +10,22 @@ import pytest
 import torch
 from llm_models import gpt2, llama, stirred, trainer
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BloomConfig,
-    BloomForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification, GPT2Config,
-    GPT2ForSequenceClassification, MistralConfig, MistralForSequenceClassification, ModernBertConfig,
-    ModernBertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )  # fmt: skip
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
@@ -100,8 +112,8 @@ def test_labels_that_can_hold_together_are_not_put_through_one_softmax(tokenizer
 
 def tiny(kind, config, **changes):
     torch.manual_seed(0)
-    options = {"vocab_size": 24, "num_labels": 1, "pad_token_id": 1, "initializer_range": 0.5, "bos_token_id": 0, "eos_token_id": 2}
-    return kind(config(**options | changes)).eval()
+    options = {"vocab_size": 24, "num_labels": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    return kind(config(**options | {"initializer_range": 0.5} | changes)).eval()
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -150,7 +162,7 @@ def test_what_does_not_fit_a_judge_is_cut_at_the_beginning_of_the_prompt(tokeniz
 
 def test_a_reward_model_whose_context_is_too_short_is_refused_before_training():
     reward = tiny(BertForSequenceClassification, BertConfig, max_position_embeddings=8, **SMALL)
-    with pytest.raises(InvalidConfig, match="a classifier whose context holds 8 tokens; the longest prompt and completion have 9"):
+    with pytest.raises(InvalidConfig, match="context holds 8 tokens; the longest prompt and completion have 9"):
         trainer(reward=reward)
     assert context(tiny(RobertaForSequenceClassification, RobertaConfig, max_position_embeddings=8, **SMALL)) == 6
     trainer(reward=tiny(BertForSequenceClassification, BertConfig, max_position_embeddings=9, **SMALL))
@@ -311,8 +323,8 @@ def test_stored_conversations_are_rendered_by_the_template_and_end_with_its_own_
         "is blue<|im_end|>\n<|im_start|>user\nand?<|im_end|>\n<|im_start|>assistant\na mat<|im_end|>"
     )
     # what load_preferences returns is taken too
-    (again,) = as_pairs(sources.load_preferences([("my cat", " purrs", " hisses")][:0] or
-                        [{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}]), chat, 64, 32, None, eos)  # fmt: skip
+    stored = sources.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
+    (again,) = as_pairs(stored, chat, 64, 32, None, eos)
     assert chat.decode(again[1]) == " purrs<|im_end|>"
 
 

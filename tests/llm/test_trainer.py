@@ -11,7 +11,7 @@ import torch
 from llm_models import PROMPTS, gold, gpt2, judge, llama, trainer, untimed, weights
 
 from bilevel_rl import metrics
-from bilevel_rl.errors import NonFiniteState
+from bilevel_rl.errors import InvalidProblem, NonFiniteState
 from bilevel_rl.levels.objectives import Upper
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
@@ -527,7 +527,7 @@ def test_a_folder_is_written_by_one_process(tmp_path):
 def test_a_new_run_in_an_old_folder_does_not_leave_the_old_checkpoint(tmp_path):
     trainer(out=str(tmp_path), steps=2).train()
     made = trainer(out=str(tmp_path), steps=2, gold=lambda **_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InvalidProblem, match="ZeroDivisionError"):
         made.train()
     assert not (tmp_path / "checkpoint" / "state.json").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == ""

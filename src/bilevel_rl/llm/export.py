@@ -13,6 +13,7 @@ import torch
 
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.levels.objectives import Sample, Upper
+from bilevel_rl.llm import run_folder
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.metrics import BY_KEY
@@ -65,7 +66,7 @@ def restore(
         )  # fmt: skip
     some = [[0]]  # a prompt must be there; none is ever sampled from this list
     trainer = BilevelTrainer(config, policy, reward, some, tokenizer=tokenizer, objective=Frozen())
-    trainer.resume(folder / "checkpoint")
+    run_folder.load(trainer, folder / "checkpoint", goes_on=False)
     return trainer
 
 

@@ -93,8 +93,13 @@ def save(trainer: Any, folder: str | Path) -> None:
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state)
 
 
-def load(trainer: Any, folder: str | Path) -> None:
+def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
     """Put back what `save` wrote.
+
+    Args:
+        trainer: made with the run's configuration.
+        folder: of the checkpoint.
+        goes_on: whether it will train further, which takes the data that the run began with.
 
     Raises:
         RunNotFound: no checkpoint there.
@@ -105,7 +110,7 @@ def load(trainer: Any, folder: str | Path) -> None:
     _same_recipe(trainer.recipe, state.get("recipe", {}))
     ours = ("optimizer/", "recipe/", "step_rule/")
     trainer.roles.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
-    _same_start(trainer.digests, state.get("digests", {}))
+    _same_start(trainer.digests, state.get("digests", {}), ("data", "frozen weights") if goes_on else ("frozen weights",))
     for part, holder in _holders(trainer).items():
         own = {
             key.removeprefix(f"{part}/"): value
@@ -150,9 +155,9 @@ def _same_recipe(mine: Any, theirs: Mapping[str, str]) -> None:
         )  # fmt: skip
 
 
-def _same_start(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+def _same_start(mine: Mapping[str, str], theirs: Mapping[str, str], names: Sequence[str]) -> None:
     """A run goes on from where it began: its frozen weights and its data are not in the checkpoint."""
-    odd = [name for name in ("data", "frozen weights") if name in theirs and mine[name] != theirs[name]]
+    odd = [name for name in names if name in theirs and mine[name] != theirs[name]]
     if odd:
         raise InvalidConfig(
             message("resume", f"other {' and '.join(odd)} than the run began with",

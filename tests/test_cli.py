@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from bilevel_rl import records
 from bilevel_rl.cli import VERBS, main
-from bilevel_rl.launch import execute, load, options
+from bilevel_rl.commands import screen
+from bilevel_rl.launch import execute, index, load, options
+from bilevel_rl.report import collect
 
 SMALL = ["--problem.rows", "3", "--problem.columns", "3"]
 MINE = """
@@ -95,6 +99,26 @@ WRONG = {
     "cite": ["cite", "exact_descend"],
     "experiment": ["experiments", "grid"],
     "bench": ["bench", "no-such-benchmark"],
+    "tau-nan": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--tau", "nan"],
+    "tau-negative": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--tau", "-1"],
+    "seed-too-large": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--seed", str(2**64)],
+    "runs-too-many": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--runs", str(10**18)],
+    "iterations-too-many": ["run", "goal_placement", "exact_descent", "--iterations", str(10**23)],
+    "records": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--records", "0"],
+    "out-empty": ["run", "goal_placement", "exact_descent", "--iterations", "3", "--out", ""],
+    "out-root": ["sweep", "goal_placement", "exact_descent", "--out", "/"],
+    "name-too-long": ["run", f"{'a' * 300}.py:problem", "--iterations", "3"],
+    "name-with-nul": ["check", "a\0b.py:problem"],
+    "problem-seed": ["run", "random_mdp", "exact_descent", "--iterations", "3", "--problem.seed", "-3"],
+    "grid-of-words": ["sweep", "goal_placement", "exact_descent", "--grid", "step_size=a"],
+    "grid-of-nothing": ["sweep", "goal_placement", "exact_descent", "--grid", "step_sise=1"],
+    "grid-infinite": ["sweep", "goal_placement", "exact_descent", "--grid", "step_size=inf"],
+    "diagnose-nan": ["diagnose", "goal_placement", *SMALL, "--x", "nan", "0"],
+    "diagnose-three": ["diagnose", "goal_placement", *SMALL, "--x", "0", "0", "0"],
+    "pilot": ["plan", "goal_placement", "--pilot", "0"],
+    "plan-iterations": ["plan", "goal_placement", "--iterations", "-1"],
+    "spread": ["search", "goal_placement", "exact_descent", "--iterations", "100", "--spread", "-1"],
+    "completion": ["completion", "bahs"],
 }  # fmt: skip
 
 
@@ -112,11 +136,14 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case, capsys, snapshot, tmp_p
     assert re.sub(r"Known: .*?\. ", "Known: ... . ", text) == snapshot
 
 
-@pytest.mark.parametrize("case", ["missing", "attribute", "type", "import"])
+@pytest.mark.parametrize("case", ["missing", "attribute", "type", "import", "exit", "nothing", "factory"])
 def test_bad_user_file(case, mine, capsys, snapshot):
     (mine / "raises.py").write_text("1 / 0\n")
+    (mine / "leaves.py").write_text("raise SystemExit\n")
+    (mine / "makes.py").write_text("def nothing():\n    pass\n\n\ndef fails():\n    raise KeyError('a')\n")
     name = {"missing": "absent.py:problem", "attribute": "my_problem.py:problm", "type": "my_problem.py:broken",
-            "import": "raises.py:problem"}[case]  # fmt: skip
+            "import": "raises.py:problem", "exit": "leaves.py:problem", "nothing": "makes.py:nothing",
+            "factory": "makes.py:fails"}[case]  # fmt: skip
     assert said(capsys, ["check", name]) == snapshot
 
 
@@ -207,6 +234,86 @@ def test_resume_of_a_finished_run_does_nothing(finished, capsys):
     assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
+def test_a_run_made_longer_has_the_bits_of_a_long_one(finished, tmp_path, capsys):
+    folder, long = tmp_path / "short", tmp_path / "long"
+    shutil.copytree(finished, folder)
+    assert main(["resume", str(folder), "--iterations", "60"]) == 0
+    config = records.read_header(finished)["config"]
+    assert config["record_every"] == 10
+    argv = ["run", "goal_placement", "penalty_actor_critic", *SMALL, "--solver.chains", "4", "--iterations", "60",
+            "--records", "6", "--runs", "3", "--seed", "5", "--out", str(long)]  # fmt: skip
+    assert main(argv) == 0
+    one, two = records.Run.read(folder), records.Run.read(long)
+    assert one.status["state"] == "finished"
+    assert one.config["extended_from"] == 40
+    for key, series in two.trace.items():
+        np.testing.assert_array_equal(one.trace[key], series, err_msg=key)
+    capsys.readouterr()
+    assert main(["resume", str(folder), "--iterations", "60"]) == 2
+    assert "the run has 60 already" in capsys.readouterr().err
+
+
+def test_the_answer_is_shown(finished, capsys):
+    """x with its interval by name, the exact answer beside it, in 80 columns; a small model without a box too."""
+    ready, ask = execute.again(finished)
+    trace = execute.read_trace(finished)
+    screen.console().print(screen.results_table("title", [("a", trace, ready.optimum.value)]))
+    screen.show_x([("a", dataclasses.replace(trace, x_names=("row", "column")))], execute.exact_answer(ready))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    row = next(line for line in text.splitlines() if line.split()[:1] == ["row"])
+    assert row.split()[-1] == f"{ready.optimum.x[0]:.4g}"
+    assert row.split()[-2] == f"{trace.best_x[0]:.4g}"
+    free = execute.Ready(load.find_problem("bandit").build({}), ready.solver, None, ready.config | {"problem": "bandit"})
+    exact = execute.exact_answer(free)
+    assert exact.x.shape == (3,)
+    assert "exact_quasi_newton" in exact.how
+
+
+def test_help_shows_what_is_set_and_help_all_the_rest(capsys):
+    shown = {}
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["run", "goal_placement", "penalty_actor_critic", word])
+        shown[word] = capsys.readouterr().out
+    assert "more options of penalty_actor_critic: --help-all" in shown["--help"]
+    for option, short in (("--solver.chains", True), ("--problem.rows", True), ("--solver.scales.beta.power", False)):
+        assert (option in shown["--help"]) == short
+        assert option in shown["--help-all"]
+    assert "$" not in shown["--help-all"]  # formulas in Unicode
+
+
+def test_words_read_from_the_source_are_those_of_the_classes():
+    for group, classes in (("problems", load.problem_classes()), ("solvers", load.solver_classes())):
+        found = index.entries(group)
+        assert list(found) == list(classes)
+        for name, kind in classes.items():
+            assert found[name] == load.Target(name, make=kind).summary
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_problems_and_solvers(shell, capsys):
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    for word in ("compare", "goal_placement", "exact_quasi_newton", "gridworld"):
+        assert word in text
+
+
+@pytest.mark.parametrize("source", ["../evil.py", "/etc/evil.py", "sub/evil.py", "..", 3])
+def test_a_folder_runs_no_file_outside_itself(source, finished, tmp_path, capsys):
+    """`resume` and `run --from` refuse a header whose source is not a plain name inside the folder."""
+    folder, mark = tmp_path / "run", tmp_path / "was-run"
+    shutil.copytree(finished, folder)
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n" + MINE)
+    header = records.read_header(folder)
+    header["config"] |= {"problem": "evil.py:problem", "problem_source": source}
+    records.write_header(folder, header)
+    records.write_json(folder / "status.json", {"state": "stopped", "message": ""})
+    for argv in (["resume", folder], ["run", "--from", folder, "--out", tmp_path / "again"]):
+        assert "by plain names" in said(capsys, argv, tmp_path)
+    assert not mark.exists()
+
+
 def test_own_problem_is_checked_run_and_kept(mine, capsys):
     assert main(["check", "my_problem.py:problem", "--problem.price", "0.4"]) == 0
     assert "well posed" in capsys.readouterr().out
@@ -243,6 +350,20 @@ def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     assert sampled.trace["samples"][:, -1].tolist() == [800, 800]
     assert "--solver.chains 4" in sampled.config["command"]
     assert "--samples 800" in sampled.config["command"]
+    assert "x at the end" in text
+    assert "best known" in text
+    assert max(map(len, text.splitlines()[:20])) <= 80
+
+    # called again, or resumed: what is finished stays, what was stopped goes on, and the words are the same
+    before = (out / "exact_descent/metrics.npz").stat().st_mtime_ns
+    shutil.rmtree(out / "penalty_actor_critic-chains=4")
+    assert main(["resume", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert (out / "exact_descent/metrics.npz").stat().st_mtime_ns == before
+    assert again[again.index("x at the end") :] == text[text.index("x at the end") :]
+    assert main([*argv[:-4], "--runs", "3", "--out", str(out)]) == 2
+    assert "was asked something else" in capsys.readouterr().err
+    assert main(["resume", str(out), "--samples", "900"]) == 2
 
 
 def test_plan_sweep_and_diagnose_say_what_they_found(tmp_path, capsys):
@@ -256,9 +377,29 @@ def test_plan_sweep_and_diagnose_say_what_they_found(tmp_path, capsys):
     chosen = records.read_json(tmp_path / "sweep.json")
     assert chosen["grid"] == {"scales.zeta.initial": [0.1, 0.3]}
     assert chosen["chosen"] == chosen["settings"][int(np.argmin(chosen["scores"]))]
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert verdict.startswith("verdict: the choice lies at the edge of its grid (scales.zeta.initial=")
+    assert "bilevel-rl sweep goal_placement penalty_actor_critic --grid scales.zeta.initial=" in verdict
     assert main(["diagnose", "goal_placement", *SMALL, "--out", str(tmp_path / "d")]) == 0
     assert abs(records.read_json(tmp_path / "d/diagnosis.json")["w_slope"][0] - 1) < 0.05
     assert "Bias of the penalty" in (tmp_path / "d/diagnosis.html").read_text()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: ")
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path, capsys):
+    """The folder of a finished sweep loses its result and one program's last records: the same choice and scores."""
+    out = tmp_path / "sweep"
+    argv = ["sweep", "goal_placement", "exact_descent", *SMALL, "--grid", "step_size=0.1,0.3,0.9", "--iterations", "12",
+            "--runs", "1", "--out", str(out)]  # fmt: skip
+    assert main(argv) == 0
+    first = records.read_json(out / "sweep-result.json")
+    (out / "sweep-result.json").unlink()
+    records.write_json(out / "settings-0/status.json", {"state": "running", "message": ""})
+    assert main(["resume", str(out)]) == 0
+    again = records.read_json(out / "sweep-result.json")
+    assert {k: v for k, v in again.items() if k != "provenance"} == {k: v for k, v in first.items() if k != "provenance"}
+    labels = [m.label for s in collect.sections([out]) for m in s.methods]
+    assert labels == [f"exact_descent, step_size {v}" for v in (0.1, 0.3, 0.9)]  # settings, not seeds of one method
 
 
 def test_cite(finished, capsys):

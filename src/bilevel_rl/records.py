@@ -102,6 +102,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
 def read_json(path: Path) -> Any:
     """Read JSON.
 

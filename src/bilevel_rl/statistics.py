@@ -1,11 +1,13 @@
-"""Summaries over independent runs: interquartile mean, bootstrap intervals, profiles, probability of improvement."""
+"""Summaries over independent runs: interquartile mean, bootstrap intervals, profiles, probability of improvement.
+
+SciPy's statistics take a second to import: the functions that need them import them, so that words come at once.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
 
 
@@ -30,6 +32,8 @@ def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     References:
         Agarwal et al., "Deep RL at the edge of the statistical precipice", NeurIPS 2021.
     """
+    import scipy.stats
+
     return scipy.stats.trim_mean(np.asarray(values, float), 0.25, axis=axis)
 
 
@@ -40,6 +44,8 @@ def bootstrap(values: ArrayLike, statistic=interquartile_mean, confidence: float
         values: [runs] one number a run.
         statistic: maps (array, axis) to the summary.
     """
+    import scipy.stats
+
     values = np.asarray(values, float)
     point = float(statistic(values, axis=0))
     if values.size < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
@@ -80,6 +86,8 @@ def bootstrap_curve(
 
 def success_rate(hits: ArrayLike, confidence: float = 0.95) -> Interval:
     """Fraction of runs that reached a target, with its exact (Clopper-Pearson) interval."""
+    import scipy.stats
+
     hits = np.asarray(hits, bool)
     result = scipy.stats.binomtest(int(hits.sum()), int(hits.size)).proportion_ci(confidence, method="exact")
     return Interval(float(hits.mean()), float(result.low), float(result.high))
@@ -120,13 +128,38 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
 
 def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
     """Probability that a run of ours has a lower loss than a run of theirs (ties count one half)."""
+    import scipy.stats
+
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
     statistic = scipy.stats.mannwhitneyu(theirs, ours).statistic
     return float(statistic / (ours.size * theirs.size))
 
 
+def readable(slope: Interval) -> bool:
+    """Whether a slope can be told from noise: its interval reaches at most half its size (or .1) to each side.
+
+    Example:
+        >>> readable(Interval(1.0, 0.9, 1.1)), readable(Interval(-0.3, -0.9, 0.3))
+        (True, False)
+    """
+    half = (slope.high - slope.low) / 2
+    return bool(np.isfinite(slope.value) and half <= 0.5 * max(abs(slope.value), 0.2))
+
+
+def slope_text(slope: Interval) -> str:
+    """A slope with its interval, or that there is none to be read.
+
+    Example:
+        >>> slope_text(Interval(-0.3, -0.9, 0.3))
+        'none: noise (fit -0.3 [-0.9, 0.3])'
+    """
+    return str(slope) if readable(slope) else f"none: noise (fit {slope})"
+
+
 def log_log_slope(x: ArrayLike, y: ArrayLike) -> Interval:
     """Slope of log y against log x with its 95 % confidence interval (ordinary least squares)."""
+    import scipy.stats
+
     x, y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
     fit = scipy.stats.linregress(x, y)
     half = scipy.stats.t.ppf(0.975, max(np.size(x) - 2, 1)) * fit.stderr

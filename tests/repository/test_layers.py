@@ -27,6 +27,10 @@ def test_import_contracts():
         ("bilevel_rl.llm, bilevel_rl.llm.trainer", ("jax", "plotly")),
         ("bilevel_rl.report", ("jax", "torch")),
         ("bilevel_rl.cli", ("jax", "torch", "plotly", "numpy")),
+        ("bilevel_rl.commands.list, bilevel_rl.commands.run, bilevel_rl.commands.compare, bilevel_rl.commands.completion",
+         ("jax", "torch", "plotly", "scipy")),
+        ("bilevel_rl.commands.sweep, bilevel_rl.commands.plan, bilevel_rl.commands.diagnose, bilevel_rl.commands.check",
+         ("jax", "torch", "plotly")),
     ],
 )
 def test_what_a_module_does_not_load(module, absent):

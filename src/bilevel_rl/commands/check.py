@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import load, options
-from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.launch import options
 
 USAGE = (
     "usage: bilevel-rl check PROBLEM [SOLVER] [--problem.* --solver.*]    PROBLEM: a name, or FILE.py:NAME"
@@ -20,13 +19,16 @@ def main(argv: Sequence[str]) -> int:
     """Check a problem thoroughly, and a solver's settings on it; the error says what is wrong."""
     words, rest = screen.split_words(argv)
     if not words:
-        if set(rest) & {"-h", "--help"}:
+        if set(rest) & words_.HELP:
             print(USAGE)
             return 0
         raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))
+    from bilevel_rl.launch import load
+    from bilevel_rl.loop.solver import check_fits
+
     target = load.find_problem(words[0])
     solver = load.find_solver(words[1]) if len(words) > 1 else None
-    groups = words_.group("problem", target) + ([] if solver is None else words_.group("solver", solver))
+    groups = words_.groups(target, solver, rest)
     kind = dataclasses.make_dataclass("Options", groups, frozen=True, kw_only=True)
     kind.__doc__ = target.summary
     given = options.parse(f"check {' '.join(words)}", kind, rest, target.summary)

@@ -6,16 +6,18 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bilevel_rl.commands import screen
+from bilevel_rl import signals
+from bilevel_rl.commands import screen, unfinished
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import execute, load, options
-from bilevel_rl.loop import noise
-from bilevel_rl.loop.meter import samples_per_iteration
+from bilevel_rl.launch import RECOMMENDED, limits, options
+
+if TYPE_CHECKING:
+    from bilevel_rl.launch import execute, load
 
 arg = tyro.conf.arg
 
@@ -29,7 +31,7 @@ class Settings:
         arg(
             help="names, each with its own settings if wanted: coupled_penalty:chains=32,scales.w.initial=0.05"
         ),
-    ] = (load.RECOMMENDED, "penalty_actor_critic")
+    ] = (RECOMMENDED, "penalty_actor_critic")
     samples: Annotated[int, arg(help="transitions of every run")] = 200_000
     iterations: Annotated[int, arg(help="iterations of solvers that use the model and no samples")] = 200
     runs: Annotated[int, arg(help="independent seeds")] = 10
@@ -43,23 +45,26 @@ USAGE = "usage: bilevel-rl compare PROBLEM --solvers A B ... --samples N --runs 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the solvers one after the other, print one table."""
+    """Run the solvers one after the other, print one table and x; what is finished already is read from the folder."""
     from bilevel_rl.commands.run import _stem
 
     words, rest = screen.split_words(argv)
+    if not words and set(rest) & words_.HELP:
+        print(USAGE)
+        words_.print_settings(Settings)
+        return 0
     if len(words) != 1:
-        if set(rest) & {"-h", "--help"}:
-            words = ["goal_placement"]
-        else:
-            raise InvalidConfig(
-                message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE)
-            )
+        raise InvalidConfig(
+            message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE)
+        )
+    from bilevel_rl.launch import load
+
     problem = load.find_problem(words[0])
     kind = dataclasses.make_dataclass(
         "Options",
         [
             ("compare", Annotated[Settings, arg(name="")], dataclasses.field(default_factory=Settings)),
-            *words_.group("problem", problem),
+            *words_.groups(problem, None, rest),
         ],
         frozen=True,
         kw_only=True,
@@ -67,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     kind.__doc__ = f"Several solvers on one problem, at equal samples. {problem.summary}"
     given = options.parse(f"compare {words[0]}", kind, rest, kind.__doc__)
     settings = given.compare
+    limits.check("compare", settings)
     folder = settings.out or screen.new_folder(Path("runs"), f"compare-{_stem(words[0])}")
     problem_options = options.values(given.problem) if problem.options else {}
     asks = [ask(text, problem, problem_options, settings) for text in settings.solvers]
@@ -79,23 +85,48 @@ def main(argv: Sequence[str]) -> int:
                 "Give them different settings: NAME:field=value",
             )
         )
-    rows, optimum = [], None
-    for one in asks:
-        ready = execute.prepare(one, optimum)
-        optimum = ready.optimum
-        place = folder / one.label.replace(":", "-").replace("/", "-")
-        execute.keep_sources(one, ready.config, place)
-        with screen.progress(one.label, ready.config["iterations"]) as advance:
-            trace = ready.start(place, on_record=lambda k, _, advance=advance: advance(k))
-        rows.append((one.label, trace, None if optimum is None else optimum.value))
+    facts = {key: value for key, value in dataclasses.asdict(settings).items() if key != "out"}
+    unfinished.begin("compare", folder, unfinished.without_out(argv), problem.source, facts | {"problem": problem_options})
+    with signals.hinted(f"bilevel-rl resume {folder}"):
+        rows, exact = _fill(asks, folder)
     title = f"{words[0]}: {settings.runs} runs of {settings.samples:,} samples"
     screen.console().print(screen.results_table(title, rows))
-    print(f"run folders: {folder}   report: bilevel-rl report {folder}")
+    screen.show_x([(label, trace) for label, trace, _ in rows], exact)
+    screen.say(f"run folders: {folder}   report: bilevel-rl report {folder}")
     return 0
+
+
+def _fill(asks: Sequence[execute.Ask], folder: Path) -> tuple[list[Any], execute.Exact | None]:
+    """Run what is not there, go on with what was stopped, read what is finished."""
+    from bilevel_rl.launch import execute
+
+    rows: list[Any] = []
+    optimum, exact = None, None
+    for one in asks:
+        place = folder / one.label.replace(":", "-").replace("/", "-")
+        there = (place / "run.json").exists()
+        if there:
+            ready, _ = execute.again(place)
+        else:
+            ready = execute.prepare(one, optimum)
+            execute.keep_sources(one, ready.config, place)
+        optimum = ready.optimum
+        exact = execute.exact_answer(ready) if exact is None else exact
+        if there and execute.finished(place):
+            trace = execute.read_trace(place)
+        else:
+            with screen.progress(one.label, ready.config["iterations"]) as advance:
+                trace = ready.start(place, resume=there, on_record=lambda k, _, advance=advance: advance(k))
+        rows.append((one.label, trace, None if optimum is None else optimum.value))
+    return rows, exact
 
 
 def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.Ask:
     """One solver of the comparison, from `NAME` or `NAME:field=value,...`."""
+    from bilevel_rl.launch import execute, load
+    from bilevel_rl.loop import noise
+    from bilevel_rl.loop.meter import samples_per_iteration
+
     name, _, given = text.rpartition(":") if "=" in text else (text, "", "")  # NAME may be FILE.py:NAME
     target = load.find_solver(name)
     solver_options = options.set_dotted(target.make, given)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import jax.numpy as jnp
 import tyro
 
-from bilevel_rl import records
+from bilevel_rl import records, statistics
 from bilevel_rl.commands import screen, words
-from bilevel_rl.errors import MissingDependency
+from bilevel_rl.errors import InvalidConfig, MissingDependency, message
 
 arg = tyro.conf.arg
 USAGE = "usage: bilevel-rl diagnose PROBLEM [SOLVER] [--x X X] [--out FOLDER] [--problem.* --solver.*]"
@@ -31,14 +30,20 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     """Print what was found beside what the theory asks."""
-    from bilevel_rl.finite.diagnose import diagnose
-
     asked = words.read("diagnose", Settings, argv, USAGE)
     if asked is None:
         return 0
+    import jax.numpy as jnp
+
+    from bilevel_rl.finite.diagnose import diagnose
+
     s = asked.settings
     x = jnp.asarray(s.x) if s.x else None
     problem, solver = asked.make_problem(), asked.make_solver()
+    if s.x and len(s.x) != problem.x0.shape[0]:
+        raise InvalidConfig(
+            message("bilevel-rl diagnose --x", f"{len(s.x)} numbers", f"x has {problem.x0.shape[0]}", "Give one for each")
+        )
     found = diagnose(problem, solver, x=x, iterations=s.iterations, runs=s.runs, seed=s.seed)
     screen.show_rows(f"diagnosis of {asked.problem.name}", ("quantity", "measured", "theory"), found.rows())
     if s.out is not None:
@@ -53,4 +58,21 @@ def main(argv: Sequence[str]) -> int:
             print(f"report: {diagnosis.build(folder / 'diagnosis.json', folder / 'diagnosis.html')}")
         except MissingDependency as error:
             print(f"no report: {error}")
+    screen.say(verdict(found, asked.problem.name, None if asked.solver is None else asked.solver.name))
     return 0
+
+
+def verdict(found, problem: str, solver: str | None) -> str:
+    """One sentence on what was found, and a command."""
+    good = found.dominance > 0 and statistics.readable(found.w_slope) and abs(found.w_slope.value - 1) < 0.25
+    words = "the penalty's assumptions hold here" if good else "the penalty's assumptions are in doubt here"
+    words += f": dominance {found.dominance:.2g}, bias slope in w {statistics.slope_text(found.w_slope)}"
+    if solver is None:
+        return f"verdict: {words}. Measure a solver's rate: bilevel-rl diagnose {problem} penalty_actor_critic"
+    assert found.rate is not None
+    if not statistics.readable(found.rate):
+        rate = "no rate can be read from runs this noisy; take more or longer ones"
+        return f"verdict: {words}; {rate}: bilevel-rl diagnose {problem} {solver} --runs 80 --iterations 8000"
+    fast = "at least as fast as" if found.rate.value <= found.theory_rate else "slower than"
+    command = f"bilevel-rl run {problem} {solver} --samples 200000"
+    return f"verdict: {words}; {solver} is {fast} the theory proves. Run it: {command}"

@@ -10,7 +10,7 @@ from rich.table import Table
 from bilevel_rl import experiments
 from bilevel_rl.commands import screen
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.launch import load
+from bilevel_rl.launch import index
 
 GROUPS = ("problems", "solvers", "experiments")
 
@@ -37,9 +37,4 @@ def rows(group: str) -> list[tuple[str, str]]:
     """(name, sentence) of each member of a group."""
     if group == "experiments":
         return [(name, text) for name, (_, text) in experiments.ALL.items()]
-    find = {
-        "problems": (load.problem_classes, load.find_problem),
-        "solvers": (load.solver_classes, load.find_solver),
-    }
-    classes, finder = find[group]
-    return [(name, finder(name).summary) for name in classes()]
+    return list(index.entries(group).items())

@@ -9,8 +9,7 @@ from typing import Annotated
 import tyro
 
 from bilevel_rl.commands import screen, words
-from bilevel_rl.finite import tuning
-from bilevel_rl.launch import load
+from bilevel_rl.launch import RECOMMENDED
 
 USAGE = "usage: bilevel-rl plan PROBLEM [SOLVER] [--iterations N] [--problem.* --solver.*]"
 
@@ -26,9 +25,11 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     """Print the proposal, what it rests on, and the command that runs it."""
-    asked = words.read("plan", Settings, argv, USAGE, load.RECOMMENDED)
+    asked = words.read("plan", Settings, argv, USAGE, RECOMMENDED)
     if asked is None:
         return 0
+    from bilevel_rl.finite import tuning
+
     s = asked.settings
     found = tuning.plan(
         asked.make_problem(), asked.make_solver(), iterations=s.iterations, pilot=s.pilot, seed=s.seed
@@ -42,7 +43,17 @@ def main(argv: Sequence[str]) -> int:
         f"--solver.scales.{name}.initial {getattr(found.scales, name).initial:.4g}"
         for name in ("zeta", "alpha", "beta", "w", "tau")
     )
-    print(
-        f"run it: bilevel-rl run {asked.problem.name} {asked.solver.name} --iterations {s.iterations} {flags}"
+    scales = getattr(found, "scales", None)
+    ordered = "its sequences are in the order that the theory asks for" if not found.broken else (
+        f"its sequences break {len(found.broken)} of the theory's conditions (the notes above)")  # fmt: skip
+    reach = {
+        "travel": "x can cross its set twice at the pilot's gradient",
+        "noise": "noise, not the gradient, limits the step of x: more chains allow a larger one",
+        "step": "single steps of x are as large as allowed: x will arrive early",
+    }[found.bound_by]
+    assert scales is not None
+    screen.say(
+        f"verdict: {reach}; {ordered}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} "
+        f"--iterations {s.iterations} {flags}"
     )
     return 0

@@ -11,29 +11,48 @@ from typing import Annotated
 import tyro
 
 from bilevel_rl import records
-from bilevel_rl.commands import screen, search
-from bilevel_rl.launch import execute, options
-from bilevel_rl.loop import search_folder
+from bilevel_rl.commands import screen, unfinished
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.launch import limits, options
+
+arg = tyro.conf.arg
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Go on with a stopped run or search. A finished one is left as it is."""
+    """Go on with a stopped run, search, comparison or sweep. What is finished stays, unless a run is asked for more."""
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of a run or a search")]
-    tensorboard: Annotated[bool, tyro.conf.arg(help="also write TensorBoard events")] = False
+    folder: Annotated[tyro.conf.Positional[Path], arg(help="folder of a run, a search, a comparison or a sweep")]
+    samples: Annotated[int | None, arg(help="a larger budget for a run: transitions from its start on")] = None
+    iterations: Annotated[int | None, arg(help="likewise in iterations")] = None
+    tensorboard: Annotated[bool, arg(help="also write TensorBoard events")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    """Resume a run or a search."""
+    """Resume what the folder holds."""
     given = options.parse("resume", Settings, argv)
-    if (given.folder / search_folder.HEADER).exists():
+    limits.check("resume", given)
+    more = given.samples is not None or given.iterations is not None
+    kind = unfinished.kind(given.folder)
+    if more and kind is not None:
+        raise InvalidConfig(
+            message("bilevel-rl resume", f"a larger budget for a {kind}", "a run can be made longer", "Start a new one")
+        )
+    if (given.folder / "search.json").exists():
+        from bilevel_rl.commands import search
+
         return search.resume(given.folder)
+    if kind is not None:
+        return unfinished.resume(given.folder)
     if records.read_header(given.folder)["kind"] == "llm":
         commands = importlib.import_module("bilevel_rl.llm.commands")
         return int(commands.main(["resume", str(given.folder)]) or 0)
-    if screen.read_status(given.folder).get("state") == "finished":
-        print(f"{given.folder}: finished already; nothing to do")
+    from bilevel_rl.launch import execute
+
+    if more:
+        execute.longer(given.folder, given.samples, given.iterations)
+    elif screen.read_status(given.folder).get("state") == "finished":
+        print(f"{given.folder}: finished already; nothing to do, or ask for more with --samples N")
         return 0
     ready, ask = execute.again(given.folder)
     return screen.show_run(ready, ask, given.folder, resume=True, tensorboard=given.tensorboard)

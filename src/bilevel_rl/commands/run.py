@@ -6,14 +6,17 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import execute, load, options
+from bilevel_rl.launch import RECOMMENDED, limits, options
+
+if TYPE_CHECKING:
+    from bilevel_rl.launch import execute
 
 arg = tyro.conf.arg
 
@@ -43,7 +46,8 @@ PROBLEM and SOLVER are names that `bilevel-rl list` explains, or FILE.py:NAME fo
 Without SOLVER the recommended one is taken. With --from, the run of a folder is started anew.
 
   bilevel-rl run goal_placement --samples 400000 --runs 10
-  bilevel-rl run goal_placement penalty_actor_critic --help     every option of both
+  bilevel-rl run goal_placement penalty_actor_critic --help     what is set most, of both
+  bilevel-rl run goal_placement penalty_actor_critic --help-all every option
   bilevel-rl run my_problem.py:problem --iterations 2000
 
 options of the run:"""
@@ -55,10 +59,9 @@ def main(argv: Sequence[str]) -> int:
     if rest[:1] == ["--from"]:
         return _anew(words, rest)
     if not words:
-        if set(rest) & {"-h", "--help"}:
+        if set(rest) & words_.HELP:
             print(USAGE)
-            for name, hint in get_type_hints(Settings, include_extras=True).items():
-                print(f"  --{name.replace(chr(95), chr(45)):<12} {hint.__metadata__[0].help}")
+            words_.print_settings(Settings)
             return 0
         raise InvalidConfig(
             message("bilevel-rl run", "no problem", "PROBLEM comes first", "`bilevel-rl list` names them")
@@ -67,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
     folder = settings.out or screen.new_folder(
         Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"
     )
+    from bilevel_rl.launch import execute
+
     execute.check_free(folder)
     return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
 
@@ -82,16 +87,17 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
                 "To run several solvers use `bilevel-rl compare`",
             )
         )
+    from bilevel_rl.launch import execute, load
+
     problem, solver = (
         load.find_problem(words[0]),
-        load.find_solver(words[1] if len(words) == 2 else load.RECOMMENDED),
+        load.find_solver(words[1] if len(words) == 2 else RECOMMENDED),
     )
     kind = dataclasses.make_dataclass(
         "Options",
         [
             ("run", Annotated[Settings, tyro.conf.arg(name="")], dataclasses.field(default_factory=Settings)),
-            *words_.group("problem", problem),
-            *words_.group("solver", solver),
+            *words_.groups(problem, solver, rest),
         ],
         frozen=True,
         kw_only=True,
@@ -99,6 +105,7 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
     kind.__doc__ = f"{problem.summary}\n\n{solver.summary}"
     given = options.parse(f"run {' '.join(words)}", kind, rest, kind.__doc__)
     settings = given.run
+    limits.check("run", settings)
     ask = execute.Ask(
         problem,
         solver,
@@ -128,6 +135,9 @@ def _anew(words: Sequence[str], rest: Sequence[str]) -> int:
         Path, arg(name="from", help="run folder whose configuration is used")
     ]
     given = options.parse("run --from", Anew, rest)
+    from bilevel_rl.launch import execute
+
+    limits.check("run", given)
     ready, ask = execute.again(given.from_)
     folder = given.out or screen.new_folder(
         Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"

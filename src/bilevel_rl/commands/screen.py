@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -19,17 +21,26 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bilevel_rl import records, statistics
-from bilevel_rl.launch import execute
-from bilevel_rl.loop import Problem, Solver, Trace
+from bilevel_rl import records, shown, statistics
 
+if TYPE_CHECKING:
+    from bilevel_rl.launch import execute
+    from bilevel_rl.loop import Problem, Solver, Trace
+
+WIDTH = 80  # of a table that no terminal shows
+COORDINATES = 12  # ours: upper variables shown on the screen; the report shows all
 SUCCESS = 0.05  # paper's wording of our benchmark: within 5 % of the optimum
 
 
 def console() -> Console:
     """Standard output; tables keep their width when it is not a terminal."""
     plain = Console()
-    return plain if plain.is_terminal else Console(width=140)
+    return plain if plain.is_terminal else Console(width=WIDTH)
+
+
+def say(text: str) -> None:
+    """Print a sentence as it is, however long."""
+    console().print(text, highlight=False, soft_wrap=True)
 
 
 def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -54,23 +65,28 @@ def new_folder(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; on a pipe it prints its last state only. Yields a function of the work done."""
+    """A progress bar; on a pipe it prints its last state only. Yields a function of the work done.
+
+    Until it is called first the bar says that the program is being compiled.
+    """
     columns = (
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=32),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console(), transient=False) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task(f"{label}, compiling", total=total)
+        yield lambda done: bar.update(task, completed=done, description=label)
 
 
 def show_run(
     ready: execute.Ready, ask: execute.Ask, folder: Path, resume: bool = False, tensorboard: bool = False
 ) -> int:
-    """Run with a progress bar, print the result and the folder; return 1 when every seed failed."""
+    """Run with a progress bar, print the result, x and the folder; return 1 when every seed failed."""
+    from bilevel_rl.launch import execute
+
     if not resume:
         execute.keep_sources(ask, ready.config, folder)
     write = execute.tensorboard_writer(folder) if tensorboard else None
@@ -88,19 +104,47 @@ def show_run(
             f"{ready.config['problem']}, {ready.config['runs']} runs", [(ready.config["label"], trace, best)]
         )
     )
+    show_x([(ready.config["label"], trace)], execute.exact_answer(ready))
     for text in trace.messages:
-        console().print(f"[yellow]stopped:[/] {text}", highlight=False)
+        say(f"[yellow]stopped:[/] {escape(text)}")
     for text in broken_order(ready.problem, ready.solver):
-        console().print(f"[yellow]order of the sequences:[/] {text}", highlight=False)
+        say(f"[yellow]order of the sequences:[/] {escape(text)}")
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
-        console().print(
-            f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration"
-        )
-    console().print(
-        f"run folder: {folder}   report: bilevel-rl report {folder}", highlight=False, soft_wrap=True
-    )
+        say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
+    say(escape(f"run folder: {folder}   report: bilevel-rl report {folder}"))
     return int(bool((trace.status != 0).all()))
+
+
+def show_x(rows: Sequence[tuple[str, Trace]], exact: execute.Exact | None = None) -> None:
+    """Print the answer: each upper variable at the end, over runs, beside the exact one where it is known.
+
+    Args:
+        rows: (method, its trace).
+        exact: what to print beside them.
+    """
+    table = Table(title="x at the end", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for label, _ in rows:
+        table.add_column(escape(label), justify="right", overflow="fold")
+    if len(rows) == 1:
+        table.add_column("best run", justify="right")
+    if exact is not None:
+        table.add_column(escape(exact.label), justify="right")
+    first = rows[0][1]
+    d = first.x.shape[-1]
+    ends = [shown.final_x(trace.x) for _, trace in rows]
+    for i, name in enumerate(shown.names(first.x_names, d)[:COORDINATES]):
+        cells = [str(each[i]) for each in ends]
+        cells += [f"{first.best_x[i]:.4g}"] if len(rows) == 1 else []
+        table.add_row(escape(name), *cells, *([] if exact is None else [f"{exact.x[i]:.4g}"]))
+    if d > COORDINATES:
+        table.add_row(f"... {d - COORDINATES} more", *[""] * (len(table.columns) - 1))
+    words = "interquartile mean over runs [95 % bootstrap interval]" if max(len(t.x) for _, t in rows) > 1 else ""
+    if exact is not None:
+        words = "\n".join(filter(None, (words, f"{exact.label}: objective {exact.value:.5g}, {exact.how}")))
+    table.caption, table.caption_justify = escape(words), "left"
+    console().print(table)
 
 
 def broken_order(problem: Problem, solver: Solver) -> list[str]:
@@ -111,26 +155,30 @@ def broken_order(problem: Problem, solver: Solver) -> list[str]:
 
 def show_rows(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table."""
-    table = Table(*heads, title=title, title_justify="left")
+    table = Table(*heads, title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console().print(table)
 
 
 def results_table(title: str, rows: Sequence[tuple[str, Trace, float | None]]) -> Table:
-    """One row a method: samples, objective and gap (interquartile mean with bootstrap interval), success, first hit."""
+    """One row a method: samples, objective and gap (interquartile mean over its interval), success, first hit."""
     caption = (
-        "objective, gap: interquartile mean [95 % bootstrap interval] over runs, graded by exact oracles\n"
-        "within 5 %: runs that end within 5 % of the best known value [exact 95 % interval]\n"
-        "samples to 5 %: median over runs of the first record from which a run stays within 5 %"
+        "objective, gap: interquartile mean over runs, below it the 95 % bootstrap\ninterval, graded by exact oracles\n"
+        "within 5 %: runs that end within 5 % of the best known value, and the exact\n95 % interval of their share\n"
+        "to 5 %: samples, median over runs, from which a run stays within 5 %"
     )
-    table = Table(title=title, title_justify="left", caption=escape(caption), caption_justify="left")
-    for column in ("method", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for label, trace, best in rows:
-        table.add_row(
-            escape(label), *map(escape, row(trace.metrics, best)), str(int((trace.status != 0).sum()))
-        )
+    table = Table(
+        title=title, title_justify="left", caption=escape(caption), caption_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    stopped = [int((trace.status != 0).sum()) for _, trace, _ in rows]
+    columns = ["method", "samples", "objective", "gap", "within 5 %", "to 5 %", *(["stopped"] if any(stopped) else [])]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
+    for (label, trace, best), lost in zip(rows, stopped, strict=True):
+        cells = [cell.replace(" [", "\n[", 1) for cell in row(trace.metrics, best)]
+        table.add_row(*map(escape, [label, *cells, *([str(lost)] if any(stopped) else [])]))
     return table
 
 
@@ -143,7 +191,7 @@ def row(metrics: dict[str, np.ndarray], best: float | None) -> list[str]:
     if best is None or "gap" not in metrics:
         return [samples, objective, "-", "-", "-"]
     gap = metrics["gap"]
-    hits = execute.within(gap, best, SUCCESS)
+    hits = gap <= SUCCESS * abs(best)
     rate = statistics.success_rate(hits[:, -1])
     median = float(np.median(statistics.samples_to_target(metrics["samples"], hits)))
     return [
@@ -155,9 +203,9 @@ def row(metrics: dict[str, np.ndarray], best: float | None) -> list[str]:
     ]
 
 
-def read_status(folder: Path) -> dict:
+def read_status(folder: Path) -> dict[str, Any]:
     """The status of a run folder, or an empty mapping."""
     try:
-        return records.read_json(folder / "status.json")
+        return records.read_status(folder)
     except records.RunNotFound:
         return {}

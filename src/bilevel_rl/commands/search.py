@@ -15,7 +15,7 @@ from bilevel_rl.commands import screen, words
 from bilevel_rl.commands.run import _stem
 from bilevel_rl.errors import RunNotFound, message
 from bilevel_rl.finite import multistart
-from bilevel_rl.launch import execute, load
+from bilevel_rl.launch import RECOMMENDED, execute, load
 from bilevel_rl.loop import search_folder
 
 arg = tyro.conf.arg
@@ -56,7 +56,7 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     """Search, print the best of N beside the mean; return 1 when every start became non-finite."""
-    asked = words.read("search", Settings, argv, USAGE, load.RECOMMENDED)
+    asked = words.read("search", Settings, argv, USAGE, RECOMMENDED)
     if asked is None:
         return 0
     s, solver, problem = asked.settings, asked.make_solver(), asked.make_problem()

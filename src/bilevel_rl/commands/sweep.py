@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
-from bilevel_rl import records
-from bilevel_rl.commands import screen, words
+from bilevel_rl import records, signals
+from bilevel_rl.commands import screen, unfinished, words
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.finite import tuning
-from bilevel_rl.launch import load
+from bilevel_rl.launch import RECOMMENDED, options
 
 arg = tyro.conf.arg
 USAGE = "usage: bilevel-rl sweep PROBLEM [SOLVER] --grid FIELD=V,V FIELD=V,V --samples N --runs R"
@@ -30,33 +30,102 @@ class Settings:
     iterations: Annotated[int, arg(help="iterations of solvers that use the model and no samples")] = 300
     runs: Annotated[int, arg(help="seeds of every setting")] = 10
     seed: Annotated[int, arg(help="other than that of the final comparison")] = 1000
-    out: Annotated[Path | None, arg(help="JSON file for the grid, every score and the choice")] = None
+    out: Annotated[
+        Path | None, arg(help="folder for what is done, so that it can go on, and sweep-result.json; or a JSON file")
+    ] = None
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print every setting by score, the best first."""
-    asked = words.read("sweep", Settings, argv, USAGE, load.RECOMMENDED)
+    """Print every setting by score, the best first, and a verdict."""
+    asked = words.read("sweep", Settings, argv, USAGE, RECOMMENDED)
     if asked is None:
         return 0
-    s, solver = asked.settings, asked.make_solver()
-    found = tuning.sweep(
-        asked.make_problem(), solver, grid(s.grid), samples=s.samples, runs=s.runs, seed=s.seed, iterations=s.iterations,
-    )  # fmt: skip
+    from bilevel_rl.finite import tuning
+
+    s, solver, problem = asked.settings, asked.make_solver(), asked.make_problem()
+    axes = grid(s.grid)
+    assert asked.solver is not None
+    for name, values in axes.items():
+        for value in values:  # a name or a type that the solver does not have is said here
+            options.set_dotted(asked.solver.make or type(solver), f"{name}={value}", "sweep --grid")
+    folder = s.out if s.out is not None and s.out.suffix != ".json" else None
+    if folder is not None:
+        facts = {key: value for key, value in dataclasses.asdict(s).items() if key != "out"}
+        facts |= {"problem": asked.given_problem, "solver": [solver.name, asked.given_solver]}
+        unfinished.begin("sweep", folder, unfinished.without_out(argv), asked.problem.source, facts)
+    with signals.hinted(f"bilevel-rl resume {folder}" if folder is not None else ""):
+        found = tuning.sweep(
+            problem, solver, axes, samples=s.samples, runs=s.runs, seed=s.seed, iterations=s.iterations, folder=folder,
+        )  # fmt: skip
     order = sorted(range(len(found.scores)), key=lambda i: found.scores[i])
     shown = [
         (_words(found.settings[i]), f"{found.scores[i]:.5g}", "chosen" if i == found.best else "")
         for i in order
     ]
+    length = f"{s.iterations:,} iterations" if found.budget is None else f"{s.samples:,} samples"
     screen.show_rows(
-        f"{solver.name} on {asked.problem.name}: {s.runs} runs of {s.samples:,} samples a setting",
-        ("setting", "final objective (interquartile mean)", ""), shown,
+        f"{solver.name} on {asked.problem.name}: {s.runs} runs of {length} a setting",
+        ("setting", "final objective (mean)", ""), shown,
     )  # fmt: skip
-    if s.out is not None:
-        records.make_folder(s.out.parent)
-        records.write_json(s.out, found.to_json() | {"problem": asked.problem.name, "seed": s.seed,
+    place = s.out if folder is None else folder / "sweep-result.json"
+    if place is not None:
+        records.make_folder(place.parent)
+        records.write_json(place, found.to_json() | {"problem": asked.problem.name, "seed": s.seed,
                                                      "provenance": records.provenance()})  # fmt: skip
-        print(f"written: {s.out}")
-    return 0
+        print(f"written: {place}")
+    screen.say(verdict(found, asked.problem.name, axes, s))
+    return int(not np.isfinite(found.scores[found.best]))
+
+
+def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str:
+    """One sentence on the choice, and a command: wider where the choice lies at an edge of its grid."""
+    chosen = found.settings[found.best]
+    if not np.isfinite(found.scores[found.best]):
+        smaller = {name: [v / 10 if _number(v) else v for v in values] for name, values in axes.items()}
+        again = f"bilevel-rl sweep {problem} {found.solver.name} {_flags(smaller)}"
+        return f"verdict: no setting kept its runs finite. Take smaller steps: {again}"
+    wider = {name: beyond for name, values in axes.items() if (beyond := edge(values, chosen[name])) is not None}
+    if wider:
+        where = " and ".join(f"{name}={chosen[name]}" for name in wider)
+        axes = {name: wider.get(name, [chosen[name]]) for name in axes}
+        return (
+            f"verdict: the choice lies at the edge of its grid ({where}), so a better one may lie beyond. Widen it: "
+            f"bilevel-rl sweep {problem} {found.solver.name} {_flags(axes)}"
+        )
+    length = f"--iterations {s.iterations}" if found.budget is None else f"--samples {s.samples}"
+    flags = " ".join(f"--solver.{name.replace('_', '-')} {value}" for name, value in chosen.items())
+    command = f"bilevel-rl run {problem} {found.solver.name} {length} {flags}"
+    return f"verdict: {_words(chosen)} is the best, inside its grid. Run it: {command}"
+
+
+def edge(values: list[Any], chosen: Any) -> list[float] | None:
+    """Values to try where a number was chosen at an end of its axis, else None; an axis of one value has no ends.
+
+    Example:
+        >>> edge([0.1, 0.2, 0.4], 0.4), edge([0.1, 0.2, 0.4], 0.2)
+        ([0.4, 0.8, 1.6], None)
+    """
+    if len(set(values)) < 2 or not all(_number(v) and v > 0 for v in values):
+        return None
+    order = sorted(set(values))
+    if chosen == order[-1]:
+        ratio = order[-1] / order[-2]
+    elif chosen == order[0]:
+        ratio = order[0] / order[1]
+    else:
+        return None
+    found = [float(f"{chosen * ratio**i:.4g}") for i in range(3)]
+    if all(isinstance(v, int) for v in values):
+        found = list(dict.fromkeys(max(1, round(v)) for v in found))
+    return found if len(found) > 1 else None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _flags(axes: dict[str, list[Any]]) -> str:
+    return "--grid " + " ".join(f"{name}={','.join(map(str, values))}" for name, values in axes.items())
 
 
 def grid(parts: Sequence[str]) -> dict[str, list[Any]]:
@@ -77,6 +146,8 @@ def grid(parts: Sequence[str]) -> dict[str, list[Any]]:
                 message("bilevel-rl sweep --grid", repr(part), "FIELD=V,V,V is expected", USAGE)
             )
         found[name.replace("-", "_")] = [_value(value) for value in values.split(",")]
+        if not all(np.isfinite(v) for v in found[name.replace("-", "_")] if _number(v)):
+            raise InvalidConfig(message("bilevel-rl sweep --grid", repr(part), "its numbers must be finite", USAGE))
     return found
 
 

@@ -16,7 +16,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, solve
-from bilevel_rl.statistics import Interval, log_log_slope
+from bilevel_rl.statistics import Interval, log_log_slope, slope_text
 
 HESSIAN_ENTRIES = 1024  # ours: a dense Hessian of more than this many logits is refused
 THEORY_RATE = {"attenuating": -1 / 10, "constant": -1 / 3}  # arXiv 2601.16399: |grad Phi|^2 against samples
@@ -64,11 +64,11 @@ class Diagnosis:
             ("gradient dominance", f"{self.dominance:.3g}", "above 0 along the run"),
             ("smallest singular value", _shown(self.singular_value), "above 0 outside the null space"),
             ("null space", str(self.null_dimension), "one dimension a state"),
-            ("bias slope in w", str(self.w_slope), "1"),
-            ("bias slope in tau", str(self.tau_slope), "reported, not predicted"),
+            ("bias slope in w", slope_text(self.w_slope), "1"),
+            ("bias slope in tau", slope_text(self.tau_slope), "reported, not predicted"),
         ]  # fmt: skip
         if self.rate is not None:
-            rows.append(("rate of |grad Phi|^2", str(self.rate), f"{self.theory_rate:.3g} or faster"))
+            rows.append(("rate of |grad Phi|^2", slope_text(self.rate), f"{self.theory_rate:.3g} or faster"))
         return rows
 
     def to_json(self) -> dict[str, Any]:

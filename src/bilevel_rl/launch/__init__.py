@@ -2,3 +2,5 @@
 
 The command line and the experiments both start runs here, so that every run folder can be rebuilt in the same way.
 """
+
+RECOMMENDED = "coupled_penalty"

@@ -6,17 +6,20 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.errors import BilevelError, InvalidConfig, message
 from bilevel_rl.launch import options
 from bilevel_rl.launch.load import Target, find_problem, find_solver, from_config
-from bilevel_rl.loop import Optimum, Trace, solve
+from bilevel_rl.loop import Optimum, Trace, noise, solve
 from bilevel_rl.loop.meter import samples_per_iteration
 from bilevel_rl.loop.solver import check_fits
+
+EXACT_STATES = 200  # ours: above this, the exact answer would outlast the run it stands beside
+EXACT_ITERATIONS = 60  # ours: quasi-Newton from x0 on a small model ends long before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,7 @@ def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
             message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1")
         )
     problem = ask.problem.build(complete(ask.problem, ask.problem_options))
+    problem.check(thorough=False)
     solver = ask.solver.build(complete(ask.solver, ask.solver_options))
     check_fits(solver, problem)
     iterations = iterations_of(ask, problem, solver)
@@ -115,6 +119,7 @@ def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
         "evaluate": problem.graded(),
         "optimum": None if optimum is None else dataclasses.asdict(optimum),
         "command": ask.command,
+        "exact": ask.search,
     }
     return Ready(problem, solver, optimum, config)
 
@@ -254,6 +259,46 @@ def iterations_of(ask: Ask, problem: Any, solver: Any) -> int:
     return int(ask.samples // each)
 
 
+class Exact(NamedTuple):
+    """An exact answer to print beside the sampled one.
+
+    Attributes:
+        label: of its column.
+        x, value: the answer and its objective.
+        how: where it comes from.
+    """
+
+    label: str
+    x: np.ndarray
+    value: float
+    how: str
+
+
+def exact_answer(ready: Ready) -> Exact | None:
+    """What the model itself says, on small problems: brute force where it was searched, else descent from x0."""
+    if ready.optimum is not None:
+        return Exact("best known", np.asarray(ready.optimum.x), float(ready.optimum.value), "by brute force over x")
+    mdp = getattr(ready.problem, "mdp", None)
+    if mdp is None or mdp.n_states > EXACT_STATES or not ready.config.get("exact", True):
+        return None
+    if not noise.size(ready.solver.draws(ready.problem)):
+        return None  # the answer is exact already
+    from bilevel_rl.finite.solvers.exact_quasi_newton import ExactQuasiNewton
+
+    tau = ready.config["tau"]
+    try:
+        solver = ExactQuasiNewton()
+        check_fits(solver, ready.problem)
+        trace = solve(ready.problem, solver, iterations=EXACT_ITERATIONS, record_every=EXACT_ITERATIONS, tau=tau)
+    except BilevelError:  # not everything can be differentiated
+        return None
+    if trace.status[0] or "objective" not in trace.metrics:
+        return None
+    return Exact("exact", trace.x[0, -1], float(trace["objective"][0, -1]),
+                 f"a local optimum by the model, from x0: `bilevel-rl run {ready.config['problem']} exact_quasi_newton "
+                 f"--iterations {EXACT_ITERATIONS}`")  # fmt: skip
+
+
 def named(problem: str, solver: str, **rest: Any) -> Ask:
     """An `Ask` by names."""
     return Ask(find_problem(problem), find_solver(solver), **rest)
@@ -296,7 +341,44 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def finished(folder: Path) -> bool:
     """Whether a run folder says that its run is over."""
-    return records.read_json(folder / "status.json").get("state") == "finished"
+    return records.read_status(folder).get("state") == "finished"
+
+
+def longer(folder: Path, samples: int | None, iterations: int | None) -> None:
+    """Ask more of a run: its folder goes on to a larger budget with `resume`.
+
+    The result has the bits of a run of that length from the start, graded at the same interval.
+
+    Raises:
+        InvalidConfig: the new length is not longer by a whole record.
+    """
+    ready, ask = again(folder)
+    config = ready.config
+    wanted = iterations_of(
+        dataclasses.replace(ask, iterations=iterations, samples=samples), ready.problem, ready.solver
+    )
+    wanted -= wanted % config["record_every"]
+    if wanted <= config["iterations"]:
+        raise InvalidConfig(
+            message(str(folder), f"a budget of {wanted:,} iterations", f"the run has {config['iterations']:,} already, "
+                    f"and is graded every {config['record_every']:,}", "Ask for more, or start a new run")
+        )  # fmt: skip
+    header = records.read_header(folder)
+    header["config"] |= {"iterations": wanted, "samples": samples, "extended_from": config["iterations"]}
+    records.write_header(folder, {key: value for key, value in header.items() if key != "checksum"})
+    records.write_json(folder / "status.json", {"state": "stopped", "message": ""})
+
+
+def read_trace(folder: Path) -> Trace:
+    """The trace of a finished run, from its folder."""
+    run = records.Run.read(folder)
+    metrics = {key: value for key, value in run.trace.items() if key not in ("x", "status")}
+    status = run.trace["status"]
+    said = run.status.get("message", "")
+    return Trace(
+        metrics=metrics, x=run.trace["x"], status=status, messages=(said,) if said else (), state=None,  # type: ignore[arg-type]
+        scene={}, seconds=0.0, x_names=run.x_names,
+    )  # fmt: skip
 
 
 def within(trace_gap: np.ndarray, best: float, fraction: float = 0.05) -> np.ndarray:

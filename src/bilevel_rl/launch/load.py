@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bilevel_rl import launch
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
 from bilevel_rl.finite import problems, solvers
 from bilevel_rl.launch import options
+from bilevel_rl.launch.plain import unicode
 from bilevel_rl.loop import Problem, Solver
 
-RECOMMENDED = "coupled_penalty"
+RECOMMENDED = launch.RECOMMENDED
 WANTED = {"problem": "BilevelProblem", "solver": "Solver"}  # what most subclass: a table's base class
 
 
@@ -52,14 +54,27 @@ class Target:
         return () if self.make is None else options.options_of(self.make)
 
     def build(self, given: Mapping[str, Any]) -> Any:
-        """The object, under these options."""
-        return self.made if self.make is None else options.build(self.make, given)
+        """The object, under these options.
+
+        Raises:
+            InvalidConfig: its constructor refuses them.
+            InvalidProblem: a factory of the user's returns something else.
+        """
+        if self.make is None:
+            return self.made
+        made = options.build(self.make, given)
+        if not isinstance(made, (Problem, Solver)):
+            raise InvalidProblem(
+                message(self.name, f"a function that returns {type(made).__name__}", "it must return a problem or a solver",
+                        "Return the object it makes")
+            )  # fmt: skip
+        return made
 
     @property
     def summary(self) -> str:
         """First sentence of its docstring."""
         text = inspect.getdoc(self.make or type(self.made)) or ""
-        return text.split("\n\n")[0].replace("\n", " ")
+        return unicode(text.split("\n\n")[0].replace("\n", " "))
 
 
 def find_problem(name: str) -> Target:
@@ -95,7 +110,11 @@ def _find(name: str, known: dict[str, Any], base: type, word: str) -> Target:
 def _from_file(name: str, base: type, word: str) -> Target:
     file, _, attribute = name.rpartition(":") if ":" in name else (name, ":", word)
     path = Path(file)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL in it
+        there, name, file = False, name[:60], file[:60]
+    if not there:
         raise InvalidProblem(
             message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path")
         )
@@ -137,7 +156,7 @@ def _load_module(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, and a script's exit
         raise InvalidProblem(
             message(
                 str(path),
@@ -182,5 +201,18 @@ def from_config(folder: Path, config: Mapping[str, Any]) -> tuple[Target, Any, T
 
 
 def _stored(folder: Path, name: str, source: str | None) -> str:
-    """A user's file is copied into the run folder: that copy is what the run was started with."""
-    return name if source is None else f"{folder / source}:{name.rpartition(':')[2]}"
+    """A user's file is copied into the run folder: that copy is what the run was started with.
+
+    Raises:
+        RunNotFound: the folder names a file elsewhere. A run folder's own `problem.py` is code that runs; others are not.
+    """
+    if source is None:
+        return name
+    path = folder / str(source)
+    if not isinstance(source, str) or Path(source).name != source or path.is_symlink() or not path.is_file():
+        raise RunNotFound(
+            message(str(folder / "run.json"), f"the source {source!r}",
+                    "a run folder holds the files that it runs, by plain names",
+                    "Run only folders that you trust; start the run again with `bilevel-rl run`")
+        )  # fmt: skip
+    return f"{path}:{name.rpartition(':')[2]}"

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
+from bilevel_rl.launch.plain import unicode
 from bilevel_rl.metrics import ALPHA, BETA, TAU, ZETA, W
 from bilevel_rl.schedules import TimeScales
 
@@ -42,6 +43,7 @@ class Option:
         default: its default, or `inspect.Parameter.empty`.
         help: one sentence.
         nested: options of a dataclass value (the five sequences), else empty.
+        rare: shown by `--help-all` only.
     """
 
     name: str
@@ -49,6 +51,26 @@ class Option:
     default: Any
     help: str = ""
     nested: tuple[Option, ...] = ()
+    rare: bool = False
+
+
+# what is set most: a solver's other options are shown by `--help-all`
+COMMON = ("chains", "step_size", "starts", "scales.zeta.initial", "scales.w.initial", "scales.tau.initial", "tau")
+
+
+def marked(found: Sequence[Option], prefix: str = "") -> tuple[Option, ...]:
+    """The options, with all but the common ones marked as rare."""
+    return tuple(
+        dataclasses.replace(
+            o, nested=marked(o.nested, f"{prefix}{o.name}."), rare=not o.nested and prefix + o.name not in COMMON
+        )
+        for o in found
+    )
+
+
+def count(found: Sequence[Option], rare: bool) -> int:
+    """How many options can be set, or how many of them are rare."""
+    return sum(count(o.nested, rare) if o.nested else (o.rare or not rare) for o in found)
 
 
 # -- what can be set ------------------------------------------------------------------------------------------------
@@ -168,7 +190,7 @@ def described(target: Any) -> dict[str, str]:
         for section in re.finditer(r"^(?:Args|Attributes):\n((?:[ ]{4}.*\n?|\n)*)", text, re.MULTILINE):
             for entry in re.split(r"\n(?=[ ]{4}\S)", section[1].rstrip()):
                 names, _, meaning = entry.strip().partition(":")
-                sentence = " ".join(meaning.split())
+                sentence = unicode(" ".join(meaning.split()))
                 found |= {name.strip(" `*"): sentence for name in names.split(",") if sentence}
     return found
 
@@ -188,7 +210,9 @@ def as_dataclass(label: str, options: Sequence[Option], describe: str = "") -> t
             inner = as_dataclass(f"{label}_{option.name}", option.nested, option.help)
             fields.append((option.name, inner, dataclasses.field(default_factory=inner)))
             continue
-        kind = Annotated[option.type, tyro.conf.arg(help=option.help)]
+        kind: Any = Annotated[option.type, tyro.conf.arg(help=option.help)]
+        if option.rare:
+            kind = _suppressed[kind]
         if option.default is inspect.Parameter.empty:
             fields.append((option.name, kind, dataclasses.field()))
         else:
@@ -214,7 +238,7 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
         with contextlib.redirect_stderr(heard):
             made, unknown = _cli(
                 kind,
-                args=list(argv),
+                args=["--help" if word == "--help-all" else word for word in argv],
                 prog=f"bilevel-rl {label}",
                 description=describe or None,
                 return_unknown_args=True,
@@ -256,6 +280,7 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
 
 
 _cli: Any = tyro.cli  # its overloads do not know classes made at run time
+_suppressed: Any = tyro.conf.Suppress
 
 
 def flat_names(kind: type, prefix: str = "") -> list[str]:
@@ -303,11 +328,23 @@ def build(target: Any, given: Mapping[str, Any]) -> Any:
             )
         option = known[name]
         ready[name] = build(type(option.default), value) if option.nested else _narrow(value)
-    return target(**ready)
+    try:
+        return target(**ready)
+    except BilevelError:
+        raise
+    except Exception as error:  # a constructor says no in its own way
+        words = ", ".join(f"{name}={value!r}" for name, value in ready.items()) or "no options"
+        raise InvalidConfig(
+            message(f"{_name(target)}({words[:300]})", f"{type(error).__name__}: {error}"[:300],
+                    "it must accept its options", "Give other values, or mend its constructor")
+        ) from error  # fmt: skip
 
 
-def set_dotted(target: Any, text: str) -> dict[str, Any]:
+def set_dotted(target: Any, text: str, where: str = "compare --solvers") -> dict[str, Any]:
     """Read `field=value,field.inner=value` as nested plain values, each of its field's type.
+
+    Args:
+        where: the verb and option that said it, for errors.
 
     Example:
         >>> import dataclasses
@@ -328,7 +365,7 @@ def set_dotted(target: Any, text: str) -> dict[str, Any]:
             argv += [f"--{name}"] if value == "True" else []
         else:
             argv += [f"--{name}", *value.split()] if equals else [part]
-    return _only(values(parse(f"compare --solvers {_name(target)}", kind, argv)), names)
+    return _only(values(parse(f"{where} {_name(target)}", kind, argv)), names)
 
 
 def _only(tree: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:

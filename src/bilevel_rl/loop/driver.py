@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -112,7 +113,7 @@ def solve(
             if (log.status != OK).all():
                 break
         store.finish(log)
-    return log.trace(states, seconds)
+    return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
 
 
 def interval(iterations: int, record_every: int | None) -> int:

@@ -70,13 +70,16 @@ class RunFolder(records.Held):
         log = Log(states.samples.shape[0])
         if self.folder is None:
             return 0, log, states
-        path, self.began = self.folder / checkpoint.FILE, True
-        records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
+        path, running = self.folder / checkpoint.FILE, {"state": "running", "message": ""}
         if not self.resume or not path.exists():
+            records.write_json(self.folder / "status.json", running)
+            self.began = True
             if not self.resume:
                 records.write_header(self.folder, self.header | {"provenance": records.provenance()})
             return 0, log, states
         arrays, meta = checkpoint.read(path, self.fingerprint, "run")
+        records.write_json(self.folder / "status.json", running)
+        self.began = True
         states = checkpoint.unpacked(self.solver, states, arrays)
         for group, series in (("metrics", log.metrics), ("scene", log.scene)):
             for key, value in arrays.items():

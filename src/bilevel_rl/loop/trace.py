@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from bilevel_rl import shown
 from bilevel_rl.errors import NonFiniteState
 from bilevel_rl.loop.solver import State
 
@@ -27,6 +29,7 @@ class Trace:
         state: final states, batched over runs.
         scene: arrays over records for drawing run 0; empty when the problem has nothing to draw.
         seconds: wall time of stepping, without grading and files; the first interval includes compilation.
+        x_names: of the upper variables; empty when the problem names none.
     """
 
     metrics: dict[str, np.ndarray]
@@ -36,6 +39,22 @@ class Trace:
     state: State | None
     scene: dict[str, np.ndarray]
     seconds: float
+    x_names: tuple[str, ...] = ()
+
+    @property
+    def best_x(self) -> np.ndarray:
+        """[d] x at the end of the run with the least objective; not graded: the median over runs."""
+        return shown.best_x(self.metrics, self.x, self.status)
+
+    def __repr__(self) -> str:
+        return shown.text(self.metrics, self.x, self.status, self.x_names)
+
+    def _repr_html_(self) -> str:
+        return shown.table(self.metrics, self.x, self.status, self.x_names)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row a run and record; `MissingDependency` without the extra `pandas`."""
+        return shown.dataframe(self.metrics, self.x, self.status, self.x_names)
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.metrics[key]

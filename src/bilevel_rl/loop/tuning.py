@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from bilevel_rl.loop.meter import iterations_for, samples_per_iteration
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.settings import with_options
 from bilevel_rl.loop.solver import Solver
+
+PIECES = 10  # ours: records of a sweep that is kept in a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,7 @@ def sweep(
     seed: int = 1000,
     tau: float | None = None,
     iterations: int = 300,
+    folder: str | Path | None = None,
 ) -> SweepResult:
     """Try every combination of a grid under an equal sample budget; all numeric settings run in one compiled program.
 
@@ -68,6 +72,7 @@ def sweep(
         samples: transitions each run may use.
         runs: seeds a setting; use other seeds for the final comparison (the default seed differs from `solve`'s).
         iterations: for solvers that draw no samples.
+        folder: keeps a run folder for each compiled program; a second call with the same folder goes on.
 
     Raises:
         InvalidConfig: an empty grid or an unknown field.
@@ -83,11 +88,15 @@ def sweep(
     groups: dict[Any, list[int]] = {}
     for i, one in enumerate(solvers):
         groups.setdefault(jax.tree.structure(one), []).append(i)
-    for indices in groups.values():
+    for number, indices in enumerate(groups.values()):
         count = iterations_for(problem, solvers[indices[0]], samples, iterations)
+        place = None if folder is None else Path(folder) / f"settings-{number}"
+        every = count if place is None else max(1, count // PIECES)  # records are where a stopped sweep goes on
         trace = solve(
-            problem, [solvers[i] for i in indices], iterations=count, record_every=count, runs=runs, seed=seed, tau=tau
-        )
+            problem, [solvers[i] for i in indices], iterations=count, record_every=every, runs=runs, seed=seed, tau=tau,
+            folder=place, resume=place is not None and (place / "run.json").exists(),
+            config={"sweep": [settings[i] for i in indices], "runs": runs},
+        )  # fmt: skip
         final = np.where(trace.status == 0, trace[M.OBJECTIVE.key][:, -1], np.inf).reshape(len(indices), runs)
         for i, values in zip(indices, final, strict=True):
             # the mean, not the interquartile mean: a setting that loses some of its runs must not be chosen

@@ -27,7 +27,7 @@ SHOWN = 3  # ours: how many differing settings a label names
 # what may differ between seeds of one method: where, which and how it was asked, not what was run
 OWN = {
     "seed", "seeds", "out", "label", "command", "optimum", "runs", "problem_source", "solver_source", "search_seed",
-    "samples", "evaluate", "problem", "problem_options", "tau", "search",
+    "samples", "evaluate", "problem", "problem_options", "tau", "exact", "extended_from",
 }  # fmt: skip
 
 
@@ -181,7 +181,8 @@ def read(paths: Sequence[str | Path]) -> Found:
         tau = run.config.get("tau")
         graded = f"graded at τ = {tau:g}" if isinstance(tau, (int, float)) else ""
         place = (run.kind, run.problem, " · ".join(filter(None, (words, graded))), _source(folder))
-        groups.setdefault(place, {}).setdefault(label_of(run), []).append((folder, run))
+        for one in _settings(run):
+            groups.setdefault(place, {}).setdefault(label_of(one), []).append((folder, one))
     if not groups:
         raise first or RunNotFound(f"{paths[0]}: no run has recorded anything yet.")
     made = []
@@ -193,6 +194,21 @@ def read(paths: Sequence[str | Path]) -> Found:
         words = f"{options} · problem file {source}".strip(" ·") if len(twins) > 1 else options
         made.append(Section(kind, problem, words, tuple(found)))
     return Found(made, trouble)
+
+
+def _settings(run: records.Run) -> list[records.Run]:
+    """The settings of a sweep, which ran side by side, one by one; any other run as it is."""
+    tried = run.config.get("sweep")
+    if not isinstance(tried, list) or not tried or run.runs % len(tried):
+        return [run]
+    each = run.runs // len(tried)
+    return [
+        dataclasses.replace(
+            run, config=run.config | {"solver_options": one, "sweep": None},
+            trace={key: value[i * each : (i + 1) * each] for key, value in run.trace.items()},
+        )
+        for i, one in enumerate(tried)
+    ]  # fmt: skip
 
 
 def _source(folder: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from bilevel_rl import records
 from bilevel_rl.errors import require
 from bilevel_rl.report import figures, page
+from bilevel_rl.statistics import Interval, slope_text
 
 
 def build(file: str | Path, out: str | Path) -> Path:
@@ -38,19 +39,19 @@ def dominance(facts: dict[str, Any]) -> figures.Figure:
 
 def bias_w(facts: dict[str, Any]) -> figures.Figure:
     """Bias of the penalty hyper-gradient against w."""
-    slope = facts["w_slope"]
+    slope = _slope(facts["w_slope"])
     return _line(
         "bias_w", "Bias of the penalty", "w, reward / objective", "relative bias of the hyper-gradient", facts["w"],
-        facts["w_bias"], f"Log-log slope {slope[0]:.3f} [{slope[1]:.3f}, {slope[2]:.3f}]; the theory says 1.", markers=True,
+        facts["w_bias"], f"Log-log slope {slope}; the theory says 1.", markers=True,
     )  # fmt: skip
 
 
 def bias_tau(facts: dict[str, Any]) -> figures.Figure:
     """Bias of the regularised hyper-objective against tau."""
-    slope = facts["tau_slope"]
+    slope = _slope(facts["tau_slope"])
     return _line(
         "bias_tau", "Bias of the entropy", "τ, reward", "|Φ_τ(x) − Φ(x)|", facts["tau"], facts["tau_bias"],
-        f"Log-log slope {slope[0]:.3f} [{slope[1]:.3f}, {slope[2]:.3f}]; reported, not predicted.", markers=True,
+        f"Log-log slope {slope}; reported, not predicted.", markers=True,
     )  # fmt: skip
 
 
@@ -59,12 +60,16 @@ def rate(facts: dict[str, Any]) -> figures.Figure | None:
     if facts.get("samples") is None:
         return None
     x, y = np.asarray(facts["samples"]), np.asarray(facts["gradient_norm_squared"])
-    slope = facts["rate"]
+    slope = _slope(facts["rate"])
     return _line(
         "rate", "Measured rate", "samples", "mean |∇Φ_τ(x)|²", x[1:], y[1:],
-        f"Mean over {facts['settings']['runs']} runs of {facts['solver']}. Slope over the second half {slope[0]:.3f} "
-        f"[{slope[1]:.3f}, {slope[2]:.3f}]; the theory proves {facts['theory_rate']:.3g} or faster.",
+        f"Mean over {facts['settings']['runs']} runs of {facts['solver']}. Slope over the second half {slope}; "
+        f"the theory proves {facts['theory_rate']:.3g} or faster.",
     )  # fmt: skip
+
+
+def _slope(numbers: list[float]) -> str:
+    return slope_text(Interval(*numbers))
 
 
 def _line(key, title, x_name, y_name, x, y, caption, markers: bool = False) -> figures.Figure:

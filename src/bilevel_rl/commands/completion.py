@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 def script(shell: str) -> str:
     """The script of a shell."""
     from bilevel_rl import experiments
-    from bilevel_rl.cli import VERBS
+    from bilevel_rl.commands import VERBS
     from bilevel_rl.launch import index
 
     problems, solvers = (" ".join(index.entries(group)) for group in ("problems", "solvers"))

@@ -96,7 +96,8 @@ def scope_of(component: Any) -> Scope:
     """The widest scope of a component and of what it wraps."""
     order = [Scope.RESPONSE, Scope.GROUP, Scope.BATCH]
     widest = max((order.index(part.card.scope) for part in parts(component)), default=0)
-    if getattr(component, "normalise", False) or getattr(component, "across", 1) < 1:
+    wide = getattr(component, "normalise", False) or getattr(component, "across", 1) < 1
+    if wide or any(getattr(part, "over", "") == "batch" for part in parts(component)):
         return Scope.BATCH
     return order[widest]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bilevel_rl.policy_gradient.credit.adora import Adora
 from bilevel_rl.policy_gradient.credit.alignment import Alignment
 from bilevel_rl.policy_gradient.credit.consistency import Consistency
+from bilevel_rl.policy_gradient.credit.decoupled import Decoupled
 from bilevel_rl.policy_gradient.credit.empg import EMPG
 from bilevel_rl.policy_gradient.credit.gae import GAE
 from bilevel_rl.policy_gradient.credit.gate import Gate
@@ -31,5 +32,5 @@ ALL = (
     LeaveOneOut, Return, Greedy, GroupNorm, GroupMean, BatchNorm, GAE, OptimalBaseline, LengthBaseline, EMPG,
     Consistency, Adora, TruncatedGAE, Hierarchical, MultiReward, TrajectoryGraph, StepPotential, Alignment,
     HierarchyOfGroups, StepLevel, Polychromic, SegmentChain, SegmentTree, Gate, HintCredit,
-    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG,
+    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG, Decoupled,
 )  # fmt: skip

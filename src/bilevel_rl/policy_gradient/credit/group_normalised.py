@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, TensorComponent
 from bilevel_rl.policy_gradient.credit.gae import returns_to_go
 from bilevel_rl.policy_gradient.credit.sums import Credit
-from bilevel_rl.policy_gradient.segments import centred, label, masked_mean, scaled, segment_size
+from bilevel_rl.policy_gradient.segments import centred, label, masked_mean, scaled, segment_size, segment_std
 
 
 def group_deviation(score: Tensor, group: Tensor, scale: bool, eps: float, ddof: int) -> Tensor:
@@ -39,6 +40,7 @@ class GroupNorm(Credit):
     Args:
         eps: added to the standard deviation, in units of reward.
         ddof: 1 divides the variance by k - 1 (public trainers), 0 by k.
+        over: whose standard deviation, that of the "group" or of the "batch"'s rewards (Lite PPO, arXiv 2508.08221).
 
     References:
         Shao et al., DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models,
@@ -48,6 +50,7 @@ class GroupNorm(Credit):
 
     eps: float = 1e-4
     ddof: int = 1
+    over: str = "group"
 
     card: ClassVar[Card] = Card(
         name="group_norm",
@@ -59,10 +62,20 @@ class GroupNorm(Credit):
         cite=("shao2024deepseekmath",),
     )
 
+    def __post_init__(self) -> None:
+        if self.over not in ("group", "batch"):
+            raise InvalidConfig(message("GroupNorm.over", repr(self.over), "group or batch", "Choose one"))
+
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages, one number a response."""
         self.card.require(batch)
-        return batch.spread(group_deviation(batch.score, batch.group, True, self.eps, self.ddof))
+        if self.over == "group":
+            return batch.spread(group_deviation(batch.score, batch.group, True, self.eps, self.ddof))
+        deviation = group_deviation(batch.score, batch.group, False, 0.0, 0)
+        spread = segment_std(batch.score, torch.zeros_like(batch.group), 1, self.ddof) + self.eps
+        return batch.spread(
+            torch.where(deviation == 0, 0, deviation / torch.where(deviation == 0, 1, spread))
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
 from bilevel_rl.policy_gradient.logs import log_ratio
 from bilevel_rl.policy_gradient.losses.clipped import clipped_surrogate
 from bilevel_rl.policy_gradient.losses.policy_gradient import weighted_advantage
-from bilevel_rl.policy_gradient.segments import masked_mean
+from bilevel_rl.policy_gradient.segments import masked_mean, masked_sum
 from bilevel_rl.policy_gradient.setting import RATIO_ONE, Setting
 
 
@@ -31,6 +31,8 @@ class SequenceRatio:
     Args:
         low: $\epsilon_l$; sequence ratios stay near 1, so the limits are small.
         high: $\epsilon_h$.
+        normalised: divide the log-ratio by the length (GSPO); False is the ratio of the whole response's probability, as
+            the sequence-level RLOO of public trainers clips it.
         by_token: GSPO-token, the form that verl computes; False is the paper's sequence form.
         aggregate: how the responses are averaged.
 
@@ -41,6 +43,7 @@ class SequenceRatio:
     low: float = 3e-4
     high: float = 4e-4
     by_token: bool = False
+    normalised: bool = True
     aggregate: Aggregate = per_sequence
 
     card: ClassVar[Card] = Card(
@@ -60,7 +63,8 @@ class SequenceRatio:
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
         logp, old = self.card.take(batch, "logp", "old")
-        mean = masked_mean(log_ratio(logp, old.detach()), batch.mask, 1)[:, None]
+        over = masked_mean if self.normalised else masked_sum
+        mean = over(log_ratio(logp, old.detach()), batch.mask, 1)[:, None]
         ratio = (mean.detach() + log_ratio(logp, logp.detach())).exp() if self.by_token else mean.exp()
         loss = clipped_surrogate(ratio, weighted_advantage(batch), self.low, self.high)
         return self.aggregate(loss, batch)

@@ -105,6 +105,8 @@ class SampledKL:
     Args:
         estimator: `k2` (the right gradient on-policy; the default), `k3` (as in GRPO), or `k1` (no
             gradient on average).
+        corrected: multiply by the ratio of new to old policy, with its gradient (TRL's bias correction off the policy;
+            reads `old`).
         aggregate: denominator.
 
     References:
@@ -113,6 +115,7 @@ class SampledKL:
     """
 
     estimator: Callable[[Tensor, Tensor], Tensor] = k2
+    corrected: bool = False
     aggregate: Aggregate = per_token
 
     card: ClassVar[Card] = Card(
@@ -129,7 +132,12 @@ class SampledKL:
     def __call__(self, batch: Batch) -> Tensor:
         """Scalar, to be minimised."""
         logp, ref = self.card.take(batch, "logp", "ref")
-        return self.aggregate(self.estimator(logp, ref.detach()), batch)
+        value = self.estimator(logp, ref.detach())
+        if self.corrected:
+            if batch.old is None:
+                raise self.card.lacks("old")
+            value = value * log_ratio(logp, batch.inside("old").detach()).exp()
+        return self.aggregate(value, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,7 @@ def test_model_with_all_successors_is_the_exact_problem_in_the_limit():
         np.testing.assert_allclose(of(model, x, 0.1), of(SMALL, x, 0.1), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_reaches_the_global_optimum_of_goal_placement_from_few_samples():
     it = GoalPlacement()
     best = oracles.brute_force(it, 0.05).value
@@ -56,6 +57,7 @@ def test_reaches_the_global_optimum_of_goal_placement_from_few_samples():
     assert (trace["objective"][:, -1] <= best + 0.02 * abs(best)).all()
 
 
+@pytest.mark.slow
 def test_follows_a_non_linear_objective_and_states_that_end():
     for it in (RandomMDP(6, 3, 3, features=2, discount=0.8, objective="energy"), FrozenLake()):
         tau = it.temperature()
@@ -66,6 +68,7 @@ def test_follows_a_non_linear_objective_and_states_that_end():
         assert np.median(trace["objective"][:, -1]) <= exact + 0.1 * (started - exact) + 1e-3
 
 
+@pytest.mark.slow
 def test_more_starts_cost_no_more_samples_and_end_no_worse_by_the_model():
     one, many = (ended(SMALL, CertaintyEquivalence(chains=4, length=32, descents=3, starts=n), 4, seed=1) for n in (1, 6))
     assert one["samples"][0, -1] == many["samples"][0, -1]

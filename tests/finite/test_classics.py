@@ -79,7 +79,8 @@ def test_drawn_pairs_give_unbiased_gradients():
     np.testing.assert_allclose(got.grad_x[0], 0.4)
 
 
-@pytest.mark.parametrize(("kind", "step", "share"), [(LakeShaping, 2.0, 0.4), (TaxiShaping, 10.0, 0.1)],
+@pytest.mark.parametrize(("kind", "step", "share"), [(LakeShaping, 2.0, 0.4),
+                                                     pytest.param(TaxiShaping, 10.0, 0.1, marks=pytest.mark.slow)],
                          ids=lambda v: getattr(v, "name", None))  # fmt: skip
 def test_shaping_raises_the_true_return(kind, step, share):
     it = kind()

@@ -293,6 +293,7 @@ def test_replayed_transitions_of_another_x_weigh_as_the_present_one_draws_them()
     assert_mean(likelier * value[past[2]], exact)
 
 
+@pytest.mark.slow
 def test_what_a_sample_of_f_draws_teaches_the_critics_too():
     """With as good as no chain the critics still learn: the trajectories of f feed them, and the memory holds them."""
     it = LeaderToy(trajectories=2, horizon=20)
@@ -307,6 +308,7 @@ def test_what_a_sample_of_f_draws_teaches_the_critics_too():
     assert (np.asarray(it.transitions(it.x0).dense())[s, a, s_next] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_direction_is_no_longer_than_the_bound():
     it = LeaderToy(trajectories=2, horizon=20)
     lengths = []

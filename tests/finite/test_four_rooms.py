@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,18 +102,6 @@ def test_structured_starts_reach_the_best_known(price, logit, known):
     start = it.start_at((3, 5), logit=logit)
     assert climbed(it, start) >= known
     assert any(bool(jnp.all(start == known)) for known in it.structured_starts())
-
-
-def test_exact_hyper_gradient_takes_milliseconds():
-    """The bound of benchmarks/peers.py is 4 ms; three times as much is allowed on a loaded machine."""
-    it = jax.tree.map(jnp.asarray, FourRooms())
-    jax.block_until_ready(value_and_gradient(it, it.x0))
-    times = []
-    for _ in range(30):
-        began = time.perf_counter()
-        jax.block_until_ready(value_and_gradient(it, it.x0))
-        times.append(time.perf_counter() - began)
-    assert min(times) < 12e-3
 
 
 def test_runs_are_graded_by_the_exact_follower():

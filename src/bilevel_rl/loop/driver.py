@@ -43,7 +43,6 @@ def solve(
     """Run a solver on a problem: many seeds, and many settings, in one compiled program.
 
     Args:
-        problem: what to solve.
         solver: one solver, or several of the same class that differ in numbers only (a sweep). With H solvers the
             runs are ordered setting by setting: run h * runs + i is seed i of setting h.
         iterations: steps a run; rounded down to whole record intervals.
@@ -59,53 +58,43 @@ def solve(
         config: what the run folder's `run.json` says about how to start this run again.
         on_record: called after every record with the iteration and the newest metrics [runs].
 
-    Returns:
-        Trace.
-
     Raises:
         InvalidProblem, InvalidConfig: before any work starts.
         RunNotFound: nothing to resume, or a checkpoint of another configuration.
         StorageFailed: the folder can't be written; the last good checkpoint stays.
 
     Example:
-        >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
-        >>> from bilevel_rl.finite.solvers.exact_descent import ExactDescent
+        >>> from bilevel_rl.finite.problems import GoalPlacement
+        >>> from bilevel_rl.finite.solvers import ExactDescent
         >>> trace = solve(GoalPlacement(), ExactDescent(step_size=0.5), iterations=40)
         >>> bool(trace["objective"][0, -1] < -0.63)
         True
     """
     solvers = [solver] if isinstance(solver, Solver) else list(solver)
-    problem.check(thorough=False)
+    checked_before_work(problem, solvers, runs)
     problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
     every = interval(iterations, record_every)
     count = iterations // every
     tau = problem.temperature() if tau is None else float(tau)
     grade = partial(measure, problem, tau=tau, evaluate=evaluate, optimum=optimum)
-    for one in solvers:
-        check_fits(one, problem)
-    if runs < 1:
-        raise InvalidConfig(message("solve.runs", runs, "at least one run is needed", "Set runs >= 1"))
     x = checked(problem, x0, len(solvers) * runs)
     stacked = stepping.stack(solvers, runs)
     keys = jnp.tile(stepping.run_keys(seed, runs), len(solvers))
     states = stepping.first_states(problem, stacked, x, keys)
 
     mark = checkpoint.fingerprint(problem, stacked, x, seed, every, tau)
-    store = RunFolder(folder, resume, mark, config, solvers[0], problem, seed)
-    with store:
-        done, log, states = store.load(states)
-        seconds = 0.0
+    with RunFolder(folder, resume, mark, config, solvers[0], problem, seed) as store:
+        (done, log, states), seconds = store.load(states), 0.0
         if not done:
             log.add(grade(stacked, states, 0), states)
         for record in range(done, count):
             began = time.perf_counter()
-            new, finite = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
-            finite = np.asarray(finite)
+            new, alive = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
+            finite = np.asarray(alive)
             seconds += time.perf_counter() - began
             for i in np.flatnonzero(~finite & (log.status == OK)):
                 log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
-            states = stepping.keep(new, states, jnp.asarray(log.status == OK))
-            k = (record + 1) * every
+            states, k = stepping.keep(new, states, jnp.asarray(log.status == OK)), (record + 1) * every
             log.add(grade(stacked, states, k), states)
             if on_record is not None:
                 on_record(k, log.newest())
@@ -114,6 +103,15 @@ def solve(
                 break
         store.finish(log)
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
+
+
+def checked_before_work(problem: Problem, solvers: Sequence[Solver], runs: int) -> None:
+    """Raise `InvalidProblem` or `InvalidConfig` where anything is wrong that can be known before the first compilation."""
+    problem.check(thorough=False)
+    for one in solvers:
+        check_fits(one, problem)
+    if runs < 1:
+        raise InvalidConfig(message("solve.runs", runs, "at least one run is needed", "Set runs >= 1"))
 
 
 def interval(iterations: int, record_every: int | None) -> int:

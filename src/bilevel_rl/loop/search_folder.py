@@ -74,7 +74,7 @@ class Place:
         log = {key.removeprefix("log/"): value for key, value in arrays.items() if key.startswith("log/")}
         return Place(
             meta["stage"], meta["chunk"], meta["k"], states,
-            *(arrays[name] for name in ("status", "score", "extra", "going")),
+            arrays["status"], arrays["score"], arrays["extra"], arrays["going"],
             tuple({key: value[i] for key, value in log.items()} for i in range(len(arrays["xs"]))),
             tuple(arrays["xs"]), {key: arrays[f"seen/{key}"] for key in self.seen},
         )  # fmt: skip

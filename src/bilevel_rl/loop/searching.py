@@ -144,23 +144,10 @@ def search(
         [dataclasses.asdict(stage) for stage in it.plan],
     )  # fmt: skip
     with store:
-        place = store.begin(it.begin())
-        total = sum(stage.starts * stage.chunks * stage.chunk for stage in it.plan)
-        if on_progress is not None:
-            on_progress(it.done(place), total)
-        try:
-            while place.stage < len(it.plan):
-                place = it.onward(place)
-                if on_progress is not None:
-                    on_progress(it.done(place), total)
-                store.save(place)
-        except KeyboardInterrupt:
-            store.save(place, now=True)
-            raise
-        store.save(place, now=True)
-        found = it.found(place)
+        found = it.ended(store, on_progress)
         store.finish(found.metrics, found.xs, found.status, found.chosen)
     return found
+
 
 
 class _Search:
@@ -201,10 +188,12 @@ class _Search:
     def begin(self) -> Place:
         """The starts, graded."""
         states = stepping.first_states(self.problem, self.stacked, self.points, self.keys)
-        kept = self.comparison is not None and any(stage.model for stage in self.plan)
+        seen = {}
+        if self.comparison is not None and any(stage.model for stage in self.plan):
+            seen = self.comparison.nothing()
         place = Place(
             0, 0, 0, states, np.zeros(self.starts, int), np.full(self.starts, np.inf), np.zeros(self.starts, int),
-            np.arange(self.starts), seen=self.comparison.nothing() if kept else {},
+            np.arange(self.starts), seen=seen,
         )  # fmt: skip
         place = self._graded(place)
         if self.comparison is None and M.OBJECTIVE.key not in place.log[0]:
@@ -214,6 +203,24 @@ class _Search:
                         "Report the objective, or pass `comparison`")
             )  # fmt: skip
         return place
+
+    def ended(self, store: SearchFolder, on_progress: Callable[[int, int], None] | None) -> Found:
+        """From the beginning, or where the folder's checkpoint stands, to the end."""
+        place = store.begin(self.begin())
+        total = sum(stage.starts * stage.chunks * stage.chunk for stage in self.plan)
+        if on_progress is not None:
+            on_progress(self.done(place), total)
+        try:
+            while place.stage < len(self.plan):
+                place = self.onward(place)
+                if on_progress is not None:
+                    on_progress(self.done(place), total)
+                store.save(place)
+        except KeyboardInterrupt:
+            store.save(place, now=True)
+            raise
+        store.save(place, now=True)
+        return self.found(place)
 
     def done(self, place: Place) -> int:
         """Iterations of all starts, as if none had broken."""

@@ -36,6 +36,10 @@ class NonFiniteState(BilevelError, ArithmeticError):
     """A run produced NaN or infinity; the message names the quantity and the iteration."""
 
 
+class Unsolved(BilevelError, ArithmeticError):
+    """An exact answer was not found to its tolerance; the message says by how much it misses."""
+
+
 def message(where: str, got: object, allowed: str, fix: str) -> str:
     """Compose an error text.
 

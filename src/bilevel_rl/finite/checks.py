@@ -2,57 +2,198 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite.model.mdp import check_rewards
-from bilevel_rl.finite.tables import TableProblem
-from bilevel_rl.loop.problem import check_start
+from bilevel_rl.finite.model.mdp import FiniteMDP, check_rewards
+from bilevel_rl.finite.tables import GridLayout, TableProblem, UpperObjective
+
+STEP_POINTS = 9  # ours: at so many points between two x is a reward's derivative looked at before it counts as steps
 
 
 def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     """Raise `InvalidProblem` unless the problem is well posed.
 
-    Always: x0 is a finite vector inside x's set; the reward is [S, A], finite and differentiable there. When
-    `thorough`, also at random points: the reward's gradient equals central differences, `reward_at` agrees with
-    `reward`, `project` is idempotent, the objective is finite and its `sample` has the shapes it should.
+    Always: x0 is a finite vector inside x's set, whose box has its dimension; the temperature is at least 0; the reward
+    is [S, A], finite, differentiable and not made of steps. When `thorough`, also at random points: transitions are
+    probabilities, ends pay nothing, the reward's gradient equals central differences, `reward_at` agrees with `reward`,
+    a `state_reward` depends on the state alone, `project` is idempotent, the objective is finite and its `sample` has
+    the shapes it should.
 
     Example:
         >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
         >>> check_problem(GoalPlacement())
     """
-    name, x = type(problem).__name__, jnp.asarray(problem.x0)
-    check_start(problem)
-    if problem.mdp is None:
+    if not isinstance(problem, TableProblem):
+        raise InvalidProblem(
+            message("check_problem", type(problem).__name__, "a BilevelProblem is expected",
+                    "Return an instance of your subclass of bilevel_rl.finite.BilevelProblem")
+        )  # fmt: skip
+    name = type(problem).__name__
+    _check_parts(problem, name)
+    x = jnp.asarray(problem.x0, float)
+    _check_set(problem, name, x)
+    if _closed(problem):
         _check_closed_form(problem, name)
         return
-    check_rewards(problem.reward(x), problem.mdp, f"{name}.reward(x0)")
-    _check_ends(problem, name)
-    try:
-        slope = jax.jacrev(problem.reward)(x) if thorough else jax.grad(lambda x: problem.reward(x).sum())(x)
-    except Exception as error:  # whatever JAX raises: the reward can't be traced or differentiated
-        raise InvalidProblem(
-            message(f"{name}.reward", f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                    "the reward must be differentiable by JAX in x", "Write it with jax.numpy, without float() or numpy")
-        ) from error  # fmt: skip
+    check_rewards(_asked(f"{name}.reward", problem.reward, x), problem.mdp, f"{name}.reward(x0)")
+    derivative = jax.jacrev(problem.reward) if thorough else jax.grad(lambda x: problem.reward(x).sum())
+    slope = _asked(
+        f"{name}.reward", derivative, x, allowed="the reward must be differentiable by JAX in x",
+        fix="Write it with jax.numpy, without float() or numpy",
+    )  # fmt: skip
     if not bool(jnp.all(jnp.isfinite(slope))):
         raise InvalidProblem(
             message(f"{name}.reward", "a gradient with NaN or infinity at x0", "it must be finite",
                     "Guard square roots, logarithms and divisions at zero")
         )  # fmt: skip
-    _check_steps(problem, name)
+    points = _points(problem, 8)
+    for point in points if thorough else points[:1]:
+        _check_transitions(problem, name, point)
+        _check_ends(problem, name, point)
+    _check_steps(problem, name, points, each=thorough)
     if thorough:
-        for point in _points(problem):
+        for point in points[:4]:
             _check_point(problem, name, point)
+
+
+def _closed(problem: TableProblem) -> bool:
+    """Whether the follower is known in closed form: no table of states and actions, on purpose."""
+    return getattr(type(problem), "closed_form", False)
+
+
+def built(where: str, make: Callable[[], Any]) -> Any:
+    """What a user's class or factory makes, with whatever it raises said in one sentence.
+
+    Raises:
+        InvalidProblem: it raises, or sets a field that its class does not declare.
+    """
+    try:
+        return make()
+    except BilevelError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        undeclared = isinstance(error, AttributeError) and "annot assign to field" in text
+        raise InvalidProblem(
+            message(where, f"{type(error).__name__} ({text})",
+                    "fields must be declared in the class" if undeclared else "it must be made without an error",
+                    "Declare it in the class body, as in `price: jax.Array`; `= eqx.field(static=True)` where it is no array"
+                    if undeclared else "Mend its __init__, or the function that makes it")
+        ) from error  # fmt: skip
+    except Exception as error:  # whatever the user's code raises
+        raise InvalidProblem(
+            message(where, f"{type(error).__name__} ({error})", "it must be made without an error", "Mend the function")
+        ) from error
+
+
+def _asked(where: str, f: Callable, *args: Any, allowed: str = "", fix: str = "") -> Any:
+    """f(*args), with whatever a user's method raises said in one sentence."""
+    try:
+        return f(*args)
+    except BilevelError:
+        raise
+    except Exception as error:  # whatever JAX or the user's code raises
+        branches = isinstance(error, jax.errors.TracerBoolConversionError)
+        text = str(error).splitlines()[0] if str(error) else "no message"
+        if branches:
+            text = "a branch on x"
+        raise InvalidProblem(
+            message(where, f"{type(error).__name__}: {text}", allowed or "it must give its value without an error",
+                    "Replace `if` on x by jnp.where, which computes both sides" if branches else fix or "Mend the method")
+        ) from error  # fmt: skip
+
+
+def _check_parts(problem: TableProblem, name: str) -> None:
+    """Fields of the right kinds."""
+    x0 = getattr(problem, "x0", None)
+    kind = getattr(x0, "dtype", type(x0).__name__)
+    vector = isinstance(x0, (jax.Array, np.ndarray)) and np.ndim(x0) == 1 and np.size(x0) > 0
+    if not vector or not jnp.issubdtype(x0.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(jnp.asarray(x0)))):
+        raise InvalidProblem(
+            message(f"{name}.x0", f"{kind}{list(np.shape(x0))}" if hasattr(x0, "shape") else repr(x0),
+                    "it must be a vector [d] of finite floats", "Set x0 = jnp.array([...], float)")
+        )  # fmt: skip
+    tau = _asked(f"{name}.temperature", problem.temperature)
+    number = isinstance(tau, (int, float, np.number, np.ndarray, jax.Array)) and np.size(tau) == 1
+    if not number or not 0 <= float(tau) < np.inf:
+        raise InvalidProblem(
+            message(f"{name}.temperature()", tau, "it must be a finite number of at least 0, in units of reward",
+                    "Return for instance 0.05; 0 grades the unregularised problem")
+        )  # fmt: skip
+    if _closed(problem):
+        return
+    for field, kind in (("mdp", FiniteMDP), ("objective", UpperObjective)):
+        if not isinstance(getattr(problem, field, None), kind):
+            raise InvalidProblem(
+                message(f"{name}.{field}", type(getattr(problem, field, None)).__name__, f"it must be a {kind.__name__}",
+                        f"Set self.{field} in __init__")
+            )  # fmt: skip
+    layout = _asked(f"{name}.layout", problem.layout)
+    if layout is not None and not isinstance(layout, GridLayout):
+        raise InvalidProblem(
+            message(f"{name}.layout()", type(layout).__name__, "it must be a GridLayout or None", "Return GridLayout(...)")
+        )
+
+
+def _check_set(problem: TableProblem, name: str, x: jax.Array) -> None:
+    """A box of x's dimension whose lower bounds lie below the upper ones, and x0 inside x's set."""
+    box = _asked(f"{name}.box", problem.box)
+    if box is not None:
+        pair = isinstance(box, (tuple, list)) and len(box) == 2
+        bounds = [b for b in box if isinstance(b, (jax.Array, np.ndarray)) and np.shape(b) == x.shape] if pair else []
+        if len(bounds) != 2 or not bool(np.all(np.asarray(bounds[0]) <= np.asarray(bounds[1]))):
+            shapes = [list(np.shape(b)) for b in box] if pair else type(box).__name__
+            raise InvalidProblem(
+                message(f"{name}.box()", f"bounds of shapes {shapes}",
+                        f"it must be a pair of arrays [{x.shape[0]}], the lower below the upper",
+                        "Return jnp.full_like(self.x0, low), jnp.full_like(self.x0, high); jnp.inf where a side is open")
+            )  # fmt: skip
+    moved = _asked(f"{name}.project", problem.project, x)
+    if np.shape(moved) != x.shape or bool(jnp.any(jnp.abs(moved - x) > 1e-9)):
+        raise InvalidProblem(
+            message(f"{name}.x0", x.tolist(), "it must lie inside x's feasible set", "Start from problem.project(x0)")
+        )
+
+
+def _check_transitions(problem: TableProblem, name: str, x: jax.Array) -> None:
+    """The MDP under x has the sizes of the problem's own, its rows are probabilities, and it moves what it says it moves."""
+    if not problem.moves_transitions and not problem.moves_start:
+        return
+    mdp = _asked(f"{name}.transitions", problem.transitions, x)
+    where = f"{name}.transitions({x.tolist()})"
+    if not isinstance(mdp, FiniteMDP) or (mdp.n_states, mdp.n_actions) != (problem.mdp.n_states, problem.mdp.n_actions):
+        raise InvalidProblem(
+            message(where, type(mdp).__name__, "it must be an MDP of the same states and actions as `mdp`",
+                    "Return self.mdp.with_probabilities(...)")
+        )  # fmt: skip
+    for word, rows in (("probabilities", mdp.probabilities), ("start", mdp.start)):
+        total, least = np.asarray(jnp.sum(rows, -1)), float(jnp.min(rows))
+        off = np.abs(total - 1)
+        if not (off <= 1e-8).all() or least < -1e-12:
+            at = [int(i) for i in np.argwhere(~(off <= 1e-8))[0]] if off.ndim and not (off <= 1e-8).all() else []
+            worst = float(total[tuple(at)]) if at or not total.ndim else 1.0
+            raise InvalidProblem(
+                message(f"{where}.{word}{at or ''}", f"a row that sums to {worst:.6g}, smallest entry {least:.3g}",
+                        "each row must be at least 0 and sum to 1 whatever x is", "Divide by the row's sum, or by a softmax")
+            )  # fmt: skip
+    if not problem.moves_start and bool(jnp.any(jnp.abs(mdp.start - problem.mdp.start) > 1e-12)):
+        raise InvalidProblem(
+            message(where, "another start distribution than mdp.start", "a problem that moves the start says so",
+                    "Set moves_start = True in the class")
+        )  # fmt: skip
 
 
 def _check_closed_form(problem: TableProblem, name: str) -> None:
     """Finite, and the derivative is that of central differences, along one direction at x0."""
-    tau, x = problem.temperature(), problem.x0
+    tau, x = problem.temperature(), jnp.asarray(problem.x0, float)
     value, gradient = _graded(problem, x, tau)
     _check_finite(name, x, value, gradient)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
@@ -65,20 +206,20 @@ def _check_closed_form(problem: TableProblem, name: str) -> None:
         )  # fmt: skip
 
 
-def _check_ends(problem: TableProblem, name: str) -> None:
+def _check_ends(problem: TableProblem, name: str, x: jax.Array) -> None:
     """Nothing is paid once all is over, at either level."""
     ends = problem.mdp.ends
     if ends is None:
         return
-    tables = {"reward": problem.reward(problem.x0)}
+    tables = {"reward": problem.reward(x)}
     if problem.objective.linear:
-        tables["objective.bonus"] = problem.objective.bonus(problem.x0)
+        tables["objective.bonus"] = problem.objective.bonus(x)
     for word, table in tables.items():
         if bool(jnp.any(ends[:, None] & (table != 0))):
             state = int(jnp.argmax(ends & jnp.any(table != 0, -1)))
             raise InvalidProblem(
-                message(f"{name}.{word}[{state}]", "a payment in a state that is an end", "ends must pay zero",
-                        "Pay on the way into the end, or in the state before it")
+                message(f"{name}.{word}[{state}]", f"a payment in a state that is an end, at x = {x.tolist()}",
+                        "ends must pay zero", "Pay on the way into the end, or in the state before it")
             )  # fmt: skip
 
 
@@ -96,23 +237,32 @@ def _graded(problem: TableProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.Ar
 
 
 def _points(problem: TableProblem, n: int = 3) -> list[jax.Array]:
-    noise = np.random.default_rng(0).normal(size=(n, problem.x0.shape[0]))
-    return [problem.x0] + [problem.project(problem.x0 + 0.1 * jnp.asarray(z)) for z in noise]
+    x0 = jnp.asarray(problem.x0, float)
+    noise = np.random.default_rng(0).normal(size=(n, x0.shape[0]))
+    return [x0] + [problem.project(x0 + 0.1 * jnp.asarray(z)) for z in noise]
 
 
-def _check_steps(problem: TableProblem, name: str) -> None:
-    """A reward that changes with x while its derivative is zero is made of steps: no gradient method can see it."""
-    start, *others = _points(problem, 8)
-    rewards = [problem.reward(point) for point in (start, *others)]
-    changed, end = max(
-        ((float(jnp.max(jnp.abs(r - rewards[0]))), i) for i, r in enumerate(rewards[1:])), key=lambda pair: pair[0]
-    )
+def _check_steps(problem: TableProblem, name: str, points: list[jax.Array], each: bool) -> None:
+    """A reward that changes with x while its derivative is zero is made of steps: no gradient method can see it.
+
+    `each` looks at every entry of the table, otherwise one entry with a derivative is enough.
+    """
+    start, *others = points
+    first = problem.reward(start)
+    changes = [float(jnp.max(jnp.abs(problem.reward(point) - first))) for point in others]
+    end = int(np.argmax(changes))
     away = others[end] - start
-    slopes = [jax.jvp(problem.reward, (start + share * away,), (away,))[1] for share in (0.0, 0.5, 1.0)]
-    if changed > 1e-9 and not any(bool(jnp.any(slope != 0)) for slope in slopes):
+    flat = jnp.ones(first.shape, bool)
+    for t in np.linspace(0, 1, STEP_POINTS if each else 3):
+        flat = flat & (jax.jvp(problem.reward, (start + t * away,), (away,))[1] == 0)
+    if not each:
+        flat = jnp.broadcast_to(jnp.all(flat), flat.shape)
+    change = jnp.where(flat, jnp.abs(problem.reward(others[end]) - first), 0.0)
+    if float(jnp.max(change)) > 1e-9:
         raise InvalidProblem(
             message(f"{name}.reward",
-                    f"a change of {changed:.3g} between x0 and {others[end].tolist()} with a derivative of zero",
+                    f"a change of {float(jnp.max(change)):.3g} between x0 and {others[end].tolist()} with a derivative of "
+                    "zero",
                     "the reward must be differentiable in x", "Replace rounding, argmax, thresholds by smooth functions")
         )  # fmt: skip
 
@@ -142,5 +292,11 @@ def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
             message(f"{name}.project", "a point that moves when projected twice", "projection must be idempotent",
                     "Return the nearest point of x's set")
         )  # fmt: skip
-    value, gradient = _graded(problem, x, problem.temperature())
+    spread = float(jnp.max(jnp.ptp(problem.reward(x), axis=-1)))
+    if problem.state_reward and spread > 1e-9:
+        raise InvalidProblem(
+            message(f"{name}.reward", f"rewards of one state that differ by {spread:.3g} between its actions",
+                    "with state_reward = True a reward depends on the state alone", "Set state_reward = False")
+        )  # fmt: skip
+    value, gradient = _asked(f"{name}.objective", _graded, problem, x, problem.temperature())
     _check_finite(name, x, value, gradient)

@@ -25,6 +25,7 @@ class ClosedFormProblem(BilevelProblem):
     objective: None
 
     name: ClassVar[str] = "closed_form"
+    closed_form: ClassVar[bool] = True  # there is no table, and that is no mistake
 
     @abc.abstractmethod
     def hyper_objective(self, x: Float[Array, " d"], tau) -> Float[Array, ""]:

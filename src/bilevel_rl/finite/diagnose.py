@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -120,15 +121,23 @@ def diagnose(
     singular, null = _curvature(problem, x, at)
     exact = oracles.hyper_gradient(problem, x, at)
     biased = eqx.filter_jit(lambda w: oracles.penalty_hyper_gradient(problem, x, w, at))
-    w_bias = np.array([float(jnp.linalg.norm(biased(v) - exact) / jnp.linalg.norm(exact)) for v in w])
+    w_bias = np.array([float(jnp.linalg.norm(biased(jnp.asarray(v)) - exact) / jnp.linalg.norm(exact)) for v in w])
     limit = oracles.hyper_objective(problem, x, 0)
     tau_bias = np.array([abs(float(oracles.hyper_objective(problem, x, jnp.asarray(t)) - limit)) for t in tau])
     found = Diagnosis(
         np.asarray(gap), np.asarray(squared), float(ratio.min()) if ratio.size else float("nan"), singular, null,
-        np.asarray(w), w_bias, log_log_slope(w, np.maximum(w_bias, 1e-300)),
-        np.asarray(tau), tau_bias, log_log_slope(tau, np.maximum(tau_bias, 1e-300)),
+        np.asarray(w), w_bias, _slope(w, w_bias),
+        np.asarray(tau), tau_bias, _slope(tau, tau_bias),
     )  # fmt: skip
     return found if solver is None else dataclasses.replace(found, **_rate(problem, solver, iterations, runs, seed))
+
+
+def _slope(at: tuple[float, ...], bias: np.ndarray) -> Interval:
+    """Log-log slope over the values at which a bias was found; NaN where fewer than two were."""
+    known = np.isfinite(bias)
+    if known.sum() < 2:
+        return Interval(math.nan, math.nan, math.nan)
+    return log_log_slope(np.asarray(at)[known], np.maximum(bias[known], 1e-300))
 
 
 def _ascend(problem: BilevelProblem, x, tau, steps: int) -> tuple[Array, Array]:
@@ -142,13 +151,13 @@ def _ascend(problem: BilevelProblem, x, tau, steps: int) -> tuple[Array, Array]:
         # normalised by its largest entry: plain ascent would need thousands of steps on the far plateau
         return theta + 0.5 * gradient / jnp.max(jnp.abs(gradient)), (gap, jnp.sum(gradient**2))
 
-    _, (gap, squared) = jax.lax.scan(body, jnp.zeros((problem.mdp.n_states, problem.mdp.n_actions)), None, length=steps)
+    _, (gap, squared) = jax.lax.scan(body, problem.mdp.first_table(), None, length=steps)
     return gap, squared
 
 
 def _curvature(problem: BilevelProblem, x, tau) -> tuple[float | None, int | None]:
     S, A = problem.mdp.n_states, problem.mdp.n_actions
-    if S * A > HESSIAN_ENTRIES:
+    if S * A > HESSIAN_ENTRIES or problem.mdp.allowed is not None:
         return None, None
 
     def value(theta):

@@ -26,7 +26,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 
 def sweep_values(mdp: FiniteMDP, reward: Float[Array, "S A"], V: Float[Array, " S"], tau, sweeps: int):
     r"""Soft value iteration $V \leftarrow \tau\log\sum_a e^{(r + \gamma P V)/\tau}$, a fixed number of times; [S]."""
-    sweep = lambda V, _: (mdp.ongoing(planning.soft_value(planning.action_value(mdp, reward, V), tau)), None)  # noqa: E731
+    sweep = lambda V, _: (mdp.ongoing(planning.soft_value(planning.action_value(mdp, reward, V) + mdp.mask, tau)), None)  # noqa: E731
     return jax.lax.scan(sweep, V, None, length=sweeps)[0]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl import metrics as M
+from bilevel_rl.errors import InvalidProblem, Unsolved
 from bilevel_rl.finite import checks, oracles, requirements
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.tables import GridLayout, ObjectiveSample, TableProblem, UpperObjective
@@ -71,7 +72,14 @@ class BilevelProblem(TableProblem):
     def best_known(self, tau: float) -> Optimum | None:
         """By brute force where x has a box of at most two dimensions and the MDP is small."""
         box, small = self.box(), self.mdp is None or self.mdp.n_states <= BRUTE_FORCE_STATES
-        return None if not small or box is None or self.x0.shape[0] > 2 else oracles.brute_force(self, tau)
+        if not small or box is None or self.x0.shape[0] > 2:
+            return None
+        try:
+            return oracles.brute_force(self, tau)
+        except (InvalidProblem, Unsolved):
+            if all(np.isfinite(bound).all() for bound in box):
+                raise
+            return None  # an open side: there need not be an optimum in reach
 
     def size_hint(self) -> int:
         S = 1 if self.mdp is None else self.mdp.n_states

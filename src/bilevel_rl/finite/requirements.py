@@ -54,6 +54,12 @@ def check_fits(solver: Solver, problem: TableProblem) -> None:
             message(f"{solver.name} on {problem.name}", "a problem without a table of states and actions",
                     f"{solver.name} needs a finite MDP", f"Take {' or '.join(able) or 'oracles.brute_force'}")
         )  # fmt: skip
+    if problem.mdp is not None and problem.mdp.allowed is not None and not getattr(solver, "action_sets", False):
+        able = sorted(name for name, kind in known_solvers().items() if getattr(kind, "action_sets", False))
+        raise InvalidProblem(
+            message(f"{solver.name} on {problem.name}", "an MDP in which states offer different actions",
+                    f"{solver.name} takes every action in every state", f"Take one of {', '.join(able)}")
+        )  # fmt: skip
     missing = unmet(solver.requires, problem)
     if missing:
         able = [name for name, kind in known_solvers().items() if not unmet(kind().requires, problem)]

@@ -18,6 +18,7 @@ class Solver(loop.Solver):
     """Frozen hyper-parameters, a pure `init` and a pure `step`, on tables of states and actions."""
 
     closed_form: ClassVar[bool] = False  # whether it needs the hyper-objective and x's set only, not an MDP
+    action_sets: ClassVar[bool] = False  # whether it keeps to the actions that each state offers (`FiniteMDP.allowed`)
 
     def policies(self, problem, state: State, k) -> tuple[Array, Array] | None:
         """The tracked followers (pi, pi_l), each [S, A], for diagnosis; None for solvers that track none."""

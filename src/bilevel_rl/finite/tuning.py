@@ -145,7 +145,7 @@ def plan(
     mean, centred = kept.mean(0), kept - kept.mean(0)
     noise = float(np.sqrt((centred**2).sum(1).mean()))
     correlation = _correlation_time(centred)
-    box = problem.box()
+    box = problem.bounded_part()
     width = float(np.linalg.norm(box[1] - box[0])) if box is not None else float(max(1.0, np.linalg.norm(problem.x0)))
     decay = (np.arange(iterations) + 1.0) ** -scales.zeta.power
     limits = {

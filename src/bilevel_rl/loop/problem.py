@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
 
+REACH = 10.0  # ours: how far searches go where a box is open, in sizes of x0
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimum:
@@ -20,11 +22,13 @@ class Optimum:
         x: [d].
         value: hyper-objective there.
         grid_value: best value on a grid, before polishing; `value` where there was no grid.
+        searched: [d] lower and upper bounds of what a grid covered; None where there was no grid.
     """
 
     x: np.ndarray
     value: float
     grid_value: float
+    searched: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Problem(eqx.Module):
@@ -62,6 +66,20 @@ class Problem(eqx.Module):
         """The nearest point of x's set; by default of `box`."""
         box = self.box()
         return x if box is None else jnp.clip(x, *box)
+
+    def bounded_part(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The part of the box that searches cover: `REACH` sizes of x0 where a side is open; None where x is free.
+
+        The size of x0 is its distance from the side that is closed, or from 0, and at least 1, in units of x.
+        """
+        box = self.box()
+        if box is None:
+            return None
+        low, high = (np.array(bound, float) for bound in box)
+        x0 = np.asarray(self.x0, float)
+        closed = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0))
+        span = REACH * np.maximum(1.0, np.abs(x0 - closed))
+        return np.where(np.isfinite(low), low, x0 - span), np.where(np.isfinite(high), high, x0 + span)
 
     # -- the follower's problem, in two numbers -----------------------------------------------------------------------
 

@@ -17,14 +17,15 @@ def points(
 ) -> Float[Array, "N d"]:
     """x0 (or `first`), the problem's `structured_starts()` where it has any, then random points; projected on x's set.
 
-    Random points are uniform in the box, or normal around x0 with standard deviation `spread` where x is free.
+    Random points are uniform in the box (in `Problem.bounded_part` of it, where a side is open), or normal around x0 with
+    standard deviation `spread` where x is free.
     """
     d = problem.x0.shape[0]
     own = problem.structured_starts()
     given = [(problem.x0 if first is None else first)[None]]
     if own is not None:
         given.append(jnp.asarray(own, float).reshape(-1, d))
-    box = problem.box()
+    box = problem.bounded_part()
     if box is None:
         drawn = problem.x0 + spread * jax.random.normal(key, (count, d))
     else:

@@ -50,7 +50,7 @@ class Beside(Exploration):
         return None
 
     def step(self, mdp, s, at, u):
-        a = _uniform(mdp, u[0], s)
+        a = sampling.any_action(mdp, s, u[0])
         return jnp.stack([s, a, sampling.next_state(mdp, s, a, u[1])]), None
 
 
@@ -63,13 +63,9 @@ class Wanderers(Exploration):
         return sampling.start_state(mdp, u)
 
     def step(self, mdp, s, at, u):
-        a = _uniform(mdp, u[0], at)
+        a = sampling.any_action(mdp, at, u[0])
         s_next = sampling.next_state(mdp, at, a, u[1])
         return jnp.stack([at, a, s_next]), sampling.continue_chain(mdp, s_next, u[2])[0]
-
-
-def _uniform(mdp: FiniteMDP, u: Float[Array, " N"], like: Int[Array, " N"]) -> Int[Array, " N"]:
-    return jnp.minimum((u * mdp.n_actions).astype(like.dtype), mdp.n_actions - 1)
 
 
 KINDS = {"chains": Wanderers(), "extra": Beside(), "none": Nothing()}

@@ -49,8 +49,7 @@ class Transition(eqx.Module):
 
 def start(mdp: FiniteMDP, u: Float[Array, " N"]) -> Follower:
     """A uniform policy, a critic of zeros, and N chains that start from rho."""
-    S, A = mdp.n_states, mdp.n_actions
-    return Follower(jnp.zeros((S, A)), jnp.zeros(S), sampling.start_state(mdp, u))
+    return Follower(mdp.first_table(), jnp.zeros(mdp.n_states), sampling.start_state(mdp, u))
 
 
 def draw(

@@ -57,7 +57,13 @@ def side_by_side(mdps: Sequence[FiniteMDP], weights: ArrayLike | None = None) ->
     ends = None
     if any(mdp.ends is not None for mdp in mdps):
         ends = np.concatenate([np.zeros(mdp.n_states, bool) if mdp.ends is None else mdp.ends for mdp in mdps])
+    allowed = None
+    if any(mdp.allowed is not None for mdp in mdps):
+        allowed = np.concatenate(
+            [np.ones((mdp.n_states, mdp.n_actions), bool) if mdp.allowed is None else mdp.allowed for mdp in mdps]
+        )
     return FiniteMDP.from_sparse(
         np.concatenate(successors), np.concatenate(probabilities),
         np.concatenate([m * np.asarray(mdp.start) for m, mdp in zip(mu, mdps, strict=True)]), float(mdps[0].discount), ends,
+        allowed,
     )  # fmt: skip

@@ -8,13 +8,17 @@ reward nor entropy is counted (`FiniteMDP.ends`).
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
+UNDISCOUNTED = 1e-9  # ours: what a sum of T rewards may be off, relatively, where a discount of 1 is asked for
 
-def unrolled(mdp: FiniteMDP, steps: int) -> FiniteMDP:
+
+def unrolled(mdp: FiniteMDP, steps: int, discount: float | None = None) -> FiniteMDP:
     r"""The MDP that ends for good after `steps` steps. State s at time t has the number t S + s, the end T S.
 
     Memory is O(T S A K). An episode that restarts within the horizon goes on from the start with the time that is left.
@@ -22,6 +26,9 @@ def unrolled(mdp: FiniteMDP, steps: int) -> FiniteMDP:
 
     Args:
         steps: T >= 1.
+        discount: $\gamma$ of the unrolled MDP; the MDP's own when None. 1 asks for plain sums, and is taken as
+            $1 - 10^{-9}/T$: values are then off by at most $10^{-9}$ of themselves. Exact planners and solvers take it; the
+            chains of sampled ones need a discount at which they restart.
 
     Raises:
         InvalidProblem: T below 1.
@@ -34,6 +41,7 @@ def unrolled(mdp: FiniteMDP, steps: int) -> FiniteMDP:
     if steps < 1:
         raise InvalidProblem(message("unrolled.steps", steps, "at least one step is needed", "Set steps >= 1"))
     S, A = mdp.n_states, mdp.n_actions
+    gamma = float(mdp.discount) if discount is None else 1 - UNDISCOUNTED / steps if discount == 1 else float(discount)
     to, p = np.asarray(mdp.successors), np.asarray(mdp.probabilities)
     start = np.asarray(mdp.start)
     if mdp.episodic:  # within the horizon a restart is an ordinary transition: its successors are written out
@@ -57,4 +65,32 @@ def unrolled(mdp: FiniteMDP, steps: int) -> FiniteMDP:
     rho = np.zeros(end + 1)
     rho[:S] = np.where(over, 0.0, start)
     rho[end] = start[over].sum()
-    return FiniteMDP.from_sparse(successors, probabilities, rho, float(mdp.discount), ends)
+    allowed = None
+    if mdp.allowed is not None:
+        allowed = np.concatenate([np.tile(mdp.allowed, (steps, 1)), np.ones((1, A), bool)])
+    return FiniteMDP.from_sparse(successors, probabilities, rho, gamma, ends, allowed)
+
+
+def unrolled_rewards(
+    mdp: FiniteMDP, reward: Float[Array, "S A"], steps: int, terminal: Float[Array, " S"] | None = None,
+    discount: float | None = None,
+) -> Float[Array, "Z A"]:  # fmt: skip
+    r"""The reward table of `unrolled(mdp, steps)`: the same reward at every time, and what the last state is worth.
+
+    $$r(t, s, a) = r(s, a) + 1\{t = T - 1\}\, \gamma \textstyle\sum_{s'} P(s'|s,a)\, g(s')$$
+
+    Args:
+        mdp: the MDP before it was unrolled.
+        reward: [S, A]; differentiable.
+        steps: T.
+        terminal: [S] g, the value of being in s' when time is over; None for 0.
+        discount: $\gamma$ as it was given to `unrolled`.
+
+    Returns:
+        [T S + 1, A].
+    """
+    table = jnp.tile(mdp.paid(reward), (steps, 1))
+    if terminal is not None:
+        last = (mdp.discount if discount is None else discount) * mdp.expect(terminal)
+        table = table.at[-mdp.n_states :].add(mdp.paid(last))
+    return jnp.concatenate([table, jnp.zeros((1, mdp.n_actions))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.errors import InvalidProblem, did_you_mean, message
+from bilevel_rl.finite.model import toy_text
 
 TOLERANCE = 1e-8  # ours: how far a row of probabilities may be from 1, in 64 bit
+ROUNDING = 8  # ours: and how many units of its type's rounding, times the root of its length
+EXACT = 1e-12  # ours: rows that miss 1 by less are left as they are
+NEVER = -1e9  # ours: a logit, or a value in units of reward, at which no action is ever taken, and yet finite
+KEYS = ("P", "successors", "probabilities", "start", "discount", "ends", "allowed")
 
 
 class FiniteMDP(eqx.Module):
@@ -33,6 +40,9 @@ class FiniteMDP(eqx.Module):
     `ends` marks absorbing states in which everything is over for good: no reward and no entropy is counted there, so
     their value is 0. None where there are none, which costs nothing.
 
+    `allowed` says which actions a state offers; None where every state offers all, which costs nothing. An action that a
+    state does not offer is never taken, whatever its reward; the table holds a loop in its place.
+
     Example:
         >>> mdp = FiniteMDP.from_dense([[[0.9, 0.1]], [[0.0, 1.0]]], start=[1.0, 0.0], discount=0.9)
         >>> mdp.n_states, mdp.n_actions
@@ -47,33 +57,88 @@ class FiniteMDP(eqx.Module):
     discount: Float[Array, ""]
     episodic: bool = eqx.field(static=True)
     ends: Bool[Array, " S"] | None = None
+    allowed: Bool[Array, "S A"] | None = None
 
     # -- making one ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_dense(cls, P: ArrayLike, start: ArrayLike | None = None, discount: float = 0.95) -> FiniteMDP:
+    def from_dense(
+        cls, P: ArrayLike, start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> FiniteMDP:  # fmt: skip
         """From `P[s, a, s']`; zero entries cost nothing.
 
         Args:
-            P: [S, A, S] rows that sum to one.
+            P: [S, A, S] rows that sum to one, within the rounding of their type.
             start: [S] distribution of the first state; uniform when None.
             discount: gamma in [0, 1).
+            ends, allowed: as in `from_sparse`.
 
         Raises:
             InvalidProblem: wrong shape, NaN, negative entries, a row that does not sum to one, gamma outside [0, 1).
         """
-        P = _numbers("FiniteMDP.P", P)
-        if P.ndim != 3 or P.shape[0] != P.shape[2] or 0 in P.shape:
+        if isinstance(P, (list, tuple)) and P and all(scipy.sparse.issparse(matrix) for matrix in P):
+            return cls.from_matrices(P, start, discount, ends, allowed)
+        table = _numbers("FiniteMDP.P", P, ignore=_offered(allowed))
+        if table.ndim != 3 or table.shape[0] != table.shape[2] or 0 in table.shape:
             raise InvalidProblem(
-                message("FiniteMDP.P", f"shape {P.shape}", "it must be [S, A, S] with S, A >= 1",
-                        "Index it as P[state, action, next state]")
+                message("FiniteMDP.P", f"shape {table.shape}", "it must be [S, A, S] with S, A >= 1",
+                        "Index it as P[state, action, next state], or take from_matrices for one [S, S] an action")
             )  # fmt: skip
-        _check_rows("FiniteMDP.P", P)
+        P = _distributions("FiniteMDP.P", table, P, _offered(allowed))
         K = int(np.count_nonzero(P, axis=2).max())
         # the K largest entries of each row; rows with fewer point at state 0 with probability 0
         order = np.argsort(-P, axis=2, kind="stable")[:, :, :K]
         probabilities = np.take_along_axis(P, order, axis=2)
-        return cls.from_sparse(order, probabilities, start, discount)
+        if ends is not None:  # what pads the row of an end leads to itself as well
+            order = np.where(probabilities > 0, order, np.arange(len(P))[:, None, None])
+        return cls.from_sparse(order, probabilities, start, discount, ends, allowed)
+
+    @classmethod
+    def from_matrices(
+        cls, P: Sequence[Any], start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> FiniteMDP:  # fmt: skip
+        """From one matrix an action, `P[a][s, s']`: arrays or scipy.sparse matrices, as other packages write them.
+
+        Memory is linear in the entries that are not zero.
+
+        Args:
+            P: A matrices [S, S] whose rows sum to one.
+            start, discount, ends, allowed: as in `from_sparse`.
+
+        Raises:
+            InvalidProblem: matrices of different or not square shapes, and as `from_sparse`.
+
+        Example:
+            >>> stay, swap = scipy.sparse.identity(2, format="csr"), [[0.0, 1.0], [1.0, 0.0]]
+            >>> FiniteMDP.from_matrices([stay, swap]).dense()[0].tolist()
+            [[1.0, 0.0], [0.0, 1.0]]
+        """
+        kinds = [getattr(matrix, "dtype", np.dtype(float)) for matrix in P]
+        matrices = [
+            scipy.sparse.csr_matrix(matrix if scipy.sparse.issparse(matrix) else _numbers(f"FiniteMDP.P[{a}]", matrix))
+            for a, matrix in enumerate(P)
+        ]
+        shapes = sorted({matrix.shape for matrix in matrices})
+        if len(shapes) != 1 or shapes[0][0] != shapes[0][1] or not shapes[0][0]:
+            raise InvalidProblem(
+                message("FiniteMDP.from_matrices", f"{len(matrices)} matrices of shapes {shapes}",
+                        "it takes one [S, S] an action, all alike", "Index them as P[action][state, next state]")
+            )  # fmt: skip
+        S, A = shapes[0][0], len(matrices)
+        for matrix in matrices:
+            matrix.sum_duplicates()
+            matrix.eliminate_zeros()
+        counts = np.stack([np.diff(matrix.indptr) for matrix in matrices], axis=1)  # [S, A]
+        K = max(1, int(counts.max()))
+        successors = np.broadcast_to(np.arange(S)[:, None, None], (S, A, K)).copy()
+        probabilities = np.zeros((S, A, K), np.result_type(*kinds, np.float16))
+        for a, matrix in enumerate(matrices):
+            s = np.repeat(np.arange(S), counts[:, a])
+            k = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts[:, a])
+            successors[s, a, k], probabilities[s, a, k] = matrix.indices, matrix.data
+        return cls.from_sparse(successors, probabilities, start, discount, ends, allowed)
 
     @classmethod
     def from_sparse(
@@ -83,6 +148,7 @@ class FiniteMDP(eqx.Module):
         start: ArrayLike | None = None,
         discount: float = 0.95,
         ends: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
     ) -> FiniteMDP:
         """From successor indices and their probabilities.
 
@@ -92,31 +158,43 @@ class FiniteMDP(eqx.Module):
             start: [S] distribution of the first state; uniform when None.
             discount: gamma in [0, 1).
             ends: [S] truth values: absorbing states in which neither reward nor entropy is counted; None for none.
+            allowed: [S, A] truth values: the actions that each state offers; None where every state offers all. The rows
+                of other actions are not looked at.
 
         Raises:
-            InvalidProblem: as `from_dense`, an index out of range, or an end that can be left.
+            InvalidProblem: as `from_dense`, an index out of range, an end that can be left, a state without an action.
         """
-        successors = np.asarray(successors)
-        probabilities = _numbers("FiniteMDP.probabilities", probabilities)
+        offered = _offered(allowed)
+        given, successors = probabilities, np.asarray(successors)
+        probabilities = _numbers("FiniteMDP.probabilities", probabilities, ignore=offered)
         if successors.ndim != 3 or successors.shape != probabilities.shape or 0 in successors.shape:
             raise InvalidProblem(
                 message("FiniteMDP.successors", f"shapes {successors.shape} and {probabilities.shape}",
                         "successors and probabilities must both be [S, A, K]", "Give both the same shape")
             )  # fmt: skip
-        S = successors.shape[0]
+        S, A, _ = successors.shape
+        if offered is not None:
+            if offered.shape != (S, A) or not offered.any(1).all():
+                raise InvalidProblem(
+                    message("FiniteMDP.allowed", f"shape {list(offered.shape)}, {offered.sum()} actions allowed",
+                            f"it must be [S, A] = [{S}, {A}] with at least one action a state", "Allow one in each state")
+                )  # fmt: skip
+            # an action that is not offered is a loop that nobody takes
+            successors = np.where(offered[..., None], successors, np.arange(S)[:, None, None])
+            probabilities = np.where(offered[..., None], probabilities, np.arange(successors.shape[2]) == 0)
         if not np.issubdtype(successors.dtype, np.integer) or successors.min() < 0 or successors.max() > S:
             raise InvalidProblem(
                 message("FiniteMDP.successors", f"{successors.dtype} in [{successors.min()}, {successors.max()}]",
                         f"indices must be integers in 0..{S} ({S} restarts the episode)", "Number the states from 0")
             )  # fmt: skip
-        _check_rows("FiniteMDP.probabilities", probabilities)
+        probabilities = _distributions("FiniteMDP.probabilities", probabilities, given)
         rho = np.full(S, 1 / S) if start is None else _numbers("FiniteMDP.start", start)
         if rho.shape != (S,):
             raise InvalidProblem(
                 message("FiniteMDP.start", f"shape {rho.shape}", f"it must be [{S}]", "Give one number a state")
             )
-        _check_rows("FiniteMDP.start", rho)
-        gamma = float(discount)
+        rho = _distributions("FiniteMDP.start", rho, start)
+        gamma = float(_numbers("FiniteMDP.discount", discount).reshape(()) if np.size(discount) == 1 else np.nan)
         if not 0 <= gamma < 1:
             raise InvalidProblem(
                 message("FiniteMDP.discount", gamma, "it must be in [0, 1)", "Choose for instance 0.95")
@@ -133,63 +211,86 @@ class FiniteMDP(eqx.Module):
             discount=jnp.asarray(gamma),
             episodic=bool((successors == S).any()),
             ends=None if ends is None else jnp.asarray(ends),
+            allowed=None if offered is None or offered.all() else jnp.asarray(offered),
         )
 
     @classmethod
-    def from_gymnasium(cls, env: gymnasium.Env | str, discount: float = 0.95, **options: Any) -> FiniteMDP:
+    def from_gymnasium(
+        cls, env: gymnasium.Env | str | Any, discount: float = 0.95, ends: bool = False, **options: Any
+    ) -> FiniteMDP:
         """From a Gymnasium toy-text environment (FrozenLake, CliffWalking, Taxi), or anything with its table `P`.
 
-        A transition that ends the episode restarts it: the next state is drawn from the initial distribution, so the
-        MDP is a stream of episodes.
+        By default a transition that ends the episode restarts it: the next state is drawn from the initial
+        distribution, so the MDP is a stream of episodes, and a goal is worth what the next episodes earn. With `ends`
+        one episode is all there is: such transitions lead to one state more, numbered S, in which nothing is earned; a
+        reward of -1 a step then asks for the shortest way.
+
+        States offer the actions that they list; where some list fewer, `allowed` says so.
 
         Args:
-            env: the environment or its id, e.g. `"FrozenLake-v1"`.
+            env: the environment or its id, e.g. `"FrozenLake-v1"`; or an object with `P[s][a] = [(p, s', reward, done)]`
+                and, unless all states are equally likely at first, `initial_state_distrib`.
+            discount: gamma in [0, 1).
+            ends: whether an episode that ends is over for good.
             options: passed to `gymnasium.make` when `env` is an id.
 
         Raises:
-            InvalidProblem: the environment has no transition table.
+            InvalidProblem: no transition table, or a malformed one.
+
+        Example:
+            >>> cliff = FiniteMDP.from_gymnasium("CliffWalking-v1", discount=0.99, ends=True)
+            >>> cliff.n_states, int(cliff.ends.argmax())
+            (49, 48)
         """
-        table, start = _toy_text(env, options)
-        S, A = len(table), len(table[0])
-        K = max(len(_merged(table[s][a], S)) for s in range(S) for a in range(A))
-        successors, probabilities = np.zeros((S, A, K), int), np.zeros((S, A, K))
-        for s in range(S):
-            for a in range(A):
-                for k, (s_next, p) in enumerate(_merged(table[s][a], S).items()):
-                    successors[s, a, k], probabilities[s, a, k] = s_next, p
-        return cls.from_sparse(successors, probabilities, start, discount)
+        table = toy_text.read(env, options)
+        successors, probabilities, allowed = table.arrays()
+        start, over, S = table.start, None, table.n_states
+        if ends:
+            A, K = successors.shape[1:]
+            successors = np.concatenate([successors, np.full((1, A, K), S)])
+            probabilities = np.concatenate([probabilities, np.full((1, A, K), 1 / K)])
+            allowed = np.concatenate([allowed, np.ones((1, A), bool)])
+            over, start = np.arange(S + 1) == S, np.append(start, 0.0)
+        return cls.from_sparse(successors, probabilities, start, discount, over, allowed)
 
     @classmethod
     def load(cls, path: str | Path) -> FiniteMDP:
-        """From an `.npz` that holds `P` or (`successors`, `probabilities`), and optionally `start` and `discount`.
+        """From an `.npz` that holds `P` or (`successors`, `probabilities`), and optionally what else `KEYS` names.
+
+        Args:
+            path: the file; the ending `.npz` may be left out, as in `save`.
 
         Raises:
-            InvalidProblem: the file is unreadable or lacks these arrays.
+            InvalidProblem: the file is unreadable, lacks these arrays, or holds others.
         """
+        path = Path(path)
+        file = path if path.exists() or path.suffix == ".npz" else path.with_name(path.name + ".npz")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except (OSError, ValueError) as error:
+            with np.load(file, allow_pickle=False) as held:
+                arrays = {key: held[key] for key in held.files}
+        except Exception as error:  # whatever NumPy, zipfile and zlib raise on a damaged file
             raise InvalidProblem(
                 message(str(path), f"{type(error).__name__} ({error})", "an .npz of plain arrays is expected",
                         "Write it with FiniteMDP.save or numpy.savez")
             ) from error  # fmt: skip
-        rest = {"start": arrays.get("start"), "discount": float(arrays.get("discount", 0.95))}
+        unknown = sorted(arrays.keys() - set(KEYS))
+        if unknown or not ("P" in arrays or {"successors", "probabilities"} <= arrays.keys()):
+            raise InvalidProblem(
+                message(str(path), f"arrays {sorted(arrays)}", "either P or successors and probabilities must be there, "
+                        f"and nothing but {', '.join(KEYS)}",
+                        did_you_mean(unknown[0], KEYS) if unknown else "Add the transition arrays")
+            )  # fmt: skip
+        rest = {key: arrays[key] for key in ("start", "discount", "ends", "allowed") if key in arrays}
         if "P" in arrays:
             return cls.from_dense(arrays["P"], **rest)
-        if {"successors", "probabilities"} <= arrays.keys():
-            return cls.from_sparse(arrays["successors"], arrays["probabilities"], **rest, ends=arrays.get("ends"))
-        raise InvalidProblem(
-            message(str(path), f"arrays {sorted(arrays)}", "either P or successors and probabilities must be there",
-                    "Add the transition arrays")
-        )  # fmt: skip
+        return cls.from_sparse(arrays["successors"], arrays["probabilities"], **rest)
 
     def save(self, path: str | Path) -> None:
-        """Write the MDP as an `.npz` that `load` reads."""
-        ends = {} if self.ends is None else {"ends": self.ends}
+        """Write the MDP as an `.npz` that `load` reads under the same name."""
+        marks = {key: getattr(self, key) for key in ("ends", "allowed") if getattr(self, key) is not None}
         np.savez(
             path, successors=self.successors, probabilities=self.probabilities, start=self.start,
-            discount=self.discount, **ends,
+            discount=self.discount, **marks,
         )  # fmt: skip
 
     # -- what it does ---------------------------------------------------------------------------------------------
@@ -215,6 +316,20 @@ class FiniteMDP(eqx.Module):
         mass = self.probabilities * mu[..., None]
         into = jnp.zeros(self.n_states + 1, mass.dtype).at[self.successors].add(mass)
         return into[:-1] + into[-1] * self.start
+
+    def mean_reward(self, reward: Float[Array, "S A S"]) -> Float[Array, "S A"]:
+        r"""$\sum_{s'} P(s'|s,a)\, r(s,a,s')$: a reward of the next state as planners count it, differentiable in both.
+
+        Where an episode ends and restarts, the next state is the new episode's first. Where x moves the transitions,
+        call it on `transitions(x)`.
+
+        Example:
+            >>> mdp = FiniteMDP.from_dense([[[0.25, 0.75]], [[0.0, 1.0]]])
+            >>> mdp.mean_reward(jnp.array([[[4.0, 8.0]], [[1.0, 2.0]]])).tolist()
+            [[7.0], [2.0]]
+        """
+        reward = jnp.concatenate([reward, (reward @ self.start)[..., None]], axis=-1)
+        return jnp.sum(self.probabilities * jnp.take_along_axis(reward, self.successors, axis=-1), axis=-1)
 
     def dense(self) -> Float[Array, "S A S"]:
         """`P[s, a, s']` written out; for small S."""
@@ -248,34 +363,25 @@ class FiniteMDP(eqx.Module):
             return values
         return jnp.where(self.ends if s is None else self.ends[s], 0.0, values)
 
+    def paid(self, reward: Float[Array, "S A"]) -> Float[Array, "S A"]:
+        """A reward table with what stands in end states set to zero."""
+        return reward if self.ends is None else jnp.where(self.ends[:, None], 0.0, reward)
 
-def gymnasium_rewards(env: gymnasium.Env | str, **options: Any) -> Float[Array, "S A"]:
+    def first_table(self, value: float | Array = 0.0) -> Float[Array, "S A"]:
+        """Logits or action values that a solver begins with: the same everywhere, `NEVER` where no action is offered."""
+        table = jnp.full((self.n_states, self.n_actions), jnp.asarray(value, float))
+        return table if self.allowed is None else jnp.where(self.allowed, table, NEVER)
+
+    @property
+    def mask(self) -> Float[Array, "S A"] | float:
+        """What is added to action values or logits: 0 where an action is allowed, -inf where not; 0 where all are."""
+        return 0.0 if self.allowed is None else jnp.where(self.allowed, 0.0, -jnp.inf)
+
+
+def gymnasium_rewards(env: gymnasium.Env | str | Any, ends: bool = False, **options: Any) -> Float[Array, "S A"]:
     """Expected rewards [S, A] of a toy-text environment, the companion of `FiniteMDP.from_gymnasium`."""
-    table, _ = _toy_text(env, options)
-    return jnp.asarray(
-        [[sum(p * r for p, _, r, _ in table[s][a]) for a in range(len(table[0]))] for s in range(len(table))]
-    )
-
-
-def _toy_text(env: gymnasium.Env | str, options: dict[str, Any]) -> tuple[dict, np.ndarray]:
-    env = gymnasium.make(env, **options) if isinstance(env, str) else env
-    bare = env.unwrapped
-    if not hasattr(bare, "P") or not hasattr(bare, "initial_state_distrib"):
-        raise InvalidProblem(
-            message(f"FiniteMDP.from_gymnasium({env})", "an environment without a transition table",
-                    "it must have `P` and `initial_state_distrib` (FrozenLake, CliffWalking, Taxi)",
-                    "Build the arrays yourself and use FiniteMDP.from_sparse")
-        )  # fmt: skip
-    return bare.P, np.asarray(bare.initial_state_distrib, float)
-
-
-def _merged(outcomes: list[tuple], n_states: int) -> dict[int, float]:
-    """Outcomes (p, s', r, done) with equal successors added up; an ended episode goes to `n_states`."""
-    merged: dict[int, float] = {}
-    for p, s_next, _, done in outcomes:
-        key = n_states if done else int(s_next)
-        merged[key] = merged.get(key, 0.0) + float(p)
-    return {s: p for s, p in merged.items() if p > 0}
+    rewards = toy_text.read(env, options).rewards()
+    return jnp.asarray(np.concatenate([rewards, np.zeros((1, rewards.shape[1]))]) if ends else rewards)
 
 
 def _alias_table(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -310,31 +416,68 @@ def _absorbing(ends: ArrayLike, successors: np.ndarray, probabilities: np.ndarra
     return marked
 
 
-def _numbers(where: str, values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values, float)
+def _offered(allowed: ArrayLike | None) -> np.ndarray | None:
+    return None if allowed is None else np.asarray(allowed, bool)
+
+
+def _numbers(where: str, values: ArrayLike, ignore: np.ndarray | None = None) -> np.ndarray:
+    """The values as finite 64-bit numbers; entries of actions that are not offered may be anything, and become 0."""
+    fault, fix = "", "Give real numbers"
+    if isinstance(values, jax.core.Tracer):
+        fault, fix = "a traced value", "Build the MDP once, and move it inside with with_probabilities or with_start"
+    elif isinstance(values, np.ma.MaskedArray):
+        fault, fix = "a masked array", "Fill it first, with `.filled(...)`"
+    else:
+        try:
+            raw = np.asarray(values)
+            array = raw.astype(float) if not np.iscomplexobj(raw) else None
+            fault = "" if array is not None else "complex numbers"
+        except (TypeError, ValueError) as error:
+            fault = f"{type(values).__name__} ({error})"
+    if fault:
+        raise InvalidProblem(message(where, fault, "an array of real numbers is expected", fix))
+    if ignore is not None and array.shape[:2] == ignore.shape:
+        array = np.where(ignore.reshape(ignore.shape + (1,) * (array.ndim - 2)), array, 0.0)
     if not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InvalidProblem(
             message(f"{where}{list(index)}", array[index], "every entry must be a finite number",
-                    "Replace NaN and infinity")
+                    "Replace NaN and infinity: an action that a state does not offer is marked in `allowed`")
         )  # fmt: skip
     return array
 
 
-def _check_rows(where: str, rows: np.ndarray) -> None:
-    if (rows < 0).any():
-        index = [int(i) for i in np.argwhere(rows < 0)[0]]
+def _distributions(
+    where: str, rows: np.ndarray, given: Any = None, offered: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows that sum to one: what is off by the rounding of the type they were given in is clipped and normalised.
+
+    Raises:
+        InvalidProblem: a negative entry, or a row that sums to something else; the message has the deviation.
+    """
+    kind = getattr(given, "dtype", None)
+    coarse = np.finfo(kind).eps if kind is not None and np.issubdtype(kind, np.floating) else np.finfo(float).eps
+    allowed = max(TOLERANCE, ROUNDING * float(coarse) * np.sqrt(rows.shape[-1]))
+    if (rows < -allowed).any():
+        index = [int(i) for i in np.argwhere(rows < -allowed)[0]]
         raise InvalidProblem(
             message(f"{where}{index}", rows[tuple(index)], "probabilities must be at least 0", "Remove the sign")
         )
-    off = np.abs(rows.sum(axis=-1) - 1) > TOLERANCE
-    if off.any():
-        index = [int(i) for i in np.argwhere(off)[0]] if off.ndim else []
-        got = rows.sum(axis=-1)[tuple(index)]
+    clipped = np.maximum(rows, 0.0)
+    total = clipped.sum(axis=-1)
+    off = np.abs(total - 1)
+    if offered is not None and offered.shape == off.shape:
+        off = np.where(offered, off, 0.0)
+    if (off > allowed).any():
+        index = [int(i) for i in np.argwhere(off > allowed)[0]] if off.ndim else []
+        got = f"{total[tuple(index)]:.6g}"
         raise InvalidProblem(
-            message(f"{where}{index or ''}", f"a row that sums to {got:.6g}", "each row must sum to 1",
-                    "Normalise the row or add the missing transition")
+            message(f"{where}{index or ''}",
+                    f"a row that sums to {got}" + (f" {total[tuple(index)] - 1:+.3g}" if got == "1" else ""),
+                    "each row must sum to 1", "Normalise the row or add the missing transition")
         )  # fmt: skip
+    inexact = (off > EXACT) | (rows < 0).any(axis=-1)
+    return np.where(inexact[..., None], clipped / np.where(total > 0, total, 1.0)[..., None], rows)
 
 
 def check_rewards(reward: Array, mdp: FiniteMDP, where: str = "BilevelProblem.reward(x)") -> None:

@@ -1,28 +1,27 @@
 r"""Values, visitations and optimal policies of a finite MDP, entropy-regularised or not.
 
 Values are discounted sums; $d$ sums to one; entropy in nats; tau in units of reward. Fixed points are differentiated by
-theory (the implicit function theorem), never by unrolling. Up to `DENSE_LIMIT` states linear systems are solved by
-factorisation, beyond it by BiCGSTAB on sparse products, whose memory is linear in S.
+theory (the implicit function theorem), never by unrolling. Every linear system states its residual (`linear`), and every
+optimum its Bellman residual: what misses its tolerance is NaN in compiled code and `Unsolved` outside of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import bicgstab
 from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.model import small
+from bilevel_rl.finite.model import linear, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
-DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than the Krylov iterations
-KRYLOV_TOLERANCE = 1e-13  # ours: relative residual of an iterative linear solve, 64 bit
-KRYLOV_RESTARTS = 50  # ours: each gains about six digits, so three are enough unless rounding stands in the way
+DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than sparse products
+REFUSED = 1e-9  # ours: an optimum with a larger relative Bellman residual is none; Newton's steps leave 1e-12 or less
+ROUNDING = 64 * 2.0**-52  # ours: what a sum of terms of size 1 may be off, in hard_optimal's comparisons
+NEARLY_SINGULAR = "Check the probabilities and rewards for NaN, or lower the discount"
 
 
 class Plan(NamedTuple):
@@ -42,8 +41,9 @@ class Plan(NamedTuple):
 
 
 def entropy(pi: Float[Array, "*S A"]) -> Float[Array, "*S"]:
-    r"""$E(\pi, s) = -\sum_a \pi(a|s) \log \pi(a|s)$ in nats."""
-    return jnp.sum(entr(pi), axis=-1)
+    r"""$E(\pi, s) = -\sum_a \pi(a|s) \log \pi(a|s)$ in nats; 0 log 0 = 0, and an action of probability 0 pulls nothing."""
+    some = pi > 0
+    return jnp.sum(jnp.where(some, entr(jnp.where(some, pi, 1.0)), 0.0), axis=-1)
 
 
 def counted_entropy(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -51,82 +51,33 @@ def counted_entropy(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S
     return mdp.ongoing(entropy(pi))
 
 
-@jax.custom_batching.sequential_vmap
-def _factor(A: Float[Array, "S S"]) -> tuple[Array, Array]:
-    return jax.scipy.linalg.lu_factor(A)
-
-
-@jax.custom_batching.sequential_vmap
-def _back_substitute(lu: Array, pivots: Array, b: Float[Array, " S"]) -> Float[Array, " S"]:
-    return jax.scipy.linalg.lu_solve((lu, pivots), b)
-
-
-@jax.custom_batching.sequential_vmap
-def _back_substitute_transposed(lu: Array, pivots: Array, b: Float[Array, " S"]) -> Float[Array, " S"]:
-    return jax.scipy.linalg.lu_solve((lu, pivots), b, trans=1)
-
-
 def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
-    """Solve A v = b by LU, one system of a batch after the other.
+    """Solve A v = b by LU, for matrices like $I - \\gamma P$; differentiable. See `linear.dense_solution`.
 
-    Not `jnp.linalg.solve`: its batched factorisation hands the batch to the thread pool that it itself runs on and
-    waits. Two of them in one program then wait for each other for ever on a machine of two cores. One at a time is
-    also what makes a batch agree bit for bit with its members.
+    Raises:
+        Unsolved: a residual above `linear.REFUSED`; in compiled code v is NaN.
     """
-    lu, pivots = _factor(jax.lax.stop_gradient(A))
-    return jax.lax.custom_linear_solve(
-        lambda v: A @ v, b,
-        solve=lambda _, b: _back_substitute(lu, pivots, b),
-        transpose_solve=lambda _, b: _back_substitute_transposed(lu, pivots, b),
-    )  # fmt: skip
-
-
-def _krylov(apply: Callable[[Array], Array], b: Float[Array, " S"]) -> Float[Array, " S"]:
-    """Solve (I - gamma P) v = b by BiCGSTAB, started again on what the last attempt left over.
-
-    BiCGSTAB alone breaks down on visitations from a uniform start: its shadow residual is then the constant vector, an
-    eigenvector of the transposed system. And the residual it updates drifts away from the true one. So every attempt
-    begins with two sweeps v <- b + gamma P v, which turn the residual, and counts only if the true residual fell.
-    """
-
-    def unfinished(carry):
-        _, residual, k = carry
-        return (jnp.linalg.norm(residual) > KRYLOV_TOLERANCE * jnp.linalg.norm(b)) & (k < KRYLOV_RESTARTS)
-
-    def refine(carry):
-        v, residual, k = carry
-        for _ in range(2):
-            v = v + residual
-            residual = b - apply(v)
-        tried = v + bicgstab(apply, residual, tol=1e-6, maxiter=500)[0]
-        left = b - apply(tried)
-        better = jnp.linalg.norm(left) < jnp.linalg.norm(residual)  # not where the attempt broke down in NaN
-        return jnp.where(better, tried, v), jnp.where(better, left, residual), k + 1
-
-    return jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(b), b, 0))[0]
+    found = linear.dense_solution(A, b)
+    linear.refuse("planning.dense_solve", found.residual, linear.REFUSED, NEARLY_SINGULAR)
+    return found.v
 
 
 def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool) -> Float[Array, " S"]:
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose."""
-    if mdp.n_states <= DENSE_LIMIT:
-        A = jnp.eye(mdp.n_states) - mdp.discount * mdp.under(pi)
-        return dense_solve(A.T if transpose else A, b)
-
-    def apply(v):
-        moved = mdp.flow(v[:, None] * pi) if transpose else jnp.sum(pi * mdp.expect(v), axis=-1)
-        return v - mdp.discount * moved
-
-    return jax.lax.custom_linear_solve(apply, b, solve=_krylov, transpose_solve=_krylov)
+    found = linear.solve(mdp, pi, b, transpose, dense=mdp.n_states <= DENSE_LIMIT)
+    where = f"a linear system of {mdp.n_states} states, discount {mdp.discount}"
+    linear.refuse(where, found.residual, linear.REFUSED, NEARLY_SINGULAR)
+    return found.v
 
 
 def policy_value(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, " S"]:
     r"""$V^\pi_\tau = (I - \gamma P_\pi)^{-1} \sum_a \pi (r + \tau E(\pi, \cdot))$. Cost $O(S^3)$ dense."""
-    return _solve(mdp, pi, jnp.sum(pi * reward, axis=-1) + tau * counted_entropy(mdp, pi), transpose=False)
+    return _solve(mdp, pi, mdp.ongoing(jnp.sum(pi * reward, axis=-1)) + tau * counted_entropy(mdp, pi), transpose=False)
 
 
 def action_value(mdp: FiniteMDP, reward: Float[Array, "S A"], V: Float[Array, " S"]) -> Float[Array, "S A"]:
-    r"""$Q(s,a) = r(s,a) + \gamma (P V)(s,a)$."""
-    return reward + mdp.discount * mdp.expect(V)
+    r"""$Q(s,a) = r(s,a) + \gamma (P V)(s,a)$; no reward is paid in an end."""
+    return mdp.paid(reward) + mdp.discount * mdp.expect(V)
 
 
 def expected_return(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
@@ -155,7 +106,7 @@ def soft_optimal(
     tau,
     V: Float[Array, " S"] | None = None,
     tolerance: float = 1e-12,
-    max_iterations: int = 100,
+    max_iterations: int = 1000,
     allowed: Float[Array, "S A"] | None = None,
 ) -> Plan:
     r"""The entropy-regularised optimum $\pi^*_\tau = \mathrm{argmax}_\pi J_\tau(\pi)$ by Newton's method.
@@ -172,12 +123,15 @@ def soft_optimal(
         V: [S] where to start; warm starts save iterations.
         tolerance: relative Bellman residual at which to stop.
         max_iterations: bound on the Newton steps.
-        allowed: [S, A] 0 where an action is allowed and -inf where not; None allows all.
+        allowed: [S, A] 0 where an action is allowed and -inf where not; None allows what the MDP allows.
 
     Returns:
         Plan.
+
+    Raises:
+        Unsolved: the relative Bellman residual stays above `REFUSED`; in compiled code the plan is NaN.
     """
-    mask = 0.0 if allowed is None else allowed
+    mask = mdp.mask if allowed is None else allowed
 
     def backup(mdp, reward, tau, V):
         return mdp.ongoing(soft_value(action_value(mdp, reward, V) + mask, tau))
@@ -187,7 +141,7 @@ def soft_optimal(
 
     fixed = jax.tree.map(jax.lax.stop_gradient, (mdp, reward, jnp.asarray(tau, float)))
     V = jnp.zeros(mdp.n_states) if V is None else jax.lax.stop_gradient(V)
-    scale = jnp.max(jnp.abs(fixed[1])) + fixed[2]
+    scale = jnp.max(jnp.abs(_counted(mdp, fixed[1]))) + fixed[2]
 
     def residual_of(V):
         return jnp.max(jnp.abs(backup(*fixed, V) - V))
@@ -209,51 +163,103 @@ def soft_optimal(
     V = jax.lax.stop_gradient(V)
     V = V + _solve(fixed[0], policy(*fixed, V), backup(mdp, reward, tau, V) - V, transpose=False)
     Q = action_value(mdp, reward, V)
-    return Plan(V, Q, soft_policy(Q + mask, tau), residual_of(V))
+    return _stated(f"soft_optimal on {mdp.n_states} states", Plan(V, Q, soft_policy(Q + mask, tau), residual_of(V)), scale)
 
 
 def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9, max_iterations: int = 1000) -> Plan:
     r"""The unregularised optimum, and of all optimal policies the limit $\lim_{\tau \to 0} \pi^*_\tau$.
 
-    Policy iteration finds $V^*$. Where several actions are optimal, $Q_\tau = Q^* + \tau Q^E + o(\tau)$ with $Q^E$ the
-    value of future entropy among optimal policies, so the limit is $\pi \propto \exp Q^E$ on the optimal actions (ours:
-    derived). Piecewise constant in the reward: its derivative is zero almost everywhere.
+    Policy iteration finds $V^*$. It begins with the uniform policy and goes on to the uniform policy among the actions
+    that can't be told apart, so that a reward is seen from all states that can reach it and not one step further every
+    iteration. Where several actions are optimal, $Q_\tau = Q^* + \tau Q^E + o(\tau)$ with $Q^E$ the value of future entropy
+    among optimal policies, so the limit is $\pi \propto \exp Q^E$ on the optimal actions (ours: derived). Piecewise
+    constant in the reward: its derivative is zero almost everywhere.
 
     Args:
-        tie: actions within this much of the best, relative to the value's size, count as optimal.
-    """
+        tie: an action counts as optimal within this share of $(1-\gamma)\,U$, where U is the value of the reward's
+            size $|r|$ on its way; rounding of U is allowed for as well.
 
-    def greedy(V):
-        return jnp.argmax(action_value(mdp, reward, V), axis=-1)
+    Raises:
+        Unsolved: policy iteration has not ended after `max_iterations`; in compiled code the plan is NaN.
+    """
+    mask = mdp.mask
+    fixed = jax.lax.stop_gradient(_counted(mdp, reward))
+    size = jnp.abs(fixed)
+
+    def evaluated(pi):
+        """V, Q, and what of Q is rounding."""
+        V, off = linear.solve(mdp, pi, jnp.sum(pi * fixed, -1), transpose=False, dense=mdp.n_states <= DENSE_LIMIT)
+        U, _ = linear.solve(mdp, pi, jnp.sum(pi * size, -1), transpose=False, dense=mdp.n_states <= DENSE_LIMIT)
+        missed = off * (jnp.max(size) + jnp.max(jnp.abs(V)))
+        scale = size + mdp.discount * mdp.expect(jnp.abs(U))
+        return V, action_value(mdp, fixed, V) + mask, scale, ROUNDING * scale + 4 * missed
+
+    def among_best(Q, slack):
+        return Q + slack >= jnp.max(Q - slack, -1, keepdims=True)
 
     def unfinished(carry):
-        _, _, gain, k = carry
-        return (gain > 0) & (k < max_iterations)
+        _, _, gains, k = carry
+        return gains & (k < max_iterations)
 
     def improve(carry):
-        V, choice, _, k = carry
-        V_new = policy_value(mdp, reward, jax.nn.one_hot(choice, mdp.n_actions))
-        Q = action_value(mdp, reward, V_new)
-        better = jnp.max(Q, -1) > jnp.take_along_axis(Q, choice[:, None], -1)[:, 0] + tie * (1 + jnp.abs(V_new))
-        return V_new, jnp.where(better, jnp.argmax(Q, -1), choice), jnp.sum(better), k + 1
+        pi, before, _, k = carry
+        V, Q, _, slack = evaluated(pi)
+        best = among_best(Q, slack)
+        width = 2 * jnp.max(jnp.where(best, slack, 0.0), -1)
+        gains = jnp.any(jnp.max(Q - slack, -1) - V > width)
+        # a gain that the last step promised and V does not show was rounding; NaN ends the loop too
+        rose = jnp.any(V > before + width)
+        better = best / jnp.sum(best, -1, keepdims=True)
+        return jnp.where(gains & rose, better, pi), V, gains & rose, k + 1
 
-    zero = jnp.zeros(mdp.n_states)
-    V, _, _, _ = jax.lax.while_loop(unfinished, improve, (zero, greedy(zero), jnp.array(1), 0))
-    Q = action_value(mdp, reward, V)
-    allowed = jnp.where(Q >= jnp.max(Q, -1, keepdims=True) - tie * (1 + jnp.abs(V))[:, None], 0.0, -jnp.inf)
-    limit = soft_optimal(mdp, jnp.zeros_like(Q), 1.0, allowed=allowed)
-    return Plan(V, Q, jax.lax.stop_gradient(limit.pi), jnp.max(jnp.abs(jnp.max(Q, -1) - V)))
+    uniform = soft_policy(jnp.zeros_like(fixed) + mask, 1.0)
+    start = (uniform, jnp.full(mdp.n_states, -jnp.inf), jnp.array(True), 0)
+    pi, _, running, _ = jax.lax.while_loop(unfinished, improve, start)
+    _, Q, scale, slack = evaluated(pi)
+    best = among_best(Q, slack + tie * (1 - mdp.discount) * scale)
+    limit = soft_optimal(mdp, jnp.zeros_like(Q), 1.0, allowed=jnp.where(best, 0.0, -jnp.inf))
+    V = policy_value(mdp, fixed, pi)
+    residual = jnp.where(running, jnp.inf, jnp.max(jnp.abs(mdp.ongoing(jnp.max(Q, -1)) - V)))
+    Q = action_value(mdp, fixed, V)
+    plan = Plan(V, Q, jax.lax.stop_gradient(limit.pi), residual)
+    return _stated(f"hard_optimal on {mdp.n_states} states", plan, jnp.max(size))
 
 
-@partial(jax.jit, static_argnames=("max_iterations",))
+def _counted(mdp: FiniteMDP, reward: Float[Array, "S A"]) -> Float[Array, "S A"]:
+    """The rewards that can be earned: zero in ends, and for actions that are not allowed."""
+    reward = mdp.paid(reward)
+    return reward if mdp.allowed is None else jnp.where(mdp.allowed, reward, 0.0)
+
+
+def _stated(where: str, plan: Plan, scale: Float[Array, ""]) -> Plan:
+    """The plan, or what stands for none where its Bellman residual is too large."""
+    fixed = jax.lax.stop_gradient((plan.residual, plan.V, scale))
+    size = jnp.maximum(fixed[2], jnp.max(jnp.abs(fixed[1])))
+    relative = jnp.where(size == 0, fixed[0], fixed[0] / jnp.where(size == 0, 1.0, size))
+    linear.refuse(where, relative, REFUSED, "Raise max_iterations, or the temperature; check the rewards for NaN")
+    return Plan(*(jnp.where(relative <= REFUSED, part, jnp.nan) for part in plan[:3]), plan.residual)
+
+
 def value_iteration(
     mdp: FiniteMDP, reward: Float[Array, "S A"], tau, tolerance=1e-10, max_iterations: int = 100_000
 ) -> Plan:
-    """Soft value iteration: linear convergence, no linear solve, the least memory. The yardstick of `soft_optimal`."""
+    """Soft value iteration: linear convergence, no linear solve, the least memory. The yardstick of `soft_optimal`.
+
+    Raises:
+        Unsolved: sweeps still change V by more than `tolerance` after `max_iterations`; in compiled code the plan is NaN.
+    """
+    plan = _swept(mdp, reward, tau, tolerance, max_iterations)
+    linear.refuse("value_iteration", plan.residual, tolerance, "Raise max_iterations, or take soft_optimal")
+    return plan
+
+
+@partial(jax.jit, static_argnames=("max_iterations",))
+def _swept(mdp: FiniteMDP, reward: Float[Array, "S A"], tau, tolerance, max_iterations: int) -> Plan:
+    mask = mdp.mask
 
     def sweep(carry):
         V, _, k = carry
-        V_new = mdp.ongoing(soft_value(action_value(mdp, reward, V), tau))
+        V_new = mdp.ongoing(soft_value(action_value(mdp, reward, V) + mask, tau))
         return V_new, jnp.max(jnp.abs(V_new - V)), k + 1
 
     def unfinished(carry):
@@ -261,4 +267,5 @@ def value_iteration(
 
     V, residual, _ = jax.lax.while_loop(unfinished, sweep, (jnp.zeros(mdp.n_states), jnp.array(jnp.inf), 0))
     Q = action_value(mdp, reward, V)
-    return Plan(V, Q, soft_policy(Q, tau), residual)
+    plan = Plan(V, Q, soft_policy(Q + mask, tau), residual)
+    return Plan(*(jnp.where(residual <= tolerance, part, jnp.nan) for part in plan[:3]), residual)

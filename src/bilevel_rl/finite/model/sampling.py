@@ -56,6 +56,14 @@ def next_state(mdp: FiniteMDP, s: Int[Array, "*N"], a: Int[Array, "*N"], u: Floa
     return jnp.where(s_next == mdp.n_states, start_state(mdp, left), s_next)
 
 
+def any_action(mdp: FiniteMDP, s: Int[Array, " N"], u: Float[Array, " N"]) -> Int[Array, " N"]:
+    """Actions drawn uniformly among those that the states s offer."""
+    A = mdp.n_actions
+    if mdp.allowed is None:
+        return jnp.minimum((u * A).astype(s.dtype), A - 1)
+    return choose(small.rows(mdp.allowed, s).astype(u.dtype), u).astype(s.dtype)
+
+
 def transition_probability(
     mdp: FiniteMDP, s: Int[Array, " N"], a: Int[Array, " N"], s_next: Int[Array, " N"]
 ) -> Float[Array, " N"]:

@@ -62,5 +62,6 @@ class VisitationUtility(UpperObjective):
         return self.weight * jnp.sum(away**2)
 
     def value(self, x, pi, problem: BilevelProblem):
-        d = planning.visitation(problem.transitions(x), pi)
+        mdp = problem.transitions(x)
+        d = mdp.ongoing(planning.visitation(mdp, pi))  # ends count nothing
         return self.cost(x) - jnp.sum(d[:, None] * pi * self.bonus(x))

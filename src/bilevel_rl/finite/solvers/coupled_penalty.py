@@ -150,6 +150,7 @@ class CoupledPenalty(Solver):
     centre: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "coupled_penalty"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "naik2024reward")
 
     def check(self, problem: BilevelProblem) -> None:
@@ -194,7 +195,7 @@ class CoupledPenalty(Solver):
         other = jax.random.uniform(jax.random.fold_in(key, 1), (N,))
         return CoupledState(
             x=x0, samples=jnp.zeros((), int),
-            Q=jnp.full((S, A), jnp.asarray(self.optimism, float)), D=jnp.zeros((S, A)),
+            Q=problem.mdp.first_table(self.optimism), D=jnp.zeros((S, A)),
             levels=jnp.zeros(2) if self.centre else None,
             direct=None if linear else jnp.zeros((S, A)), visits=None if linear else problem.mdp.start,
             estimate=self.estimator_for(problem).init(problem, x0, N),

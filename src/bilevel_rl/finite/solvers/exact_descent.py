@@ -30,6 +30,7 @@ class ExactDescent(Solver):
     tau: float = 0.05
 
     name: ClassVar[str] = "exact_descent"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ()
     closed_form: ClassVar[bool] = True
 

@@ -59,6 +59,7 @@ class ExactQuasiNewton(Solver):
     trials: int = eqx.field(static=True, default=TRIALS)
 
     name: ClassVar[str] = "exact_quasi_newton"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ()
     closed_form: ClassVar[bool] = True
 

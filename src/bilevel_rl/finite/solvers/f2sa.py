@@ -61,6 +61,7 @@ class F2SA(Solver):
     common_noise: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "f2sa"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("kwon2023f2sa",)
 
     def check(self, problem: BilevelProblem) -> None:

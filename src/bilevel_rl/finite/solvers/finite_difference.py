@@ -70,6 +70,7 @@ class FiniteDifference(Solver):
     common_noise: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "finite_difference"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "spall1992spsa")
 
     def check(self, problem: BilevelProblem) -> None:

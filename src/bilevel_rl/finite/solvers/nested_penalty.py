@@ -63,6 +63,7 @@ class NestedPenalty(Solver):
     common_noise: bool = eqx.field(static=True, default=True)
 
     name: ClassVar[str] = "nested_penalty"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "shen2024pbrl")
 
     def check(self, problem: BilevelProblem) -> None:

@@ -59,6 +59,7 @@ class PartialSGD(Solver):
     chains: int = eqx.field(static=True, default=1)
 
     name: ClassVar[str] = "partial_sgd"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
 
     def check(self, problem: BilevelProblem) -> None:

@@ -61,6 +61,7 @@ class PenaltyActorCritic(Solver):
     common_noise: bool = eqx.field(static=True, default=False)
 
     name: ClassVar[str] = "penalty_actor_critic"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
 
     def check(self, problem: BilevelProblem) -> None:

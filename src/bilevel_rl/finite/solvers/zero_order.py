@@ -64,6 +64,7 @@ class ZeroOrder(Solver):
     warm: bool = eqx.field(static=True, default=False)
 
     name: ClassVar[str] = "zero_order"
+    action_sets: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("nesterov2017random", "flaxman2005bandit", "thoma2024hpgd")
 
     def check(self, problem: BilevelProblem) -> None:

@@ -184,8 +184,8 @@ def lower_gap(problem: TableProblem, x, pi: Float[Array, "S A"], tau) -> Float[A
 def brute_force(problem: TableProblem, tau: float, points: int = 41, polish: int = 5) -> Optimum:
     """The global optimum over a box of at most three dimensions: a grid, then bounded quasi-Newton from its best points.
 
-    Where a side of the box is open the grid covers `Problem.bounded_part`, widened fourfold while the best point lies on an edge
-    of it that is no bound; `Optimum.searched` says what was covered.
+    Where a side of the box is open the grid covers `Problem.bounded_part`, widened fourfold while the best point lies on an
+    edge of it that is no bound; `Optimum.searched` says what was covered.
 
     Args:
         points: grid points a dimension.

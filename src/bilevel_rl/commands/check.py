@@ -23,7 +23,9 @@ def main(argv: Sequence[str]) -> int:
             print(USAGE)
             return 0
         raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))
+    from bilevel_rl.finite.checks import built
     from bilevel_rl.launch import load
+    from bilevel_rl.loop.settings import temperature_note
     from bilevel_rl.loop.solver import check_fits
 
     target = load.find_problem(words[0])
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     kind = dataclasses.make_dataclass("Options", groups, frozen=True, kw_only=True)
     kind.__doc__ = target.summary
     given = options.parse(f"check {' '.join(words)}", kind, rest, target.summary)
-    problem = target.build(options.values(given.problem) if target.options else {})
+    problem = built(words[0], lambda: target.build(options.values(given.problem) if target.options else {}))
     problem.check(thorough=True)
     facts, checked = problem.described()
     print(f"{words[0]}: well posed. {facts}")
@@ -40,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     if solver is not None:
         made = solver.build(options.values(given.solver) if solver.options else {})
         check_fits(made, problem)
+        note = temperature_note(made, problem.temperature())
+        if note is not None:
+            print(f"warning: {words[1]}: {note}")
         for sentence in screen.broken_order(problem, made):
             print(f"warning: {words[1]}: {sentence}")
         print(f"{words[1]}: can be run on it")

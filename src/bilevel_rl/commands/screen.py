@@ -107,6 +107,11 @@ def show_run(
     show_x([(ready.config["label"], trace)], execute.exact_answer(ready))
     for text in trace.messages:
         say(f"[yellow]stopped:[/] {escape(text)}")
+    from bilevel_rl.loop.settings import temperature_note
+
+    note = temperature_note(ready.solver, ready.config["tau"])
+    if note is not None:
+        say(f"[yellow]temperatures:[/] {escape(note)}")
     for text in broken_order(ready.problem, ready.solver):
         say(f"[yellow]order of the sequences:[/] {escape(text)}")
     if trace.seconds:

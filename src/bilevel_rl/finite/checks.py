@@ -14,6 +14,7 @@ from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.model.mdp import FiniteMDP, check_rewards
 from bilevel_rl.finite.tables import GridLayout, TableProblem, UpperObjective
+from bilevel_rl.loop.problem import Problem
 
 STEP_POINTS = 9  # ours: at so many points between two x is a reward's derivative looked at before it counts as steps
 
@@ -44,6 +45,9 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
         _check_closed_form(problem, name)
         return
     check_rewards(_asked(f"{name}.reward", problem.reward, x), problem.mdp, f"{name}.reward(x0)")
+    # traced alone first: differentiation keeps numbers at hand, and lets branches on x through
+    _asked(f"{name}.reward", jax.eval_shape, problem.reward, x, allowed="the reward must be differentiable by JAX in x",
+           fix="Write it with jax.numpy, without float() or numpy")  # fmt: skip
     derivative = jax.jacrev(problem.reward) if thorough else jax.grad(lambda x: problem.reward(x).sum())
     slope = _asked(
         f"{name}.reward", derivative, x, allowed="the reward must be differentiable by JAX in x",
@@ -70,13 +74,19 @@ def _closed(problem: TableProblem) -> bool:
 
 
 def built(where: str, make: Callable[[], Any]) -> Any:
-    """What a user's class or factory makes, with whatever it raises said in one sentence.
+    """The problem that a user's class or factory makes, with whatever goes wrong said in one sentence.
 
     Raises:
-        InvalidProblem: it raises, or sets a field that its class does not declare.
+        InvalidProblem: it raises, sets a field that its class does not declare, or makes no problem.
     """
     try:
-        return make()
+        made = make()
+        if isinstance(made, Problem):
+            return made
+        raise InvalidProblem(
+            message(where, f"a function that returns {type(made).__name__}", "it must return a problem",
+                    "Return an instance of your subclass of bilevel_rl.finite.BilevelProblem")
+        )  # fmt: skip
     except BilevelError:
         raise
     except (AttributeError, TypeError, ValueError) as error:
@@ -270,10 +280,11 @@ def _check_steps(problem: TableProblem, name: str, points: list[jax.Array], each
 def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
     check_rewards(problem.reward(x), problem.mdp, f"{name}.reward({x.tolist()})")
     direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
-    step = 1e-5
+    exact = problem.reward(x).dtype == jnp.float64  # 32 bits show a derivative to three digits
+    step, share = (1e-5, 1e-5) if exact else (1e-2, 1e-2)
     forward = (problem.reward(x + step * direction) - problem.reward(x - step * direction)) / (2 * step)
     traced = jax.jvp(problem.reward, (x,), (direction,))[1]
-    if float(jnp.max(jnp.abs(forward - traced))) > 1e-5 * (1 + float(jnp.max(jnp.abs(traced)))):
+    if float(jnp.max(jnp.abs(forward - traced))) > share * (1 + float(jnp.max(jnp.abs(traced)))):
         raise InvalidProblem(
             message(f"{name}.reward", f"a derivative that differs from central differences by "
                     f"{float(jnp.max(jnp.abs(forward - traced))):.3g} at {x.tolist()}",

@@ -58,9 +58,10 @@ class BilevelProblem(TableProblem):
         return (
             f"{self.mdp.n_states} states, {self.mdp.n_actions} actions, discount {float(self.mdp.discount):g}, "
             f"{d} upper variables, {moved} on x, objective "
-            f"{'linear' if self.objective.linear else 'not linear'} in the visitation",
+            f"{'linear' if self.objective.linear else 'not linear'} in the visitation, graded at temperature "
+            f"{float(self.temperature()):g}",
             "shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
-            "hyper-objective and hyper-gradient, at x0 and three points near it",
+            "hyper-objective and hyper-gradient, at x0 and three points near it; probabilities, ends and steps at eight",
         )
 
     def accept(self, solver: Any) -> None:

@@ -46,6 +46,32 @@ def temperature(solver: Any, k: int) -> float:
     return float(solver.tau if hasattr(solver, "tau") else solver.scales.at(k).tau)
 
 
+def temperature_note(solver: Any, grade: float) -> str | None:
+    """A sentence where a solver's constant temperature is another than that of the grade; None where all is well.
+
+    Args:
+        solver: any; schedules that fade are on their way to the unregularised problem, and fine.
+        grade: the temperature at which results are graded.
+
+    Example:
+        >>> from bilevel_rl.finite.solvers import ExactDescent
+        >>> temperature_note(ExactDescent(tau=0.05), 0.05) is None
+        True
+        >>> temperature_note(ExactDescent(tau=0.05), 5.0)
+        'solved at temperature 0.05, graded at 5: the x of another follower. Give --solver.tau 5, or grade with --tau 0.05'
+    """
+    scales = getattr(solver, "scales", None)
+    if not has_temperature(solver) or (scales is not None and float(scales.tau.power) > 0):
+        return None
+    own = temperature(solver, 0)
+    if abs(own - grade) <= 1e-12 * max(abs(own), abs(grade)):
+        return None
+    option = "--solver.tau" if hasattr(solver, "tau") else "--solver.scales.tau.initial"
+    raised = f"Give {option} {grade:g}" if grade > 0 else f"Lower {option}, or let it fade"
+    differ = f"solved at temperature {own:g}, graded at {grade:g}: the x of another follower"
+    return f"{differ}. {raised}, or grade with --tau {own:g}"
+
+
 def heated(solver: Any, heat: float) -> Any:
     """The solver at a temperature so many times as high."""
     if heat == 1.0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class FiniteMDP(eqx.Module):
 
     @classmethod
     def from_matrices(
-        cls, P: Sequence[Any], start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
+        cls, P: Any, start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
     ) -> FiniteMDP:  # fmt: skip
         """From one matrix an action, `P[a][s, s']`: arrays or scipy.sparse matrices, as other packages write them.
@@ -104,7 +103,7 @@ class FiniteMDP(eqx.Module):
         Memory is linear in the entries that are not zero.
 
         Args:
-            P: A matrices [S, S] whose rows sum to one.
+            P: a sequence of A matrices [S, S] whose rows sum to one, or an array [A, S, S].
             start, discount, ends, allowed: as in `from_sparse`.
 
         Raises:
@@ -194,7 +193,7 @@ class FiniteMDP(eqx.Module):
                 message("FiniteMDP.start", f"shape {rho.shape}", f"it must be [{S}]", "Give one number a state")
             )
         rho = _distributions("FiniteMDP.start", rho, start)
-        gamma = float(_numbers("FiniteMDP.discount", discount).reshape(()) if np.size(discount) == 1 else np.nan)
+        gamma = _number("FiniteMDP.discount", discount)
         if not 0 <= gamma < 1:
             raise InvalidProblem(
                 message("FiniteMDP.discount", gamma, "it must be in [0, 1)", "Choose for instance 0.95")
@@ -266,7 +265,7 @@ class FiniteMDP(eqx.Module):
         path = Path(path)
         file = path if path.exists() or path.suffix == ".npz" else path.with_name(path.name + ".npz")
         try:
-            with np.load(file, allow_pickle=False) as held:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
                 arrays = {key: held[key] for key in held.files}
         except Exception as error:  # whatever NumPy, zipfile and zlib raise on a damaged file
             raise InvalidProblem(
@@ -280,7 +279,9 @@ class FiniteMDP(eqx.Module):
                         f"and nothing but {', '.join(KEYS)}",
                         did_you_mean(unknown[0], KEYS) if unknown else "Add the transition arrays")
             )  # fmt: skip
-        rest = {key: arrays[key] for key in ("start", "discount", "ends", "allowed") if key in arrays}
+        rest: dict[str, Any] = {key: arrays[key] for key in ("start", "ends", "allowed") if key in arrays}
+        if "discount" in arrays:
+            rest["discount"] = _number("FiniteMDP.discount", arrays["discount"])
         if "P" in arrays:
             return cls.from_dense(arrays["P"], **rest)
         return cls.from_sparse(arrays["successors"], arrays["probabilities"], **rest)
@@ -445,6 +446,13 @@ def _numbers(where: str, values: ArrayLike, ignore: np.ndarray | None = None) ->
                     "Replace NaN and infinity: an action that a state does not offer is marked in `allowed`")
         )  # fmt: skip
     return array
+
+
+def _number(where: str, value: Any) -> float:
+    array = _numbers(where, value)
+    if array.size != 1:
+        raise InvalidProblem(message(where, f"shape {list(array.shape)}", "it must be one number", "Give one number"))
+    return float(array.reshape(()))
 
 
 def _distributions(

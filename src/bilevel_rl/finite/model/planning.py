@@ -183,45 +183,46 @@ def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9,
         Unsolved: policy iteration has not ended after `max_iterations`; in compiled code the plan is NaN.
     """
     mask = mdp.mask
-    fixed = jax.lax.stop_gradient(_counted(mdp, reward))
+    still, fixed = jax.lax.stop_gradient((mdp, _counted(mdp, reward)))
     size = jnp.abs(fixed)
 
     def evaluated(pi):
-        """V, Q, and what of Q is rounding."""
-        V, off = linear.solve(mdp, pi, jnp.sum(pi * fixed, -1), transpose=False, dense=mdp.n_states <= DENSE_LIMIT)
-        U, _ = linear.solve(mdp, pi, jnp.sum(pi * size, -1), transpose=False, dense=mdp.n_states <= DENSE_LIMIT)
+        """V, Q, the size of Q's terms, and what of Q is rounding."""
+        dense = mdp.n_states <= DENSE_LIMIT
+        V, off = linear.solve(still, pi, jnp.sum(pi * fixed, -1), transpose=False, dense=dense)
+        U, _ = linear.solve(still, pi, jnp.sum(pi * size, -1), transpose=False, dense=dense)
         missed = off * (jnp.max(size) + jnp.max(jnp.abs(V)))
-        scale = size + mdp.discount * mdp.expect(jnp.abs(U))
-        return V, action_value(mdp, fixed, V) + mask, scale, ROUNDING * scale + 4 * missed
+        scale = size + still.discount * still.expect(jnp.abs(U))
+        return V, action_value(still, fixed, V) + mask, scale, ROUNDING * scale + 4 * missed
 
     def among_best(Q, slack):
         return Q + slack >= jnp.max(Q - slack, -1, keepdims=True)
 
     def unfinished(carry):
-        _, _, gains, k = carry
+        *_, gains, k = carry
         return gains & (k < max_iterations)
 
     def improve(carry):
-        pi, before, _, k = carry
-        V, Q, _, slack = evaluated(pi)
+        _, pi, (before, *_), _, k = carry
+        V, Q, scale, slack = evaluated(pi)
         best = among_best(Q, slack)
         width = 2 * jnp.max(jnp.where(best, slack, 0.0), -1)
         gains = jnp.any(jnp.max(Q - slack, -1) - V > width)
         # a gain that the last step promised and V does not show was rounding; NaN ends the loop too
         rose = jnp.any(V > before + width)
-        better = best / jnp.sum(best, -1, keepdims=True)
-        return jnp.where(gains & rose, better, pi), V, gains & rose, k + 1
+        return pi, best / jnp.sum(best, -1, keepdims=True), (V, Q, scale, slack), gains & rose, k + 1
 
     uniform = soft_policy(jnp.zeros_like(fixed) + mask, 1.0)
-    start = (uniform, jnp.full(mdp.n_states, -jnp.inf), jnp.array(True), 0)
-    pi, _, running, _ = jax.lax.while_loop(unfinished, improve, start)
-    _, Q, scale, slack = evaluated(pi)
+    first = (jnp.full(mdp.n_states, -jnp.inf), fixed, fixed, fixed)
+    start = (uniform, uniform, first, jnp.array(True), 0)
+    pi, _, (_, Q, scale, slack), running, _ = jax.lax.while_loop(unfinished, improve, start)
     best = among_best(Q, slack + tie * (1 - mdp.discount) * scale)
     limit = soft_optimal(mdp, jnp.zeros_like(Q), 1.0, allowed=jnp.where(best, 0.0, -jnp.inf))
-    V = policy_value(mdp, fixed, pi)
+    # once more, now differentiated: where no action is about to change place, dV is that of the policy's own value
+    reward = _counted(mdp, reward)
+    V = policy_value(mdp, reward, pi)
     residual = jnp.where(running, jnp.inf, jnp.max(jnp.abs(mdp.ongoing(jnp.max(Q, -1)) - V)))
-    Q = action_value(mdp, fixed, V)
-    plan = Plan(V, Q, jax.lax.stop_gradient(limit.pi), residual)
+    plan = Plan(V, action_value(mdp, reward, V), jax.lax.stop_gradient(limit.pi), residual)
     return _stated(f"hard_optimal on {mdp.n_states} states", plan, jnp.max(size))
 
 

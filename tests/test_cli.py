@@ -7,10 +7,11 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import records
+from bilevel_rl import cli, records
 from bilevel_rl.cli import VERBS, main
 from bilevel_rl.commands import screen
 from bilevel_rl.launch import execute, index, load, options
@@ -145,6 +146,28 @@ def test_bad_user_file(case, mine, capsys, snapshot):
             "import": "raises.py:problem", "exit": "leaves.py:problem", "nothing": "makes.py:nothing",
             "factory": "makes.py:fails"}[case]  # fmt: skip
     assert said(capsys, ["check", name]) == snapshot
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_too(mine, capsys, monkeypatch):
+    """With the line of a user's own file where that is its source; with a traceback when asked."""
+    branches = MINE.replace("return jnp.zeros((2, 2))", "if x[0] > 0:\n            pass\n        return jnp.zeros((2, 2))")
+    (mine / "branches.py").write_text(branches)
+    target = load.find_problem("branches.py:problem").build({})
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+
+    def traced():
+        jax.jit(target.reward)(target.x0)
+        return 0
+
+    assert cli.answered(traced) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert "branches.py, line 15, in reward: got TracerBoolConversionError" in text
+    assert cli.answered(lambda: 1 // 0) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.answered(lambda: 1 // 0)
 
 
 def test_every_verb_explains_itself(capsys):

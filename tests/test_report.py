@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from bilevel_rl import records
 from bilevel_rl.cli import main
-from bilevel_rl.errors import RunNotFound
-from bilevel_rl.report import build, collect, export, figures, scenes, tables
+from bilevel_rl.errors import InvalidConfig, RunNotFound
+from bilevel_rl.report import build, collect, export, figures, plot, scenes, tables
 
 BEST = -0.5
 RECORDS, STATES = 12, 6
@@ -255,6 +256,72 @@ def test_unequal_budgets_are_not_compared_as_equal(tmp_path):
     assert float(long["gap at 5,000"].split()[0]) < 0.4
     assert "Budgets differ" in note
     assert "Budgets differ, from 5,000 to 11,000" in build([tmp_path], tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 12, 40])
+def test_the_answer_is_drawn_in_any_dimension(d, tmp_path):
+    finite_run(tmp_path / "a", "first", 0.1, d=d)
+    finite_run(tmp_path / "b", "second", 0.1, d=d, model=True)
+    (section,) = collect.sections([tmp_path])
+    drawn = {figure.key: figure for figure in figures.of(section)}
+    assert ("x" in drawn) == (d <= figures.LINES)
+    ends = section.methods[0].trace["x"][:, -1]
+    points = [t for t in drawn["endings"].plot.data if t.name == "first"]
+    if d == 2:
+        np.testing.assert_allclose(points[0].x, ends[:, 0], rtol=1e-4)
+    elif d <= figures.MANY:
+        np.testing.assert_allclose(points[0].y, ends.ravel(), rtol=1e-4)
+    else:
+        assert len(points[0].y) == d
+    if d <= figures.LINES:
+        lines = [t for t in drawn["x"].plot.data if t.fill is None]
+        assert len(lines) == d  # only the method that samples
+        np.testing.assert_allclose(lines[0].y[0], np.sort(section.methods[0].trace["x"][:, 0, 0])[1:-1].mean(), rtol=1e-4)
+    build([tmp_path], tmp_path / "r.html")
+
+
+def test_x_is_called_by_its_names(tmp_path):
+    finite_run(tmp_path / "a", "first", 0.1)
+    header = records.read_header(tmp_path / "a")
+    records.write_header(tmp_path / "a", {k: v for k, v in header.items() if k != "checksum"} | {"x_names": ["toll", "tax"]})
+    (section,) = collect.sections([tmp_path])
+    assert section.methods[0].names() == ["toll", "tax"]
+    assert not section.methods[0].trouble
+    assert "toll" in str(next(f for f in figures.of(section) if f.key == "x").plot.to_json())
+
+
+class Axes:
+    """Stands for Matplotlib's."""
+
+    def __init__(self):
+        self.lines, self.bands, self.words = [], [], []
+
+    def plot(self, x, y, label=None):
+        self.lines.append((x, y, label))
+
+    def fill_between(self, x, low, high, **_):
+        self.bands.append((low, high))
+
+    def set_xlabel(self, word):
+        self.words.append(word)
+
+    set_ylabel = set_xlabel
+
+
+def test_plot_draws_a_trace_as_a_figure_or_on_axes(runs):
+    trace = types.SimpleNamespace(metrics=records.Run.read(runs / "a").trace)
+    figure = plot(trace, metric="gap")
+    gap = np.sort(trace.metrics["gap"], axis=0)[1:-1].mean(0)
+    np.testing.assert_allclose(figure.data[-1].y, gap, rtol=1e-4)
+    axes = Axes()
+    assert plot(trace, axes, label="mine") is axes
+    (_, y, label), (low, high) = axes.lines[0], axes.bands[0]
+    assert label == "mine"
+    assert (low <= y).all()
+    assert (y <= high).all()
+    assert axes.words == ["samples", "Φ_τ(x), objective"]
+    with pytest.raises(InvalidConfig, match="Did you mean 'objective'"):
+        plot(trace, metric="objectiv")
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,10 +20,12 @@ ASKED = [getattr(signal, name) for name in signals.NAMES]
 
 @pytest.fixture(autouse=True)
 def handlers_stay():
-    """No test leaves a handler behind."""
-    before = [signal.getsignal(number) for number in ASKED]
+    """Every test begins with the usual handlers, also below nohup or in the background, and leaves none of its own."""
+    usual = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    before = [signal.signal(number, handler) for number, handler in zip(ASKED, usual, strict=True)]
     yield
-    assert [signal.getsignal(number) for number in ASKED] == before
+    left = [signal.signal(number, handler) for number, handler in zip(ASKED, before, strict=True)]
+    assert left == usual
 
 
 @pytest.mark.parametrize("number", ASKED)
@@ -138,8 +139,7 @@ with signals.Deferred() as asked:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_program_without_handlers_saves_and_dies_of_the_signal(number, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True,
-                               env=os.environ)  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from bilevel_rl import __version__, compiled, signals
 from bilevel_rl.commands import VERBS
 from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
+
+TRACEBACK = "BILEVEL_RL_TRACEBACK"  # set: errors that nobody foresaw keep their traceback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +42,26 @@ def answered(work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as with `bilevel-rl list | head`
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        said, code = unforeseen(error)
+        print(said, file=sys.stderr)
+        return code
+
+
+def unforeseen(error: Exception) -> tuple[str, int]:
+    """(sentence, exit code) of an error that nobody raised on purpose: 2 where a user's own file did, else 70."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    what = f"{type(error).__name__}: {lines[0][:200] if lines else ''}".strip(" :")
+    own = [frame for frame, _ in traceback.walk_tb(error.__traceback__)
+           if str(frame.f_globals.get("__name__", "")).startswith("bilevel_rl_user_")]  # fmt: skip
+    more = f"{TRACEBACK}=1 shows the whole traceback"
+    if own:
+        line = dict(traceback.walk_tb(error.__traceback__))[own[-1]]
+        where = f"{own[-1].f_code.co_filename}, line {line}, in {own[-1].f_code.co_name}"
+        return "error: " + message(where, what, "it must be a function of arrays that JAX can trace", f"Mend it; {more}"), 2
+    return "error: " + message("bilevel-rl", what, "this is a fault of the library", f"Report it; {more}"), 70
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -270,7 +270,8 @@ def write_header(folder: Path, header: Mapping[str, Any]) -> None:
 def altered(header: Mapping[str, Any]) -> bool:
     """Whether a header is not what was written; headers without a checksum are taken as they are."""
     plain = {key: value for key, value in header.items() if key != "checksum"}
-    return "checksum" in header and header["checksum"] != _checksum(plain)
+    strange = header.keys() - {*HEADER, "format", "seed", "references", "x_names", "checksum"}
+    return bool(strange) or ("checksum" in header and header["checksum"] != _checksum(plain))
 
 
 def _checksum(value: Any) -> str:
@@ -285,8 +286,10 @@ def read_status(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     status = read_json(folder / "status.json")
-    if not isinstance(status, dict) or status.get("state") not in STATES or not isinstance(status.get("message", ""), str):
-        raise _unreadable(folder / "status.json", ValueError(f"its state must be one of {', '.join(STATES)}"))
+    good = isinstance(status, dict) and status.get("state") in STATES and isinstance(status.get("message"), str)
+    if not good or status.keys() - {"state", "message", "iteration"}:
+        words = f"it must hold a state ({', '.join(STATES)}) and a message"
+        raise _unreadable(folder / "status.json", ValueError(words))
     if status["state"] == "running" and (folder / ".lock").exists() and not _held(folder):
         status |= {"state": "stopped", "message": status.get("message") or "its process has ended without a word"}
     return status
@@ -453,7 +456,14 @@ def find_runs(folder: str | Path) -> list[Path]:
     Raises:
         RunNotFound: there is none.
     """
-    found = sorted(path.parent for path in Path(folder).rglob("run.json"))
+    try:
+        Path(folder).stat()
+        found = sorted(path.parent for path in Path(folder).rglob("run.json"))
+    except (OSError, ValueError) as error:  # no such folder, a name that is too long or has a NUL in it
+        raise RunNotFound(
+            message(str(folder)[:100], f"{type(error).__name__} ({getattr(error, 'strerror', None) or error})",
+                    "a folder with run folders at or below it is expected", "Check the path")
+        ) from error  # fmt: skip
     # what a run has measured stays when its header is lost: reading it says so
     measured = {path.parent for name in ("metrics.npz", "metrics.jsonl") for path in Path(folder).rglob(name)}
     found += sorted(measured - set(found))

@@ -29,10 +29,13 @@ def main(argv: Sequence[str]) -> int:
     if asked is None:
         return 0
     from bilevel_rl.finite import tuning
+    from bilevel_rl.loop.solver import check_fits
 
-    s = asked.settings
+    s, problem, solver = asked.settings, asked.make_problem(), asked.make_solver()
+    problem.check(thorough=False)
+    check_fits(solver, problem)
     found = tuning.plan(
-        asked.make_problem(), asked.make_solver(), iterations=s.iterations, pilot=s.pilot, seed=s.seed
+        problem, solver, iterations=s.iterations, pilot=s.pilot, seed=s.seed
     )
     screen.show_rows(f"plan for {asked.problem.name}", ("quantity", "proposal", "meaning"), found.rows())
     for sentence in found.broken:

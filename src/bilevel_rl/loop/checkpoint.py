@@ -52,8 +52,15 @@ def read(path: Path, expected: str, word: str) -> tuple[dict[str, np.ndarray], d
         RunNotFound: missing, half-written, or of something else.
     """
     arrays = records.read_arrays(path)
-    meta = json.loads(str(arrays.pop("meta")))
-    if meta["fingerprint"] != expected:
+    try:
+        meta = json.loads(str(arrays.pop("meta")))
+        mark = meta["fingerprint"]
+    except (KeyError, ValueError, TypeError) as error:  # another file under its name
+        raise RunNotFound(
+            message(str(path), f"arrays without the notes of a checkpoint ({type(error).__name__})",
+                    f"a {word} goes on from a checkpoint of its own", f"Start the {word} again in another folder")
+        ) from error  # fmt: skip
+    if mark != expected:
         budget = "schedule" if word == "run" else "budget"
         raise RunNotFound(
             message(str(path), f"a checkpoint of another problem, solver, seed or {budget}",

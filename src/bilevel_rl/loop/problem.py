@@ -161,9 +161,9 @@ class Problem(eqx.Module):
 def check_start(problem: Problem) -> None:
     """Raise `InvalidProblem` unless x0 is a finite vector inside x's set."""
     name, x = type(problem).__name__, jnp.asarray(problem.x0)
-    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(x))):
+    if x.ndim != 1 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(x))):
         raise InvalidProblem(
-            message(f"{name}.x0", f"{x.dtype}{list(x.shape)}", "it must be a vector [d] of finite floats",
+            message(f"{name}.x0", f"{x.dtype}{list(x.shape)}", "it must be a vector [d >= 1] of finite floats",
                     "Set x0 = jnp.array([...], float)")
         )  # fmt: skip
     if bool(jnp.any(jnp.abs(problem.project(x) - x) > 1e-9)):

@@ -16,6 +16,7 @@ from bilevel_rl.statistics import bootstrap_curve, performance_profile
 COLOURS = ("#0a84c6", "#e08a00", "#0a9e73", "#d4582a", "#b36fa8", "#7d8590", "#a59100", "#4fb3d9")
 DASHES = ("solid", "solid", "solid", "dash", "dash", "dot", "dashdot", "dot")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+LINES, MANY, BARRED = 8, 12, 3  # ours: coordinates drawn as lines, as columns of dots, and methods drawn as bars
 BAND = "Line: interquartile mean over {runs}; band: 95 % bootstrap interval."
 
 
@@ -154,13 +155,107 @@ def profile(section: Section) -> Figure | None:
     return Figure("profile", "Performance profile", caption, plot, log_x=True)
 
 
+def x_path(section: Section) -> Figure | None:
+    """x against samples: one line a coordinate; every method where x has one coordinate, else the first method."""
+    found = [m for m in section.methods if 1 <= m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] <= LINES]
+    sampled = [m for m in found if not m.model_based] or found
+    if not sampled:
+        return None
+    go = require("plotly.graph_objects", "report")
+    names, word = sampled[0].names(), "iteration" if sampled[0].model_based else "samples"
+    shown = sampled if len(names) == 1 else sampled[:1]
+    plot = empty(go, word, names[0] if len(names) == 1 else "x")
+    for m in shown:
+        x = m.trace[word].mean(axis=0)
+        for i, name in enumerate(names):
+            colour = colours(section)[m.label] if len(names) == 1 else COLOURS[i % len(COLOURS)]
+            value, low, high = bootstrap_curve(m.trace["x"][:, :, i])
+            if m.count > 1:
+                plot.add_scatter(
+                    x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself",
+                    fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
+                    name=m.label,
+                )  # fmt: skip
+            words = m.label if len(names) == 1 else name
+            plot.add_scatter(
+                x=numbers(x), y=numbers(value), name=words, mode="lines", legendgroup=m.label,
+                line={"color": colour, "width": 2.2}, hovertemplate=f"{words} %{{y:.4g}}<extra></extra>",
+            )  # fmt: skip
+            if len(names) > 1:
+                plot.add_annotation(
+                    x=1, xref="paper", y=float(value[-1]), text=name, showarrow=False, xanchor="left", xshift=6,
+                    font={"color": colour, "size": 12},
+                )  # fmt: skip
+            if m is shown[0] and m.best_x is not None:
+                plot.add_hline(y=m.best_x[i], line={"width": 1, "dash": "dot", "color": colour})
+    if len(names) > 1:
+        plot.update_layout(margin={"r": 30 + 7 * max(map(len, names))})
+    whose = "each method" if len(names) == 1 else shown[0].label
+    best = " Dotted: the best known x." if shown[0].best_x is not None else ""
+    return Figure("x", "The answer x", f"The upper variables of {whose}. {BAND.format(runs=_runs(shown))}{best}", plot)
+
+
 def endings(section: Section) -> Figure | None:
-    """Where x ends, for two upper variables."""
-    found = [m for m in section.methods if m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] == 2]
+    """Where x ends, run by run: a point in the plane for two upper variables, else a column a variable; bars for many."""
+    found = [m for m in section.methods if m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] >= 1]
     if not found:
         return None
     go = require("plotly.graph_objects", "report")
-    plot = empty(go, "x₁", "x₂")
+    d = found[0].trace["x"].shape[-1]
+    found = [m for m in found if m.trace["x"].shape[-1] == d]
+    if d == 2:
+        return _plane(go, section, found)
+    return _columns(go, section, found) if d <= MANY else _bars(go, section, found)
+
+
+def _columns(go, section: Section, found: list[Method]) -> Figure:
+    """Final x by run: a column of dots for each variable, the methods side by side within it."""
+    names = found[0].names()
+    plot = empty(go, "", "x at the end")
+    for j, m in enumerate(found):
+        ends = m.trace["x"][:, -1]
+        shift = (j - (len(found) - 1) / 2) * 0.7 / len(found)
+        place = np.repeat(np.arange(len(names))[None] + shift, len(ends), axis=0)
+        plot.add_scatter(
+            x=numbers(place.ravel()), y=numbers(ends.ravel()), name=m.label, mode="markers", legendgroup=m.label,
+            marker={"color": colours(section)[m.label], "size": 7, "opacity": 0.75, "line": {"width": 0}},
+            hovertemplate=f"{m.label} %{{y:.4g}}<extra></extra>",
+        )  # fmt: skip
+    best = found[0].best_x
+    if best is not None:
+        plot.add_scatter(
+            x=list(range(len(names))), y=numbers(np.asarray(best)), name="best known", mode="markers",
+            hovertemplate="best known %{y:.4g}<extra></extra>",
+            marker={"symbol": "line-ew", "size": 26, "line": {"width": 2, "color": "#c9a400"}},
+        )  # fmt: skip
+    plot.update_xaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4])
+    caption = f"The upper variables at the end of each of {_runs(found)}." + (" Bar: the best known x." if best else "")
+    return Figure("endings", "Where x ends", caption, plot)
+
+
+def _bars(go, section: Section, found: list[Method]) -> Figure:
+    """Final x of many variables: a bar each, with its interval over runs, for the first methods."""
+    shown = found[:BARRED]
+    plot = empty(go, "upper variable", "x at the end")
+    for m in shown:
+        value, low, high = bootstrap_curve(m.trace["x"][:, -1])
+        plot.add_bar(
+            x=m.names(), y=numbers(value), name=m.label, legendgroup=m.label, marker={"color": colours(section)[m.label]},
+            error_y={"type": "data", "symmetric": False, "array": numbers(high - value), "arrayminus": numbers(value - low),
+                     "thickness": 1, "width": 0},
+            hovertemplate=f"{m.label}, %{{x}}: %{{y:.4g}}<extra></extra>",
+        )  # fmt: skip
+    plot.update_layout(barmode="group")
+    plot.update_xaxes(type="category", nticks=20)
+    of = f" of the first {BARRED} methods" if len(found) > BARRED else ""
+    count, runs = len(found[0].names()), _runs(shown)
+    caption = f"The {count} upper variables at the end{of}: interquartile mean over {runs}, 95 % interval."
+    return Figure("endings", "Where x ends", caption, plot)
+
+
+def _plane(go, section: Section, found: list[Method]) -> Figure:
+    names = found[0].names()
+    plot = empty(go, *names)
     for m in found:
         ends = m.trace["x"][:, -1]
         plot.add_scatter(
@@ -242,7 +337,7 @@ def upper(section: Section) -> Figure | None:
     )
 
 
-FINITE = (objective, gap, gradient_error, lower_gap, gradient_norm, sequences, profile, endings)
+FINITE = (objective, gap, x_path, gradient_error, lower_gap, gradient_norm, sequences, profile, endings)
 LLM = (
     gold,
     gold_against_reward,
@@ -268,7 +363,7 @@ def curves(
         return None
     go = require("plotly.graph_objects", "report")
     word = "tokens" if section.kind == "llm" else "samples"
-    plot = empty(go, word, _axis(metric))
+    plot = empty(go, word, axis_text(metric))
     floor = _floor(found, metric.key) if log_y else -np.inf
     below = []
     widest = max((m.trace["samples"].mean(axis=0)[-1] for m in found), default=1.0) or 1.0
@@ -291,7 +386,7 @@ def curves(
         if m.count > 1 and not m.model_based:
             plot.add_scatter(
                 x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself",
-                fillcolor=_fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
+                fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
                 name=m.label,
             )  # fmt: skip
         plot.add_scatter(
@@ -321,7 +416,7 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
         return None
     go = require("plotly.graph_objects", "report")
     x_metric, y_metric = M.BY_KEY[x_key], M.BY_KEY[y_key]
-    plot = empty(go, _axis(x_metric), _axis(y_metric))
+    plot = empty(go, axis_text(x_metric), axis_text(y_metric))
     for m in found:
         colour = colours(section)[m.label]
         x, y = (smooth(mean(m.trace[k], axis=0)) for k in (x_key, y_key))
@@ -366,7 +461,7 @@ def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
         return np.where(there, values, 0).sum(axis) / there.sum(axis)
 
 
-def _axis(metric: M.Metric) -> str:
+def axis_text(metric: M.Metric) -> str:
     """Label and unit; a unit that the label already says is left out."""
     said = metric.unit in ("1", "") or metric.unit in metric.label
     return metric.label if said else f"{metric.label}, {metric.unit}"
@@ -391,7 +486,7 @@ def empty(go, x: str, y: str):
     return plot
 
 
-def _fade(colour: str) -> str:
+def fade(colour: str) -> str:
     r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},0.17)"
 

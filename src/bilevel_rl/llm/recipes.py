@@ -27,7 +27,7 @@ from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.followers import Follower, Lower
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts
-from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
+from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Slot
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
@@ -246,11 +246,13 @@ class RecipeLevel:
             found.setdefault("target", rollout.completions)
         if f.values is not None:
             found.setdefault("value", f.values)
+        known = {field.name for field in dataclasses.fields(Batch)} | set(PROVIDERS)
+        extras = {name: found.pop(name) for name in sorted(set(found) - known)}  # of components written elsewhere
         return Batch.make(
             mask, torch.where(end[..., None], terms[:, None, :], 0),
             [self.number[p.ids] for p in rollout.prompts], torch.arange(rollout.size) + first + k * 1_000_000,
             done=rollout.ended, truncated=~rollout.ended, logp=f.logp, old=f.logp, ref=f.reference, entropy=f.entropy,
-            kl=f.kl, completions=rollout.completions, iteration=k, **found,
+            kl=f.kl, completions=rollout.completions, iteration=k, extras=extras, **found,
         )  # fmt: skip
 
     def _shown(self, f: Follower, rows: Sequence[tuple[Prompt, Sequence[int]]]) -> Follower:

@@ -29,14 +29,14 @@ PROVIDERS: dict[str, str] = {
     "answer": "A task with extractable answers: give an integer id of each response's final answer",
     "duration": "The environment: measure the time that each response (or its action) took",
     "score_norm": "The policy: give 1 - 2 p(y) + sum p^2 for each token "
-    "(policy_gradient.credit.logit_score_norm)",
+    "(policy_gradient.credit.optimal_baseline.logit_score_norm)",
     "switch": "A hierarchical task: mark the first token of each turn that opens a new segment",
     "value_high": "A hierarchical critic: the value of the high level at each token's turn",
     "confidence": "A probing sampler: the mean exp(-entropy) of short answer probes at each token's turn",
     "accuracy": "A probing sampler: the mean probability of the gold answer at each token's turn",
     "other_advantage": "A game of two agents: the other agent's advantage on the same time axis",
-    "predicted_gain": "A curvature model (policy_gradient.weigh.capo.last_layer_model): m_H of each token",
-    "predicted_shift": "A curvature model (policy_gradient.weigh.capo.last_layer_model): m_F of each token",
+    "predicted_gain": "A curvature model (policy_gradient.weigh.curvature.last_layer_model): m_H of each token",
+    "predicted_shift": "A curvature model (policy_gradient.weigh.curvature.last_layer_model): m_F of each token",
     "hint": "A hinting sampler: True at the tokens that were given from the reference solution",
     "hinted": "A hinting sampler: True for the responses that started from a hint",
     "pass_rate": "A record of past rollouts: the share of unhinted successes of the response's prompt",
@@ -203,7 +203,7 @@ class Batch:
         if unknown:
             raise InvalidConfig(
                 message("Batch.make", f"the field {unknown[0]!r}", "names are those of Batch and PROVIDERS",
-                        "Rename it, or add it to PROVIDERS with who provides it")
+                        "Rename it, or give a field of your own as extras={...}")
             )  # fmt: skip
         extras = {**fields.pop("extras", {}), **{k: fields.pop(k) for k in list(fields) if k not in known}}
         given: dict[str, Any] = {

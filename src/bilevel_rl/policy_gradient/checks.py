@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
-from bilevel_rl.policy_gradient.component import Scope, Slot, parts
+from bilevel_rl.policy_gradient.component import Card, Scope, Slot, parts
 from bilevel_rl.policy_gradient.setting import Setting, configured
 
 VOCABULARY = 5
@@ -110,12 +111,12 @@ def with_memory(component: Any, batch: Batch) -> Batch:
 
 
 def check_component(component: Any, batch: Batch | None = None) -> list[str]:
-    """Sentences, one for each property that a component breaks; empty when it is sound.
+    """Sentences, one for each property that a component breaks; empty when it is sound. It reports, and raises nothing.
 
-    Checked: padding and what it holds change nothing; permuting responses permutes results; units that it
-    doesn't compare can be computed apart; results are finite on equal rewards, empty masks and impossible
-    tokens; decisions carry no gradient; a loss's gradient reaches its declared fields, is finite and stays
-    inside the mask.
+    Checked: there is a card, and the batch has what it needs; padding and what it holds change nothing; permuting
+    responses permutes results; units that it doesn't compare can be computed apart; results are finite on equal
+    rewards, empty masks and impossible tokens; decisions carry no gradient; a loss's gradient reaches its declared
+    fields, is finite and stays inside the mask.
 
     Args:
         component: anything with a `card` that can be called on a batch.
@@ -126,42 +127,105 @@ def check_component(component: Any, batch: Batch | None = None) -> list[str]:
         >>> check_component(GroupNorm())
         []
     """
-    component = configured(component, SETTING)
-    batch = with_memory(component, random_batch() if batch is None else batch)
-    slot, broken = component.card.slot, []
+    if not isinstance(getattr(component, "card", None), Card) or not callable(component):
+        return [f"{type(component).__name__} is no component: it needs `card`, a Card, and `__call__`"]
+    name = f"{component.card.slot} '{component.card.name}'"
+    if component.card.slot is Slot.STEP:
+        return [f"{name} is a step, which takes gradients and not batches: this check does not apply"]
+    start: list[Batch] = []
+    broken = list(_tried(lambda: _begin(component, batch, start), name))
+    if broken:
+        return broken
+    ready = configured(component, SETTING)
+    for check in CHECKS:
+        broken += _tried(functools.partial(check, ready, start[0]), name)
+    return broken
+
+
+def _begin(component: Any, batch: Batch | None, start: list[Batch]) -> Iterator[str]:
+    """The batch to check on, put into `start`, or why there is none."""
+    component, batch = configured(component, SETTING), random_batch() if batch is None else batch
+    missing = [field for part in parts(component) for field in part.card.needs if not batch.has(field)]
+    if missing:
+        yield f"needs '{missing[0]}', which the batch lacks: give check_component a batch with it"
+        return
+    start.append(with_memory(component, batch))
+    component(start[0])
+
+
+def _tried(check: Callable[[], Iterator[str]], name: str) -> Iterator[str]:
+    """The sentences of a check under the component's name; what it raises becomes one."""
+    try:
+        for sentence in check():
+            yield f"{name} {sentence}"
+    except Exception as error:  # whatever the component raises
+        yield f"{name} raises {type(error).__name__}: {error}"
+
+
+def _padding(component: Any, batch: Batch) -> Iterator[str]:
     out = component(batch)
-
-    def note(good: bool, sentence: str) -> None:
-        if not good:
-            broken.append(f"{slot} '{component.card.name}' {sentence}")
-
-    note(_same(out, _cut(component(batch.pad(3)), 3)), "changes when padding is added")
+    if not _same(out, _cut(component(batch.pad(3)), 3)):
+        yield "changes when padding is added"
     clean = batch.map(lambda x: torch.nan_to_num(x, nan=0.5) if x.is_floating_point() else x)
-    note(_same(_inside(out, batch), _inside(component(clean), batch)), "reads what the padding holds")
+    if not _same(_inside(out, batch), _inside(component(clean), batch)):
+        yield "reads what the padding holds"
+
+
+def _order(component: Any, batch: Batch) -> Iterator[str]:
+    out = component(batch)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
-    moved = component(batch.rows(order))
     expected = out[order] if isinstance(out, Tensor) and out.ndim else out
-    note(_same(expected, moved, order=False), "depends on the order of the responses")
-    scope = scope_of(component)
-    if isinstance(out, Tensor) and out.ndim and scope is not Scope.BATCH:
-        key = batch.group if scope is Scope.GROUP else torch.arange(len(batch))
-        pieces = [component(batch.rows(key == unit)) for unit in key.unique()]
-        note(_same(out, torch.cat(pieces)), f"compares more than a {scope}, which is its declared scope")
+    if not _same(expected, component(batch.rows(order)), order=False):
+        yield "depends on the order of the responses"
+
+
+def _units(component: Any, batch: Batch) -> Iterator[str]:
+    out, scope = component(batch), scope_of(component)
+    if not isinstance(out, Tensor) or not out.ndim or scope is Scope.BATCH:
+        return
+    key = batch.group if scope is Scope.GROUP else torch.arange(len(batch))
+    pieces = [component(batch.rows(key == unit)) for unit in key.unique()]
+    if not _same(out, torch.cat(pieces)):
+        yield f"compares more than a {scope}, which is its declared scope"
+
+
+def _degenerate(component: Any, batch: Batch) -> Iterator[str]:
     for name, change in DEGENERATE.items():
         bad = change(batch)
-        result = component(bad)
+        try:
+            result = component(bad)
+        except Exception as error:  # whatever the component raises
+            yield f"raises {type(error).__name__} on {name}: {error}"
+            continue
         values = result.token_reward if isinstance(result, Batch) else _inside(result, bad)
-        note(bool(values.isfinite().all()), f"isn't finite on {name}")
-    if slot in (Slot.CREDIT, Slot.WEIGH, Slot.REWARD):
-        wet = {f: batch.get(f).clone().requires_grad_() for f in ("logp", "entropy", "value", "advantage")}
-        note(not component(batch.replace(**wet)).requires_grad, "carries a gradient, but is a decision")
+        if not bool(values.isfinite().all()):
+            yield f"isn't finite on {name}"
+
+
+def _decision(component: Any, batch: Batch) -> Iterator[str]:
+    if component.card.slot not in (Slot.CREDIT, Slot.WEIGH, Slot.REWARD):
+        return
+    names = [f for f in ("logp", "entropy", "value", "advantage") if batch.has(f)]
+    wet = {f: batch.get(f).clone().requires_grad_() for f in names}
+    if component(batch.replace(**wet)).requires_grad:
+        yield "carries a gradient, but is a decision"
+
+
+def _gradient(component: Any, batch: Batch) -> Iterator[str]:
     for field in component.card.gradient:
         leaf = batch.get(field).clone().requires_grad_()
         (g,) = torch.autograd.grad(component(batch.replace(**{field: leaf})), leaf)
-        note(bool(g.isfinite().all()), f"has a gradient in '{field}' that isn't finite")
-        note(bool((g[~batch.mask] == 0).all()), f"has a gradient in '{field}' outside the mask")
-        note(bool((g[batch.mask] != 0).any()), f"has no gradient in '{field}', which it declares")
-    return broken
+        if not bool(g.isfinite().all()):
+            yield f"has a gradient in '{field}' that isn't finite"
+        if not bool((g[~batch.mask] == 0).all()):
+            yield f"has a gradient in '{field}' outside the mask"
+        if not bool((g[batch.mask] != 0).any()):
+            yield f"has no gradient in '{field}', which it declares"
+
+
+CHECKS: tuple[Callable[[Any, Batch], Iterator[str]], ...] = (
+    _padding, _order, _units, _degenerate, _decision, _gradient,
+)  # fmt: skip
 
 
 def _equal_rewards(b: Batch) -> Batch:

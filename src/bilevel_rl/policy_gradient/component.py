@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch
+from bilevel_rl.references import BIBTEX
+
+NOBODY = "Nobody is known to provide it: say who in `card.fields`, and give it with fields={...} or Batch.make(extras=...)"
 
 
 class Slot(enum.StrEnum):
@@ -60,6 +64,7 @@ class Card:
         slot: where it goes.
         effect: the class of section 4.1 of the catalogue.
         needs: fields of `Batch` without which it can't run.
+        fields: those of them that the library does not know, each with the sentence of who provides it.
         source: the paper, by title and number where known.
         status: SEEN, INFERRED ("in the spirit of") or classical.
         number: number in the catalogue of papers; None for what everybody uses.
@@ -79,6 +84,7 @@ class Card:
     slot: Slot
     effect: Effect
     needs: tuple[str, ...] = ()
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
     status: Status = Status.CLASSICAL
     number: int | None = None
@@ -106,6 +112,22 @@ class Card:
         self.require(batch)
         return tuple(batch.inside(name) for name in names)
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """BibTeX of the sources: the entries of `cite`, and one for each arXiv number of `source` that they lack.
+
+        Example:
+            >>> card = Card("mine", Slot.CREDIT, Effect.KEEPS, source="A Title, arXiv 2501.00001")
+            >>> print(card.references[0])
+            @misc{arxiv250100001,
+              title         = {A Title},
+              eprint        = {2501.00001},
+              archivePrefix = {arXiv}
+            }
+        """
+        known = [BIBTEX[key] for key in self.cite]
+        return (*known, *_from_source(self.source, known))
+
     def lacks(self, field: str) -> InvalidConfig:
         """The error for a missing field."""
         return InvalidConfig(
@@ -113,9 +135,19 @@ class Card:
                 f"{self.slot} '{self.name}'",
                 f"a batch without '{field}'",
                 f"it needs: {', '.join(self.needs)}",
-                PROVIDERS.get(field, "Provide it in Batch.make"),
+                self.fields.get(field) or PROVIDERS.get(field, NOBODY),
             )
         )
+
+
+def _from_source(source: str, known: list[str]) -> Iterator[str]:
+    """BibTeX entries for the "Title, arXiv number" in a source that no known entry has."""
+    for title, number in re.findall(r"([^;]*?),?\s*arXiv (\d{4}\.\d{4,5})", source):
+        if not any(number in entry for entry in known):
+            yield (
+                f"@misc{{arxiv{number.replace('.', '')},\n  title         = {{{title.strip(' ;,')}}},\n"
+                f"  eprint        = {{{number}}},\n  archivePrefix = {{arXiv}}\n}}"
+            )
 
 
 class Component(Protocol):

@@ -140,6 +140,8 @@ class _Reader:
             slot = keyword.arg or "**"
             if slot not in SLOTS:
                 raise self._error(f"the slot {slot!r}. {did_you_mean(slot, SLOTS)}")
+            if slot in values:
+                raise self._error(f"the slot {slot!r} twice, which is given once (several parts go in brackets)")
             values[slot] = self._slot(slot, keyword.value)
         return dataclasses.replace(base, **values)
 
@@ -150,11 +152,6 @@ class _Reader:
         try:
             call = ast.parse(f"recipe({readable})", mode="eval").body
         except SyntaxError as error:
-            twice = re.search(r"keyword argument repeated: (\w+)", str(error.msg))
-            if twice and twice[1] in SLOTS:
-                raise self._error(
-                    f"the slot {twice[1]!r} twice, which is given once (several parts of a slot go in brackets)"
-                ) from error
             raise self._error(f"text that doesn't parse ({error.msg})") from error
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "recipe":
             raise self._error("a part without its slot")
@@ -209,6 +206,8 @@ class _Reader:
         """The component with its options."""
         fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
         options = {k.arg or "**": self._option(k.value) for k in keywords}
+        if len(options) < len(keywords):
+            raise self._error(f"an option of {name!r} twice")
         unknown = sorted(set(options) - fields)
         if unknown:
             raise self._error(f"the option {unknown[0]!r} of {name!r}. {did_you_mean(unknown[0], fields)}")

@@ -133,7 +133,7 @@ with signals.Deferred() as asked:
     while True:
         if asked.asked:
             Path(sys.argv[1]).write_text("whole")
-        asked.check()
+            asked.check()
 """
 
 

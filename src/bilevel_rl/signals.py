@@ -2,14 +2,14 @@
 
 Two contexts do it. The command line runs a verb inside `raised`: a signal raises `Stopped` where it finds the program. A
 loop that keeps a folder works inside `Deferred`: the first signal waits until the loop, at a whole state, has saved and
-calls `check`; a second one no longer waits. A loop needs three lines:
+calls `check`; a second one no longer waits. A loop needs four lines:
 
     with signals.Deferred() as signal:
         for k in range(iterations):
             state = step(state)
             if signal.asked:
                 save(state)
-            signal.check()
+                signal.check()  # in here: a signal may come at any moment, also after the question
 
 Signals reach Python's main thread only, and a handler set to "ignore" (nohup) stays so.
 """

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from bilevel_rl.errors import Unsolved
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, UpperObjective, oracles
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, UpperObjective, oracles, solve
+from bilevel_rl.finite.closed_form import ClosedFormProblem
 from bilevel_rl.finite.model import linear, planning
 from bilevel_rl.finite.model.horizon import unrolled
 from bilevel_rl.finite.objectives import VisitationUtility
+from bilevel_rl.finite.solvers import ExactDescent
 
 value = jax.jit(planning.policy_value)
 visits = jax.jit(planning.visitation)
@@ -191,3 +193,22 @@ def test_upper_objective_earns_nothing_in_ends():
     object.__setattr__(it, "mdp", mdp)
     f = it.objective.value(it.x0, jnp.ones((2, 1)), it)
     assert float(f) == pytest.approx(-0.1)  # one visit of the first state, in shares: 1 - gamma
+
+
+class Hole(ClosedFormProblem):
+    """Its follower is known on one side only."""
+
+    name = "hole"
+
+    def __init__(self):
+        self.x0 = jnp.ones(1)
+        self.mdp = self.objective = None
+
+    def hyper_objective(self, x, tau):
+        return jnp.where(x[0] < 0.5, jnp.nan, x[0] ** 2)
+
+
+def test_a_grade_that_is_no_number_ends_the_run():
+    trace = solve(Hole(), ExactDescent(step_size=0.3), iterations=1)
+    assert trace.status.tolist() == [1]
+    assert "run 0, iteration 1: got an objective of NaN" in trace.messages[0]

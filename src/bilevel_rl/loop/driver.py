@@ -87,6 +87,7 @@ def solve(
         (done, log, states), seconds = store.load(states), 0.0
         if not done:
             log.add(grade(stacked, states, 0), states)
+            log.stop_unanswered(0)
         for record in range(done, count):
             began = time.perf_counter()
             new, alive = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
@@ -96,6 +97,7 @@ def solve(
                 log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
             states, k = stepping.keep(new, states, jnp.asarray(log.status == OK)), (record + 1) * every
             log.add(grade(stacked, states, k), states)
+            log.stop_unanswered(k)
             if on_record is not None:
                 on_record(k, log.newest())
             store.save(record + 1, log, states, last=record + 1 == count)

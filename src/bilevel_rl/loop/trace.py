@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from bilevel_rl import metrics as M
 from bilevel_rl import shown
-from bilevel_rl.errors import NonFiniteState
+from bilevel_rl.errors import NonFiniteState, message
 from bilevel_rl.loop.solver import State
 
 OK, NON_FINITE = 0, 1
@@ -86,6 +87,17 @@ class Log:
     def newest(self) -> dict[str, np.ndarray]:
         """The last record, [runs] each."""
         return {key: series[-1] for key, series in self.metrics.items()}
+
+    def stop_unanswered(self, k: int) -> None:
+        """End the runs whose last grade is NaN: an exact value that missed its tolerance is no value."""
+        grade = self.newest().get(M.OBJECTIVE.key)
+        if grade is None:
+            return
+        for i in np.flatnonzero(np.isnan(grade) & (self.status == OK)):
+            self.stop(int(i), message(
+                f"run {i}, iteration {k}", "an objective of NaN", "the follower must be found to the oracles' tolerance",
+                "Raise the temperature of grading (--tau), or look at this x with oracles.lower_optimum",
+            ))  # fmt: skip
 
     def stop(self, run: int, text: str) -> None:
         """A run ends here, and why."""

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict] = {
     "finite difference": {"method": "finite_difference", "objective": "gold", "steps": 4},
     "plain": {"method": "plain", "reward": "gold"},
     "plain, sampled k3, sgd": {"method": "plain", "reward": "gold", "kl_estimator": "k3", "optimizer": "sgd"},
-    "entropy, k1": {"regularizer": "entropy", "kl_estimator": "k1", "estimator": "tilted", "group": 2},
+    "entropy, k1": {"regularizer": "entropy", "kl_estimator": "k1", "estimator": "tilted", "group": 2, "objective": "gold"},
     "recipe grpo, shared": {"recipe": "grpo", "estimator": "shared", "epochs": 2},
     "recipe ppo, paired": {"recipe": "ppo", "estimator": "paired", "objective": "gold"},
     "recipe with selection, steps and a term": {

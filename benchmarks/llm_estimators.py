@@ -26,7 +26,7 @@ from bilevel_rl.llm.config import Config  # noqa: E402
 from bilevel_rl.llm.trainer import BilevelTrainer  # noqa: E402
 from bilevel_rl.records import hardware  # noqa: E402
 
-LOWER = {"kl_estimator": "k1", "level": "sequence"}
+LOWER = {"kl_estimator": "k1", "recipe": "credit=to_go_leave_one_out(tokens=False), loss=clipped(aggregate=sum_of_tokens)"}
 
 
 def make(config: dict, seed: int, lower: dict, zeta: float = 1e-3) -> tuple[tiny.BagInstance, BilevelTrainer]:
@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     fixed = []
-    for lower in (LOWER, {"kl_estimator": "exact", "level": "token"}):
+    for lower in (LOWER, {"kl_estimator": "exact", "recipe": "token_rloo"}):
         for w in (1.0, 0.3, 0.1, 0.03):
             for estimator in args.only:
                 if estimator == "tilted" and w != 1.0:

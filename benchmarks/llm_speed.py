@@ -198,8 +198,8 @@ def memory() -> dict:
         base_bytes = sum(p.numel() * 4 for p in gpt2(layers, width, vocabulary).parameters())
         for backend in backends:
             config = Config(
-                steps=1, backend=backend, prompts_per_step=1, group=2, max_new_tokens=4, credit="gae", pairs_per_step=1,
-                lora_rank=8,
+                steps=1, backend=backend, prompts_per_step=1, group=2, max_new_tokens=4, recipe="actor_critic",
+                lora_rank=8, pairs_per_step=1,
             )  # fmt: skip
             before = tensor_bytes()
             trainer = BilevelTrainer(
@@ -209,8 +209,7 @@ def memory() -> dict:
             for role in trainer.roles.names:  # gradients are freed after x's step: hold all at once, as at the peak
                 for p in trainer.roles.parameters(role).values():
                     p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            if hasattr(trainer, "last"):
-                del trainer.last
+            trainer.last = None
             added = tensor_bytes() - before - base_bytes
             copies = 5 * 4 * base_bytes + base_bytes
             found[f"{name}_{backend}"] = {

@@ -8,6 +8,7 @@ lie on that path, and no tolerance for noise is needed.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from types import SimpleNamespace
@@ -21,9 +22,10 @@ from torch import nn
 
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.model.mdp import FiniteMDP
-from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.config import Config, former_keys
 from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.trainer import BilevelTrainer
+from bilevel_rl.schedules import PowerDecay
 
 A, TAU, W, LAMBDA = 3, 0.4, 0.2, 0.05
 PROMPT = A  # the prompt's token id; id 0 ends a completion
@@ -133,10 +135,11 @@ class Batches:
     def __init__(self, tree: Tree, **options) -> None:
         self.tree = tree
         number = {s: i for i, s in enumerate(tree.sequences)}
+        former = {key: options.pop(key) for key in ("level",) if key in options}
         config = Config(
             steps=1, tau=TAU, w=W, x_penalty=LAMBDA, objective={"gold": 1.0}, prompts_per_step=1, group=2,
             max_new_tokens=tree.depth, stop_ids=[0] if tree.depth > 1 else [], dtype="float64", optimizer="sgd",
-            ratio_clip=50.0, clip_norm=0.0, **({"estimator": "shared"} | options),
+            ratio_clip=50.0, clip_norm=0.0, **({"estimator": "shared"} | options | former_keys(former)),
         )  # fmt: skip
         self.trainer = BilevelTrainer(
             config, TablePolicy(tree.theta), TableReward(tree), [[PROMPT]], reference=TablePolicy(tree.reference),
@@ -280,9 +283,7 @@ def test_the_value_of_a_completion_is_the_finite_engines_return():
     total = 0.0
     for i, j in itertools.product(range(len(tree.sequences)), repeat=2):
         batches.queue = [[tree.sequences[i], tree.sequences[j]]]
-        followers = trainer.sample([trainer.prompts[0]] * 2, 0)
-        trainer.score(followers, TAU, graph=False)
-        theta = followers[0]
+        theta = trainer.score(trainer.sample(0), TAU, False, 0)[0]
         total += chances[i] * chances[j] * float((theta.reward - theta.cost.sum(1)).mean())
     close(total, tree.lower(jnp.asarray(tree.x), jnp.asarray(tree.theta), "kl"))
 
@@ -297,8 +298,8 @@ def test_the_trainers_hyper_gradient_approaches_central_differences_of_the_solve
     errors, ws = [], (0.1, 0.001)
     for w in ws:
         batches = Batches(tree)
-        object.__setattr__(batches.trainer.config, "w", w)
-        batches.trainer.schedules = batches.trainer.config.schedules
+        scales = dataclasses.replace(batches.trainer.schedules, w=PowerDecay(w))
+        batches.trainer.settings = dataclasses.replace(batches.trainer.settings, schedules=scales)
         x = jnp.asarray(tree.x)
         batches.set(tree.solve(x, "kl"), tree.solve(x, "kl", w))
         found = batches.expectation(tree.chances(tree.solve(x, "kl")))

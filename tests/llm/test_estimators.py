@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from bilevel_rl.levels import estimators as e
+from bilevel_rl.policy_gradient.batch import Batch
+from bilevel_rl.policy_gradient.credit import ToGoLeaveOneOut
 
 MASK = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], dtype=torch.double)
 GROUP = torch.tensor([0, 0, 1, 1])
@@ -25,34 +27,37 @@ def test_leave_one_out_leaves_a_group_of_one_alone():
     assert torch.equal(e.weighted_leave_one_out(values, torch.tensor([0, 1, 2])), values)
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_token_level_advantages_count_what_is_still_to_come(sampled):
-    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
-    found, targets = e.advantages(total, cost, MASK, GROUP, cost_is_sampled=sampled)
-    assert targets is None
-    to_go = torch.zeros(4, 3, dtype=torch.double)
-    for i in range(4):
-        for t in range(int(MASK[i].sum())):
-            later = range(t if sampled else t + 1, int(MASK[i].sum()))
-            to_go[i, t] = total[i] - sum(cost[i, s] for s in later)
+@pytest.mark.parametrize("tokens", [True, False])
+def test_token_level_advantages_count_what_is_still_to_come(tokens):
+    reward = torch.randn(4, 3, dtype=torch.double) * MASK
+    found = ToGoLeaveOneOut(tokens=tokens)(Batch.make(MASK, reward, GROUP))
+    to_go = reward.flip(1).cumsum(1).flip(1) * MASK if tokens else reward.sum(1, keepdim=True).expand(4, 3)
     for i, partner in enumerate((1, 0, 3, 2)):
         torch.testing.assert_close(found[i], (to_go[i] - to_go[partner]) * MASK[i])
 
 
-def test_sequence_level_advantages_are_one_number_a_completion():
-    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
-    found, _ = e.advantages(total, cost, MASK, GROUP, level="sequence")
-    returns = total - (cost * MASK).sum(1)
-    torch.testing.assert_close(found, (returns - returns[[1, 0, 3, 2]])[:, None] * MASK)
+def test_responses_alone_in_their_group_are_compared_with_one_another_and_by_their_importance():
+    reward, weight = torch.randn(4, dtype=torch.double), torch.rand(4, dtype=torch.double) + 0.1
+    batch = Batch.make(MASK, reward, [0, 0, 1, 2]).replace(importance=weight)
+    found = ToGoLeaveOneOut(tokens=False)(batch)[:, 0]
+    torch.testing.assert_close(found, reward - reward[[1, 0, 3, 2]])
 
 
-def test_gae_with_lambda_one_is_the_return_less_the_value():
-    total, cost = torch.randn(4, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
-    values = torch.randn(4, 3, dtype=torch.double)
-    found, targets = e.advantages(total, cost, MASK, GROUP, credit="gae", values=values, lam=1.0)
-    to_go = total[:, None] - (cost * MASK).flip(1).cumsum(1).flip(1)
-    torch.testing.assert_close(found, (to_go - values) * MASK)
-    torch.testing.assert_close(targets, to_go * MASK)
+def test_a_pair_left_out_is_the_covariance_with_what_the_pair_earns():
+    """Over all groups of three draws of a law: rows 0 and 1 are judged, both earn h(y0, y1)."""
+    import itertools
+
+    p, g = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([1.0, -2.0, 0.5]).double()
+    h = torch.tensor([[0.3, -1.0, 2.0], [0.1, 0.4, -0.5], [1.5, 0.0, -2.0]]).double()
+    found = 0.0
+    for batch in itertools.product(range(3), repeat=3):
+        a, b, _ = batch
+        bonus = torch.stack([h[a, b], h[a, b], torch.zeros(()).double()])
+        c = e.leave_pair_out(bonus, torch.zeros(3).long(), torch.tensor([1, 0, -1]))
+        found += float(p[list(batch)].prod() * (c * g[list(batch)]).sum())
+    pair = p[:, None] * p[None, :]
+    exact = (pair * h * (g[:, None] + g[None, :])).sum() - 2 * (pair * h).sum() * (p * g).sum()
+    assert found == pytest.approx(float(exact), abs=1e-12)
 
 
 def test_ratio_of_a_sequence_is_the_product_and_its_clip_is_counted():
@@ -88,23 +93,6 @@ def test_penalty_coefficients_are_centred_and_unbiased():
         assert abs(float(c.sum())) < 1e-12
         mean += float(p[batch].prod() * (c * g[batch]).mean())
     assert mean == pytest.approx(float(((p - q) * g).sum()) / w, abs=1e-12)
-
-
-def test_group_scale_is_one_over_the_standard_deviation():
-    returns = torch.tensor([1.0, 3.0, 5.0, 5.0])
-    scale = e.group_scale(returns, GROUP, eps=0.5)
-    torch.testing.assert_close(scale, torch.tensor([1 / (2**0.5 + 0.5)] * 2 + [2.0] * 2))
-
-
-def test_policy_loss_is_the_policy_gradient_at_the_first_step_and_clips_after():
-    logp = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
-    advantage, weight = torch.randn(4, 3, dtype=torch.double), torch.rand(4, 3, dtype=torch.double)
-    loss = e.policy_loss(logp, logp.detach(), advantage, weight, None, MASK, 0.2, 4)
-    (grad,) = torch.autograd.grad(loss, logp)
-    torch.testing.assert_close(grad, -advantage * weight * MASK / 4)
-    far = e.policy_loss(logp, logp.detach() - 1, advantage.abs(), weight, None, MASK, 0.2, 4)
-    (grad,) = torch.autograd.grad(far, logp)
-    assert grad.abs().max() == 0  # ratio e > 1.2 and a positive advantage: clipped
 
 
 def test_value_loss_is_half_the_mean_square_over_real_tokens():

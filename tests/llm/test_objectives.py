@@ -69,7 +69,7 @@ def test_bonus_is_the_policy_gradient_of_f_and_loss_its_gradient_in_x(objective,
     for tokens in itertools.product(range(V), repeat=n):
         chance, s = law[list(tokens)].prod(), sample(tokens)
         upper = objective.evaluate(s)
-        mean_theta -= chance * (upper.bonus[:, None] * score[list(tokens)]).mean(0)
+        mean_theta -= chance * (upper.total[:, None] * score[list(tokens)]).mean(0)
         mean_value += float(chance) * upper.value
         if upper.loss is not None:
             (g,) = torch.autograd.grad(upper.loss, s.rewards)
@@ -89,7 +89,7 @@ def test_with_ratios_the_completions_of_one_policy_answer_for_another(objective,
     mean = torch.zeros(V, dtype=torch.double)
     for tokens in itertools.product(range(V), repeat=2):
         tokens = list(tokens)
-        bonus = objective.evaluate(sample(tokens, weights=rho[tokens])).bonus
+        bonus = objective.evaluate(sample(tokens, weights=rho[tokens])).total
         mean -= law[tokens].prod() * (rho[tokens, None] * bonus[:, None] * score[tokens]).mean(0)
     torch.testing.assert_close(mean, exact)
 
@@ -107,7 +107,7 @@ def test_win_rate_is_the_gradient_against_the_policy_itself_held_fixed(n):
     score, mean = torch.eye(V, dtype=torch.double) - law, torch.zeros(V).double()
     for tokens in itertools.product(range(V), repeat=n):
         upper = WinRate().evaluate(sample(tokens))
-        mean -= law[list(tokens)].prod() * (upper.bonus[:, None] * score[list(tokens)]).mean(0)
+        mean -= law[list(tokens)].prod() * (upper.total[:, None] * score[list(tokens)]).mean(0)
         assert upper.loss is None
     torch.testing.assert_close(mean, exact)
 
@@ -117,7 +117,7 @@ def test_the_likelihood_of_labels_taken_as_data_asks_nothing_of_the_policy():
     fresh, data = Preference().evaluate(s), LabelLikelihood().evaluate(s)
     assert data.value == fresh.value
     assert torch.equal(data.loss, fresh.loss)
-    assert data.bonus.abs().max() == 0 < fresh.bonus.abs().max()
+    assert data.total.abs().max() == 0 < fresh.total.abs().max()
 
 
 def test_stored_preferences_do_not_depend_on_the_policy():
@@ -139,7 +139,7 @@ def test_replayed_pairs_join_the_mean_of_the_fresh_ones():
     both = Preference().evaluate(s)
     replay = -(F.logsigmoid(X[2] - X[0]) + F.logsigmoid(X[2] - X[1])) / 2
     torch.testing.assert_close(both.loss.detach(), (alone.loss.detach() + replay) / 2)
-    assert torch.equal(both.bonus, alone.bonus)
+    assert torch.equal(both.total, alone.total)
 
 
 def test_a_mixture_is_the_weighted_sum():
@@ -151,7 +151,7 @@ def test_a_mixture_is_the_weighted_sum():
     assert not mixed.needs_stored
     gold, preference, both = Gold().evaluate(s), Preference().evaluate(s), mixed.evaluate(s)
     assert both.value == pytest.approx(0.25 * gold.value + 2 * preference.value)
-    torch.testing.assert_close(both.bonus, 0.25 * gold.bonus + 2 * preference.bonus)
+    torch.testing.assert_close(both.total, 0.25 * gold.total + 2 * preference.total)
     torch.testing.assert_close(both.loss, 2 * preference.loss)
 
 

@@ -88,7 +88,7 @@ def test_the_default_recipe_is_the_built_in_credit_to_the_bit(estimator):
     assert untimed(built_in.history) == untimed(recipe.history)
 
 
-def test_an_empty_recipe_key_is_the_configurations_credit():
+def test_an_empty_recipe_key_is_the_default():
     one, two = run(), run(recipe="")
     assert untimed(one.train()) == untimed(two.train())
 
@@ -156,13 +156,14 @@ def test_both_followers_learn_from_the_rows_and_weights_of_theta():
 
     made = run(recipe=Recipe(select=(Half(),), weigh=(Weigh(),)), steps=1, objective="gold")
     kept = {}
-    inner = made.level.prepare
+    inner = made.learner.prepare
 
-    def prepare(followers, *rest):
-        inner(followers, *rest)
-        kept.update({f.role: f.ready for f in followers})
+    def prepare(*given):
+        found = inner(*given)
+        kept.update({f.scored.role: f.batch for f in found})
+        return found
 
-    made.level.prepare = prepare
+    made.learner.prepare = prepare
     made.train()
     assert calls == ["select", "weigh"]
     theta, theta_l = kept["policy"], kept["policy_l"]
@@ -175,14 +176,15 @@ def test_both_followers_learn_from_the_rows_and_weights_of_theta():
 def test_theta_l_is_paid_the_bonus_and_theta_is_not():
     made = run(recipe=Recipe(), objective="gold", steps=1, tau=0.01)
     rewards = {}
-    inner = made.level.prepare
+    inner = made.learner.prepare
 
     def prepare(followers, *rest):
-        inner(followers, *rest)
-        rewards.update({f.role: f.ready.score for f in followers})
-        rewards["gold"] = made.leader.gold_scores(followers[0], followers[0])["policy"]
+        found = inner(followers, *rest)
+        rewards.update({f.scored.role: f.batch.score for f in found})
+        rewards["gold"] = made.leader.gold_scores(followers)["policy"]
+        return found
 
-    made.level.prepare = prepare
+    made.learner.prepare = prepare
     made.train()
     change = rewards["policy_l"] - rewards["policy"]
     centred = rewards["gold"] - rewards["gold"].mean()
@@ -210,12 +212,12 @@ def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(recipe, tmp_path):
     assert untimed(again.history) == untimed(whole.history)
     for key, value in weights(whole).items():
         assert torch.equal(weights(again)[key], value), key
-    mine, theirs = whole.level.tensors(), again.level.tensors()
+    mine, theirs = whole.learner.tensors(), again.learner.tensors()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     if "replay" in recipe or recipe == "r3":
         assert any(key.startswith("replay0/") for key in mine)
-        assert any(b.rows for b in again.level.buffers)
+        assert any(b.rows for b in again.learner.buffers)
     files = {path.suffix for path in (tmp_path / "parts" / "checkpoint").iterdir()}
     assert files == {".json", ".safetensors"}
 
@@ -223,8 +225,8 @@ def test_a_resumed_run_has_the_bits_of_the_uninterrupted_one(recipe, tmp_path):
 def test_trainers_do_not_share_the_buffer_of_a_named_recipe():
     one, two = plain(recipe="r3"), plain(recipe="r3")
     one.train()
-    assert one.level.buffers[0].rows
-    assert not two.level.buffers[0].rows
+    assert one.learner.buffers[0].rows
+    assert not two.learner.buffers[0].rows
     assert not next(c for c in named("r3").components if isinstance(c, Replay)).buffer.rows
 
 
@@ -259,7 +261,9 @@ def test_the_step_slot_extrapolates_and_comes_back():
     ({"recipe": "rloo", "epochs": 2}, r"loss 'policy_gradient': got epochs=2; it is right for fresh samples only"),
     ({"recipe": "credit=group_norm, step=harpg"}, r"step 'harpg': got a language model"),
     ({"recipe": "credit=group_norm, step=adam"}, r"step 'adam': got two policies; their denominators must be one"),
-    ({"recipe": "grpo", "credit": "group_norm", "level": "sequence"}, r"a recipe brings its own credit"),
+    ({"coupling": 0.5, "method": "finite_difference"}, "the two policies answer two values of x"),
+    ({"method": "fixed_reward", "objective": "gold"}, "nothing would fit the reward model"),
+    ({"estimator": "tilted", "group": 2}, "both rows of a pair earn the same, so its covariance needs a third row"),
     ({"recipe": "credit=clipped"}, r"'clipped' in the slot 'credit'; it belongs in 'loss'"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_by_name_before_training(changes, text):
@@ -299,11 +303,10 @@ def test_a_rule_that_rescales_does_not_blow_up_the_price_of_the_regulariser():
         with torch.no_grad():
             for p in made.roles.parameters("policy").values():
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-        followers = made.sample([made.prompts[0]] * 8, 3)
-        made.score(followers, tau, graph=False)
-        made.level.prepare(followers, None, None, 0.0, 3)
+        followers = made.score(made.sample(3), tau, False, 3)
+        (ready,) = made.learner.prepare(followers, None, None, made.facing(3), 3)
         assert followers[0].kl.sum() > 0.1
-        sizes[tau] = float(followers[0].ready.advantage.abs().max() / tau)
+        sizes[tau] = float(ready.batch.advantage.abs().max() / tau)
     assert 0 < sizes[0.01] < 20
     assert sizes[0.1] < 20
 

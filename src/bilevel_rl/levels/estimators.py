@@ -1,4 +1,4 @@
-r"""Estimators: importance ratios, advantages of both followers, and the weights of the penalty's hyper-gradient.
+r"""Estimators: importance ratios, and the weights of the penalty's hyper-gradient.
 
 Pure functions on tensors of the whole batch, [N] or [N, T], no model in sight. J counts a completion once and sums
 over its tokens, so every mean here is over completions.
@@ -18,10 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_rl.policy_gradient.credit.gae import discounted_residuals
-from bilevel_rl.policy_gradient.credit.leave_one_out import leave_one_out
-from bilevel_rl.policy_gradient.losses.clipped import clipped_surrogate
-from bilevel_rl.policy_gradient.segments import label, segment_std, segment_sum
+from bilevel_rl.levels.objectives import PairBonus
+from bilevel_rl.policy_gradient.credit.to_go import weighted_leave_one_out
+from bilevel_rl.policy_gradient.segments import label, segment_sum
 
 
 class Ratios(NamedTuple):
@@ -76,7 +75,7 @@ def importance(
     return Ratios(weight, change, sequence, effective, float(at_bound.double().mean()))
 
 
-def penalty_coefficients(change: Tensor, w: float, scale: Tensor | None = None) -> Tensor:
+def penalty_coefficients(change: Tensor, w: float) -> Tensor:
     r"""$c_i$ with $\frac1N \sum_i c_i \nabla_x r_i$ the estimate of $\frac1w(E_\pi - E_{\pi^L})[\nabla_x r]$.
 
     $c_i = \frac{N}{N-1}(u_i - \bar u)$, $u_i = -(\rho_i - 1)/w$: the sample covariance of u and the gradient, unbiased
@@ -85,15 +84,12 @@ def penalty_coefficients(change: Tensor, w: float, scale: Tensor | None = None) 
     Args:
         change: [N] $\rho - 1$.
         w: penalty constant.
-        scale: [N] weight of each completion in J (group normalisation); None: 1.
     """
     u = -change / w
-    if scale is not None:
-        u = u * scale
     return (u - u.mean()) * (len(u) / max(len(u) - 1, 1))
 
 
-def tilted_coefficients(bonus: Tensor, tau: float, group: Tensor) -> Tensor:
+def tilted_coefficients(bonus: Tensor, tau: float, group: Tensor, pairs: PairBonus | None = None) -> Tensor:
     r"""The penalty's coefficients when theta^L is known: no second policy, no ratio, no bias in w.
 
     The transitions of a language model are deterministic and gamma = 1, so the optimum of J - w f is a tilt of the
@@ -108,102 +104,37 @@ def tilted_coefficients(bonus: Tensor, tau: float, group: Tensor) -> Tensor:
         bonus: [N] the upper objective's bonus u.
         tau: weight of the KL.
         group: [N] completions of one prompt: the expectation is each prompt's own, left-one-out.
+        pairs: what judged pairs earn, each left out as a pair.
 
     A scale of J (group normalisation) cancels: s J is tilted by u / (s tau), and its gradient has the factor s.
     """
-    return -weighted_leave_one_out(bonus, group) / tau
+    own = weighted_leave_one_out(bonus, group)
+    return -(own if pairs is None else own + leave_pair_out(pairs.raw, group, pairs.partner)) / tau
 
 
-def group_scale(returns: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
-    """[N] one over the standard deviation of each group's returns, for both followers (GRPO's scale)."""
-    index, count = label(group)
-    return 1.0 / (segment_std(returns, index, count, ddof=1)[index] + eps)
+def leave_pair_out(bonus: Tensor, group: Tensor, partner: Tensor) -> Tensor:
+    r"""$c_i = b_i - \frac{1}{G-2} \sum_{k \notin \{i, partner(i)\}} b_k$ within each group of G rows.
 
-
-def weighted_leave_one_out(values: Tensor, group: Tensor, weights: Tensor | None = None) -> Tensor:
-    r"""$v_i - \sum_{j \ne i} \omega_j v_j / \sum_{j \ne i} \omega_j$ within each group.
+    The U-statistic of a covariance with what a pair earns: $\sum_i c_i g_i$ gives each pair's $b_a g_a + b_b g_b$ less
+    $(b_a + b_b)$ times the mean of g over the rows outside of the pair, which are independent of both.
 
     Args:
-        values: [N] or [N, T].
+        bonus: [N] what each row earns by its pair; 0 without one.
         group: [N].
-        weights: [N] positive; None: plain leave-one-out.
+        partner: [N] the other row of the pair, -1 without one.
 
     Returns:
-        The shape of `values`; values themselves for a group of one.
+        [N]; the bonus itself in a group of two, right where the two of a pair cancel.
+
+    Example:
+        >>> leave_pair_out(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0, 0, 0]), torch.tensor([1, 0, -1]))
+        tensor([ 1.,  1., -2.])
     """
-    if weights is None and values.ndim == 1:
-        return leave_one_out(values, group)
-    weights = torch.ones_like(values[:, 0]) if weights is None else weights
     index, count = label(group)
-    column = weights.reshape(-1, *[1] * (values.ndim - 1))
-    total = segment_sum(column * values, index, count)[index] - column * values
-    mass = segment_sum(weights, index, count)[index] - weights
-    alone = torch.bincount(index, minlength=count)[index] < 2
-    mass = torch.where(alone, 1.0, mass).reshape(column.shape)
-    return values - torch.where(alone.reshape(column.shape), 0.0, total / mass)
-
-
-def advantages(
-    total: Tensor, cost: Tensor, mask: Tensor, group: Tensor, *, credit: str = "leave_one_out", level: str = "token",
-    cost_is_sampled: bool = False, weights: Tensor | None = None, values: Tensor | None = None, lam: float = 0.95,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    r"""Advantages of one follower on the batch.
-
-    Args:
-        total: [N] reward of a completion, paid at its last token (for theta^L with w times the bonus in it).
-        cost: [N, T] tau times the regulariser at each token: exact (a function of the prefix, so that only later
-            costs are an action's doing) or sampled (of the token, its own included).
-        mask: [N, T].
-        group: [N] completions with the same prompt.
-        credit, level: as in `Config`.
-        cost_is_sampled: whether `cost` is the token's own.
-        weights: [N] importance ratios: baselines are means under theta^L.
-        values: [N, T] of the critic, for gae.
-        lam: GAE's lambda.
-
-    Returns:
-        [N, T] advantages, and for gae the critic's targets [N, T].
-    """
-    cost = cost * mask
-    if credit == "gae":
-        assert values is not None
-        inside = mask.bool()
-        position = torch.arange(mask.shape[1], device=mask.device)
-        end = (position == mask.sum(1, keepdim=True) - 1).to(cost.dtype)
-        values = values.detach()
-        advantage = discounted_residuals(total[:, None] * end - cost, values, inside, 1.0, lam)
-        return advantage * mask, (advantage + values) * mask
-    if level == "sequence":
-        returns = total - cost.sum(1)
-        return weighted_leave_one_out(returns, group, weights)[:, None] * mask, None
-    later = cost.flip(1).cumsum(1).flip(1)
-    if not cost_is_sampled:
-        later = later - cost
-    # what is to come after each token; a completion that has ended has nothing to come
-    to_go = (total[:, None] - later) * mask
-    return weighted_leave_one_out(to_go, group, weights) * mask, None
-
-
-def policy_loss(
-    logp: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, direct: Tensor | None, mask: Tensor, clip: float,
-    completions: int,
-) -> Tensor:  # fmt: skip
-    """A follower's loss on some rows: minus its clipped surrogate plus the direct part of the regulariser.
-
-    Args:
-        logp: [n, T] with a graph.
-        old: [n, T] log-probabilities when the batch was drawn.
-        advantage, weight: [n, T] from `advantages` and `importance` (1 for a follower's own completions).
-        direct: [n, T] tau times the exact KL (or k3) with a graph; None when the regulariser is in the rewards.
-        mask: [n, T].
-        clip: half-width of the ratio's trust interval.
-        completions: N, of all rows and processes: the denominators of the parts add up.
-    """
-    ratio = ((logp - old) * mask).exp()
-    terms = clipped_surrogate(ratio, advantage, clip, clip)
-    if direct is not None:
-        terms = terms + direct
-    return (terms * weight * mask).sum() / completions
+    others = segment_sum(bonus, index, count)[index] - bonus
+    others = others - torch.where(partner >= 0, bonus[partner.clamp(min=0)], 0)
+    size = torch.bincount(index, minlength=count)[index]
+    return bonus - others / (size - 2).clamp(min=1)
 
 
 def value_loss(values: Tensor, targets: Tensor, weight: Tensor, mask: Tensor, tokens: float) -> Tensor:

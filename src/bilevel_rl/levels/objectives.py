@@ -5,16 +5,21 @@ On a batch y_1..y_N of the penalised policy an objective answers with
     value   the sample estimate of f
     loss    the same with a graph: its gradient in the rewards r_x(y_i), and in x itself where stored pairs enter
     bonus   [N] with   - grad_theta f = E[ (1/N) sum_i bonus_i grad log pi(y_i) ]
+    pairs   the part of the same sum that comes from judged pairs, whose two rows decide each other's bonus
 
 so that the penalised follower ascends J - w f by adding w * bonus to its rewards. When the batch is theta's and serves
 both followers, `weights` are its importance ratios and the expectation above is under theta with those ratios.
+
+A baseline for a row of a pair must know neither row, or it takes a share of the bonus away: left to a leave-one-out
+within G rows of which all are judged, a bonus that the two split (`win_rate`) is counted G/(G-1) times, one that both
+get (`preference`) (G-2)/(G-1) times.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +58,29 @@ class Sample:
     step: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class PairBonus:
+    """Bonuses of judged pairs.
+
+    Attributes:
+        partner: [N] the other row of each row's pair; -1 without one.
+        raw: [N] bonus as it is earned, 0 for rows without a pair.
+        centred: [N] the same less a baseline from other pairs alone.
+    """
+
+    partner: Tensor
+    raw: Tensor
+    centred: Tensor
+
+    def __add__(self, other: PairBonus) -> PairBonus:
+        """Of two objectives on the same pairs."""
+        return PairBonus(self.partner, self.raw + other.raw, self.centred + other.centred)
+
+    def times(self, weight: float) -> PairBonus:
+        """Of an objective with a weight."""
+        return PairBonus(self.partner, weight * self.raw, weight * self.centred)
+
+
 @dataclasses.dataclass
 class Upper:
     """An objective's answer: see the module's head.
@@ -60,14 +88,21 @@ class Upper:
     Attributes:
         value: estimate of f from the batch, the same on every process.
         loss: None where f has no direct gradient in x.
-        bonus: [N].
+        bonus: [N] what a row earns by itself.
         share: what this process's stored pairs add to the value; summed over processes.
+        pairs: what judged pairs earn; None: nothing.
     """
 
     value: float
     loss: Tensor | None
     bonus: Tensor
     share: float = 0.0
+    pairs: PairBonus | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """[N] bonus of each row, pairs' included."""
+        return self.bonus if self.pairs is None else self.bonus + self.pairs.centred
 
 
 class UpperObjective(Protocol):
@@ -77,6 +112,9 @@ class UpperObjective(Protocol):
         needs_pairs: the judge is asked to label pairs each iteration.
         needs_gold: the gold scorer is called each iteration, and counts as labels.
         needs_stored: stored preference pairs are drawn each iteration.
+        contrasts: both rows of a pair earn the same (optional; False where missing): a leave-one-out of such bonuses
+            needs a third row of the same start.
+        fits: f has a direct gradient in x (optional; True where missing).
     """
 
     needs_pairs: bool
@@ -100,10 +138,11 @@ class Preference:
     needs_pairs: bool = True
     needs_gold: bool = False
     needs_stored: bool = False
+    contrasts: ClassVar[bool] = True
 
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
-        bonus = torch.zeros_like(sample.rewards.detach())
+        bonus, pairs = torch.zeros_like(sample.rewards.detach()), None
         fresh, loss, value, share = len(sample.pairs), None, float("nan"), 0.0
         count = fresh + sample.replayed_total
         if fresh:
@@ -114,12 +153,16 @@ class Preference:
             value = -float((weight * margin.detach()).mean())
             loss = -(weight * margin).sum() / count
             u = margin.detach()
-            if fresh > 1:
-                u = u - (u.sum() - u) / (fresh - 1)
-            u = u * (sample.rollout.size / fresh)
-            bonus = bonus.index_add(0, first, sample.weights[second] * u)
-            bonus = bonus.index_add(0, second, sample.weights[first] * u)
-        if sample.replayed is not None and len(sample.replayed[0].ids):
+            others = (u.sum() - u) / (fresh - 1) if fresh > 1 else torch.zeros_like(u)
+            scale = sample.rollout.size / fresh
+            pairs = PairBonus(
+                partners(sample.pairs, bonus), *(
+                    bonus.index_add(0, first, sample.weights[second] * v * scale)
+                    .index_add(0, second, sample.weights[first] * v * scale)
+                    for v in (u, u - others)
+                ),
+            )  # fmt: skip
+        if sample.replayed is not None and sample.replayed[0].size:
             margin = _margin(sample.reward, sample.replayed)
             replay = -margin.sum() / count
             loss = replay if loss is None else loss + replay
@@ -127,7 +170,7 @@ class Preference:
                 share = -float(margin.detach().sum()) / count
         if not fresh and count:
             value = 0.0
-        return Upper(value, loss, bonus, share)
+        return Upper(value, loss, bonus, share, pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +188,7 @@ class LabelLikelihood:
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
         upper = Preference().evaluate(sample)
-        return dataclasses.replace(upper, bonus=torch.zeros_like(upper.bonus))
+        return dataclasses.replace(upper, pairs=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,15 +203,17 @@ class WinRate:
     needs_pairs: bool = True
     needs_gold: bool = False
     needs_stored: bool = False
+    fits: ClassVar[bool] = False
 
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
-        bonus = torch.zeros_like(sample.rewards.detach())
-        if len(sample.pairs):
-            winner, loser = sample.pairs.unbind(1)
-            share = torch.full_like(bonus[winner], sample.rollout.size / (4 * len(sample.pairs)))
-            bonus = bonus.index_add(0, winner, share).index_add(0, loser, -share)
-        return Upper(0.0, None, bonus)
+        nothing = torch.zeros_like(sample.rewards.detach())
+        if not len(sample.pairs):
+            return Upper(0.0, None, nothing)
+        winner, loser = sample.pairs.unbind(1)
+        share = torch.full_like(nothing[winner], sample.rollout.size / (4 * len(sample.pairs)))
+        earned = nothing.index_add(0, winner, share).index_add(0, loser, -share)
+        return Upper(0.0, None, nothing, pairs=PairBonus(partners(sample.pairs, nothing), earned, earned))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +242,7 @@ class Gold:
     needs_pairs: bool = False
     needs_gold: bool = True
     needs_stored: bool = False
+    fits: ClassVar[bool] = False
 
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
@@ -226,13 +272,23 @@ class Mixture:
         """Whether a term does."""
         return any(term.needs_stored for _, term in self.terms)
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether a term does."""
+        return any(getattr(term, "contrasts", False) for _, term in self.terms)
+
     def evaluate(self, sample: Sample) -> Upper:
         """See `UpperObjective`."""
         parts = [(weight, term.evaluate(sample)) for weight, term in self.terms]
         losses = [weight * part.loss for weight, part in parts if part.loss is not None]
         bonus = sum((weight * part.bonus for weight, part in parts), torch.zeros_like(sample.weights))
         value, share = (sum(w * getattr(part, name) for w, part in parts) for name in ("value", "share"))
-        return Upper(value, sum(losses) if losses else None, bonus, share)
+        pairs = None
+        for weight, part in parts:
+            if part.pairs is not None:
+                own = part.pairs.times(weight)
+                pairs = own if pairs is None else pairs + own
+        return Upper(value, sum(losses) if losses else None, bonus, share, pairs)
 
 
 ALL: Mapping[str, Any] = {
@@ -260,6 +316,18 @@ def make_objective(weights: Mapping[str, float]) -> Any:
     if len(weights) == 1 and next(iter(weights.values())) == 1.0:
         return ALL[next(iter(weights))]
     return Mixture(tuple((weight, ALL[name]) for name, weight in weights.items()))
+
+
+def partners(pairs: Tensor, like: Tensor) -> Tensor:
+    """[N] the other row of each row's pair, -1 without one.
+
+    Example:
+        >>> partners(torch.tensor([[2, 0]]), torch.zeros(3)).tolist()
+        [2, -1, 0]
+    """
+    first, second = pairs.to(like.device).unbind(1)
+    found = torch.full(like.shape, -1, dtype=torch.long, device=like.device)
+    return found.index_copy(0, first, second).index_copy(0, second, first)
 
 
 def _margin(reward: Callable[[Any], Tensor], pairs: tuple[Any, Any]) -> Tensor:

@@ -18,8 +18,6 @@ ESTIMATORS = ("tilted", "shared", "paired")
 RATIOS = ("sequence", "token")
 REGULARIZERS = ("kl", "entropy")
 KL_ESTIMATORS = ("exact", "k1", "k3")
-CREDITS = ("leave_one_out", "group_norm", "gae")
-LEVELS = ("token", "sequence")
 BACKENDS = ("full", "lora")
 DTYPES = ("float32", "bfloat16", "float64")
 OPTIMIZERS = ("adam", "sgd")
@@ -104,12 +102,8 @@ class Config:
     kl_estimator: str = _key(
         "exact", "over the vocabulary, or the one-sample estimators k1, k3", KL_ESTIMATORS
     )
-    recipe: str = _key("", "policy optimiser: a name, or parts (credit=..., loss=...); empty: credit, level and clip")
-    credit: str = _key("leave_one_out", "advantages; gae trains critics", CREDITS)
-    level: str = _key("token", "advantages by reward to go (token) or by whole completion (sequence)", LEVELS)
-    gae_lambda: float = _key(0.95, "lambda of the generalised advantage estimate")
+    recipe: str = _key("", "how a policy learns: a name, or parts (credit=..., loss=...); empty: token_rloo")
     epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate")
-    clip: float = _key(0.2, "half-width of the surrogate's trust interval on the ratio of new to old policy")
 
     # -- upper level
     objective: dict[str, float] = _key({"label_likelihood": 1.0, "win_rate": 0.1}, "upper objectives by name and weight")
@@ -174,11 +168,6 @@ class Config:
             return True
         return self.method in ("bilevel", "nested") and self.estimator != "tilted"
 
-    @property
-    def uses_critics(self) -> bool:
-        """Whether critics are trained."""
-        return self.credit == "gae"
-
     def asdict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dataclasses.asdict(self)
@@ -198,6 +187,7 @@ class Config:
             InvalidConfig: an unknown key (with the nearest known one), a wrong type, or a value not allowed.
         """
         known = {f.name: f for f in dataclasses.fields(cls)}
+        values = former_keys(values, where)
         clean = {}
         for name, value in values.items():
             if name in REFUSED:
@@ -276,12 +266,12 @@ class Config:
                     )
         for names, good, text in (
             (
-                "temperature clip difference ratio_clip lora_scale",
+                "temperature difference ratio_clip lora_scale",
                 lambda v: v > 0,
                 "it must be a finite number above 0",
             ),
             ("clip_norm x_clip_norm x_penalty", lambda v: v >= 0, "it must be a finite number of at least 0"),
-            ("gae_lambda coupling", lambda v: 0 <= v <= 1, "it must lie in [0, 1]"),
+            ("coupling", lambda v: 0 <= v <= 1, "it must lie in [0, 1]"),
         ):
             for name in names.split():
                 value = getattr(self, name)
@@ -308,17 +298,10 @@ class Config:
             from bilevel_rl.policy_gradient.recipes import compose
 
             compose(self.recipe)
-            if self.credit == "group_norm":
-                raise InvalidConfig(
-                    message("config.credit", "group_norm with a recipe", "a recipe brings its own credit",
-                            "Leave credit out, or name the parts: recipe: credit=group_norm, loss=clipped")
-                )  # fmt: skip
-        if (self.credit == "leave_one_out" and not self.recipe and self.batch < 2) or (
-            self.credit == "group_norm" and self.group < 2
-        ):
+        elif self.batch < 2:
             raise InvalidConfig(
                 message("config.group", f"group={self.group}, prompts_per_step={self.prompts_per_step}",
-                        f"{self.credit} compares completions with one another", "Set group to 2 or more")
+                        "the recipe token_rloo compares completions with one another", "Set group to 2 or more")
             )  # fmt: skip
         asks = self.method != "plain" and any(name in self.objective for name in PAIRS)
         if asks and 2 * self.pairs_per_step > self.batch:
@@ -336,27 +319,45 @@ class Config:
                     "Set group to 2 or more",
                 )
             )
-        if self.coupling and self.method == "finite_difference":
-            raise InvalidConfig(
-                message("config.coupling", f"{self.coupling} with method=finite_difference",
-                        "the two policies answer two values of x and must differ", "Set coupling to 0")
-            )  # fmt: skip
-        if self.credit == "group_norm" and self.level == "token":
-            raise InvalidConfig(
-                message("config.level", "token with credit=group_norm", "group_norm scores whole completions",
-                        "Set level=sequence")
-            )  # fmt: skip
         if self.regularizer == "entropy" and self.kl_estimator == "k3":
             raise InvalidConfig(
                 message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
                         "Choose exact or k1")
             )  # fmt: skip
-        if self.method == "fixed_reward" and self.objective.keys() <= {"gold", "win_rate"}:
-            raise InvalidConfig(
-                message("config.objective", f"{' and '.join(self.objective)} alone with method=fixed_reward",
-                        "x has no direct gradient there: nothing would fit the reward model",
-                        "Use objective=label_likelihood or stored_preference")
-            )  # fmt: skip
+
+
+FORMER = {"credit": "leave_one_out", "level": "token", "gae_lambda": 0.95, "clip": 0.2}  # keys of before, and defaults
+
+
+def former_keys(values: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+    """Values in which the keys `credit`, `level`, `gae_lambda` and `clip` of before are a recipe.
+
+    Raises:
+        InvalidConfig: a value that no recipe has, with the recipe to write.
+
+    Example:
+        >>> former_keys({"credit": "gae", "steps": 3})
+        {'steps': 3, 'recipe': 'credit=gae(lam=0.95), loss=clipped(low=0.2, high=0.2, aggregate=sum_of_tokens)'}
+    """
+    given = {key: values[key] for key in FORMER if key in values}
+    rest = {key: value for key, value in values.items() if key not in FORMER}
+    if not given or {**FORMER, **given} == FORMER or rest.get("recipe"):
+        return rest
+    old = {**FORMER, **given}
+    rules = {
+        ("gae", "token"): f"gae(lam={old['gae_lambda']})", ("gae", "sequence"): f"gae(lam={old['gae_lambda']})",
+        ("leave_one_out", "token"): "to_go_leave_one_out",
+        ("leave_one_out", "sequence"): "to_go_leave_one_out(tokens=False)",
+    }  # fmt: skip
+    rule = rules.get((old["credit"], old["level"]))
+    if rule is None:
+        raise InvalidConfig(
+            message(f"{where}.credit", f"{old['credit']!r} with level={old['level']!r}",
+                    "how a policy learns is one key, recipe, and group_norm leaves the price of the KL unscaled there",
+                    "Write recipe: grpo, or recipe: credit=group_norm, loss=clipped(aggregate=sum_of_tokens)")
+        )  # fmt: skip
+    clip = old["clip"]
+    return rest | {"recipe": f"credit={rule}, loss=clipped(low={clip}, high={clip}, aggregate=sum_of_tokens)"}
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:

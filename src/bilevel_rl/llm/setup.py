@@ -161,11 +161,11 @@ def make_roles(
     reward: Any,
     reference: nn.Module | None,
     device: Any,
-    critics: bool | None = None,
+    critics: bool = False,
     tokenizer: Any = None,
     prompts: Sequence[Prompt] = (),
 ) -> Roles:
-    """The roles of a run on its device, with their reward model; `critics` None: as the configuration says.
+    """The roles of a run on its device, with their reward model.
 
     What is drawn (adapters, new heads) follows `config.seed`, whatever was drawn before.
     """
@@ -178,7 +178,7 @@ def make_roles(
 
 
 def _make_roles(
-    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool | None,
+    config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool,
     tokenizer: Any,
 ) -> Roles:  # fmt: skip
     dtype = DTYPES[config.dtype]
@@ -189,7 +189,7 @@ def _make_roles(
             module.to(device=device, dtype=dtype)
     reward = _reward(config, reward, device, dtype, tokenizer)
     common: dict[str, Any] = {
-        "reward": reward, "penalised": config.uses_penalised, "critics": config.uses_critics if critics is None else critics,
+        "reward": reward, "penalised": config.uses_penalised, "critics": critics,
         "temperature": config.temperature,
     }  # fmt: skip
     if config.backend == "lora":
@@ -332,7 +332,7 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
     # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
     policies = (1 + config.uses_penalised) if not config.micro_batch else 1
     logits = rows * config.max_new_tokens * (size or 0) * each * (3 * policies + 2)
-    graphs = policies * (2 if config.uses_critics and not config.micro_batch else 1)
+    graphs = policies * (2 if "critic" in roles.names and not config.micro_batch else 1)
     tokens = rows * (config.max_prompt_tokens + config.max_new_tokens)
     activations = graphs * tokens * _kept(roles, config.gradient_checkpointing) * each
     return MemoryEstimate((trained + roles.frozen()) * each, trained * copies * each, logits, activations)

@@ -30,6 +30,7 @@ PROVIDERS: dict[str, str] = {
     "duration": "The environment: measure the time that each response (or its action) took",
     "score_norm": "The policy: give 1 - 2 p(y) + sum p^2 for each token "
     "(policy_gradient.credit.optimal_baseline.logit_score_norm)",
+    "importance": "Another policy's rollout: the likelihood ratio of each response under this policy",
     "switch": "A hierarchical task: mark the first token of each turn that opens a new segment",
     "value_high": "A hierarchical critic: the value of the high level at each token's turn",
     "confidence": "A probing sampler: the mean exp(-entropy) of short answer probes at each token's turn",

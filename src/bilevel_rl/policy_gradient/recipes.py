@@ -18,6 +18,8 @@ _GROUP, _CLIP = credit.GroupNorm(), losses.Clipped(aggregate=aggregate.per_seque
 ALL: tuple[Recipe, ...] = (
     Recipe("reinforce", credit=credit.Return()),
     Recipe("rloo", credit=credit.LeaveOneOut()),
+    Recipe("token_rloo", credit=credit.ToGoLeaveOneOut(), loss=losses.Clipped(aggregate=aggregate.sum_of_tokens)),
+    Recipe("actor_critic", credit=credit.GAE(), loss=losses.Clipped(aggregate=aggregate.sum_of_tokens)),
     Recipe("remax", credit=credit.Greedy()),
     Recipe("reinforce_pp", credit=credit.BatchNorm(), loss=losses.Clipped()),
     Recipe("reinforce_pp_baseline", credit=credit.BatchNorm(inner=credit.GroupMean()), loss=losses.Clipped()),

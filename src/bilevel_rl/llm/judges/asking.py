@@ -6,46 +6,20 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bilevel_rl.errors import BilevelError, message
+from bilevel_rl.levels.labels import LabelsPending, choose_pairs
 from bilevel_rl.llm.sampling.rollout import Rollout
 
+__all__ = ["JudgeFailed", "LabelsPending", "ask", "choose_pairs"]
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # ours: a judge behind a network fails now and then; one that fails three times is broken
 
 
 class JudgeFailed(BilevelError, RuntimeError):
     """A judge raised or answered nonsense on every attempt; the run's last checkpoint stays."""
-
-
-class LabelsPending(BilevelError):
-    """A judge has no answers yet (a human queue): the trainer saves, stops, and asks again on resume."""
-
-
-def choose_pairs(group: Tensor, count: int, seed: int, step: int, texts: Sequence[Any] = ()) -> Tensor:
-    """[count, 2] disjoint pairs of rows of one group, a function of (seed, step), the groups and the texts alone.
-
-    Args:
-        group: [N] group of each row.
-        count: pairs wanted; fewer come back when the groups have no more.
-        seed, step: of the draw.
-        texts: N completions; a pair of equal ones tells nothing and is left out, before it costs a label.
-    """
-    random = np.random.default_rng([seed, 0x9A125, step])
-    pairs = []
-    groups = group.cpu().numpy()
-    for g in np.unique(groups):
-        rows = random.permutation(np.flatnonzero(groups == g))
-        pairs += [rows[i : i + 2] for i in range(0, len(rows) - 1, 2)]
-    if len(texts):
-        pairs = [pair for pair in pairs if texts[pair[0]] != texts[pair[1]]]
-    chosen = random.permutation(len(pairs))[:count]
-    if not len(chosen):
-        return torch.empty(0, 2, dtype=torch.long)
-    return torch.from_numpy(np.stack([pairs[i] for i in chosen]).astype(np.int64))
 
 
 def ask(judge: Any, rollout: Rollout, pairs: Tensor) -> Tensor:

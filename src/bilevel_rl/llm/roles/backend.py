@@ -20,15 +20,12 @@ from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.llm.forward import without
+from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
 from bilevel_rl.llm.sampling.rollout import Rollout
 
 log = logging.getLogger(__name__)
-POLICIES = ("policy", "policy_l")
-CRITICS = ("critic", "critic_l")
-REWARD = "reward"
-
 
 class Roles(abc.ABC):
     """The interface; see the module's head.
@@ -177,7 +174,7 @@ class _Critic(nn.Module):
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
-        _need_body(policy, "credit: gae")
+        _need_body(policy, "a recipe with critics")
         self.body = copy.deepcopy(policy.base_model)
         self.head = nn.Linear(_width(policy), 1).to(next(policy.parameters()))
         nn.init.zeros_(self.head.weight)

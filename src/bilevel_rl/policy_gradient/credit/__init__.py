@@ -25,6 +25,7 @@ from bilevel_rl.policy_gradient.credit.step_groups import Episode, StepGroups
 from bilevel_rl.policy_gradient.credit.step_level import StepLevel
 from bilevel_rl.policy_gradient.credit.step_potential import StepPotential
 from bilevel_rl.policy_gradient.credit.sums import Sum
+from bilevel_rl.policy_gradient.credit.to_go import ToGoLeaveOneOut
 from bilevel_rl.policy_gradient.credit.trajectory_graph import TrajectoryGraph
 from bilevel_rl.policy_gradient.credit.truncated import TruncatedGAE
 
@@ -32,5 +33,5 @@ ALL = (
     LeaveOneOut, Return, Greedy, GroupNorm, GroupMean, BatchNorm, GAE, OptimalBaseline, LengthBaseline, EMPG,
     Consistency, Adora, TruncatedGAE, Hierarchical, MultiReward, TrajectoryGraph, StepPotential, Alignment,
     HierarchyOfGroups, StepLevel, Polychromic, SegmentChain, SegmentTree, Gate, HintCredit,
-    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG, Decoupled,
+    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG, Decoupled, ToGoLeaveOneOut,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is measured in an iteration: one line of `metrics.jsonl`, the signs of trouble in it, and the sample table."""
+"""What is measured in an iteration: one line of `metrics.jsonl`, and the signs of trouble in it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from bilevel_rl.levels.estimators import Ratios
-    from bilevel_rl.llm.followers import Follower
+    from bilevel_rl.levels.followers import Scored
 
-SAMPLES = 8  # completions in a sample table
 log = logging.getLogger(__name__)
 NAMES = {"policy": "gradient_policy", "policy_l": "gradient_policy_l", "critic": "gradient_critic",
          "critic_l": "gradient_critic_l"}  # fmt: skip
 
 
 def of_followers(
-    theta: Follower, theta_l: Follower, made: int, ratios: Ratios | None, gold: Tensor | None, gap: bool,
+    theta: Scored, theta_l: Scored, made: int, ratios: Ratios | None, gold: Tensor | None, gap: bool,
     seconds: float,
 ) -> dict[str, float]:  # fmt: skip
-    """What the rollouts say; every key is a metric of `bilevel_rl.metrics`.
+    """What the rows say; every key is a metric of `bilevel_rl.metrics`.
 
     Args:
         theta, theta_l: scored followers; the same one when there is no second.
@@ -35,7 +34,7 @@ def of_followers(
         gap: whether J(pi) - J(pi^L) means anything here.
         seconds: since the iteration began.
     """
-    y, mask = theta.rollout, theta.rollout.mask
+    y, mask = theta.rows, theta.rows.mask
     line = {
         "learned_reward": float(theta.reward.mean()),
         "kl": float(theta.kl.sum(1).mean()),
@@ -56,7 +55,7 @@ def of_followers(
     return line
 
 
-def policy_gap(theta: Follower, theta_l: Follower, ratios: Ratios | None) -> float:
+def policy_gap(theta: Scored, theta_l: Scored, ratios: Ratios | None) -> float:
     """J_tau(pi) - J_tau(pi^L) by sampling."""
     returns = theta.reward - theta.cost.sum(1)
     if ratios is None:
@@ -100,14 +99,3 @@ class Warnings:
             if there and key not in self.said:
                 self.said.add(key)
                 log.warning("iteration %d: %s", step, self.TEXTS[key])
-
-
-def sample_table(theta: Follower, gold: Tensor | None, count: int = SAMPLES) -> list[dict[str, Any]]:
-    """Prompt, completion, learned reward and gold score of the first rows."""
-    return [
-        {
-            "prompt": theta.rollout.prompts[i].text, "completion": theta.rollout.texts[i],
-            "reward": float(theta.reward[i]), "gold": None if gold is None else float(gold[i]),
-        }
-        for i in range(min(count, theta.rollout.size))
-    ]  # fmt: skip

@@ -9,8 +9,6 @@ from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels import checkpoint
-from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
 FREE = {"steps", "out", "save_every", "samples_every", "device"}  # keys that a resumed run may change
@@ -20,12 +18,12 @@ class RunFolder:
     """Writes one run's files; every call does nothing where nothing is written.
 
     Args:
-        config: of the run; `config.out` names the folder.
+        config: of the run: `out` names the folder, and `asdict`, `method`, `seed`, `steps`, `samples_every`.
         problem: label of the task.
         main: whether this process writes.
     """
 
-    def __init__(self, config: Config, problem: str, main: bool) -> None:
+    def __init__(self, config: Any, problem: str, main: bool) -> None:
         self.config, self.problem = config, problem
         self.path = Path(config.out) if config.out and main else None
 
@@ -78,17 +76,16 @@ class RunFolder:
 
 def save(trainer: Any, folder: str | Path) -> None:
     """Write everything that a trainer's next iteration depends on."""
-    tensors = dict(trainer.roles.state())
+    tensors = dict(trainer.engine.state())
     for name, optimizer in trainer.optimizers.items():
         tensors |= checkpoint.optimizer_tensors(name, optimizer)
     for part, holder in _holders(trainer).items():
         tensors |= {f"{part}/{key}": value for key, value in holder.tensors().items()}
     leader = trainer.leader
-    replay = [[list(p.ids), list(a), list(b)] for p, a, b in leader.replay]
     state = {
-        "config": trainer.config.asdict(), "labels": leader.labels, "tokens": trainer.tokens, "replay": replay,
-        "rng": checkpoint.rng_state(), "digests": trainer.digests,
-        "recipe": trainer.recipe.describe() if trainer.recipe is not None else {},
+        "config": trainer.config.asdict(), "labels": leader.count, "tokens": trainer.engine.samples,
+        "replay": leader.labels.dump(leader.replay),
+        "rng": checkpoint.rng_state(), "digests": trainer.digests, "recipe": trainer.recipe.describe(),
     }  # fmt: skip
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state)
 
@@ -106,10 +103,10 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
         InvalidConfig: a checkpoint of another configuration or model.
     """
     tensors, state = checkpoint.load_checkpoint(folder)
-    _same_config(trainer.config.asdict(), state["config"])
+    _same_config(trainer.config.asdict(), trainer.known_config(state["config"]))
     _same_recipe(trainer.recipe, state.get("recipe", {}))
     ours = ("optimizer/", "recipe/", "step_rule/")
-    trainer.roles.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
+    trainer.engine.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
     _same_start(trainer.digests, state.get("digests", {}), ("data", "frozen weights") if goes_on else ("frozen weights",))
     for part, holder in _holders(trainer).items():
         own = {
@@ -121,17 +118,14 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
     for name, optimizer in trainer.optimizers.items():
         checkpoint.load_optimizer(name, optimizer, tensors)
     leader = trainer.leader
-    trainer.step, leader.labels, trainer.tokens = state["step"], state["labels"], state["tokens"]
-    known: dict[tuple[int, ...], Prompt] = {p.ids: p for p in trainer.prompts}
-    leader.replay = [
-        (known.get(tuple(p), Prompt(tuple(p), list(p))), tuple(a), tuple(b)) for p, a, b in state["replay"]
-    ]
+    trainer.step, leader.count, trainer.engine.samples = state["step"], state["labels"], state["tokens"]
+    leader.replay = leader.labels.load(state["replay"])
     checkpoint.set_rng_state(state["rng"])
 
 
 def _holders(trainer: Any) -> dict[str, Any]:
     """What remembers more than weights: a recipe's components, and its step rule."""
-    found = {"recipe": trainer.level, "step_rule": trainer.optimizers["policies"]}
+    found = {"recipe": trainer.learner, "step_rule": trainer.optimizers["policies"]}
     return {name: holder for name, holder in found.items() if hasattr(holder, "tensors")}
 
 
@@ -147,7 +141,7 @@ def _same_config(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
 
 def _same_recipe(mine: Any, theirs: Mapping[str, str]) -> None:
     """Every field of every component, also those that a configuration leaves to their defaults."""
-    own, wanted = mine.describe()["composition"] if mine is not None else "", theirs.get("composition", "")
+    own, wanted = mine.describe()["composition"], theirs.get("composition", "")
     if theirs and own != wanted:
         raise InvalidConfig(
             message("resume", f"the recipe {own!r} where the checkpoint has {wanted!r}",

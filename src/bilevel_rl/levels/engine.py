@@ -1,0 +1,168 @@
+"""What a kind of policy must answer to be learnt on two levels: four questions, and a few more that it may decline.
+
+    sample(role, k)       a batch of rows that the role's policy writes in iteration k, of all processes
+    score(role, rows)     log-probability, exact KL, entropy and the reference's log-probability of every action
+    rewards(rows)         r_x, differentiable in x
+    parameters(role)      what a role trains
+
+A *row* is one episode: the policy's actions with whatever they answer, T at most. `levels` reads of a batch its size, mask,
+lengths, ends and groups (rows with one group answer the same start), and takes rows of it; the rest is the engine's own.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_rl.errors import InvalidConfig, message
+
+POLICIES = ("policy", "policy_l")  # theta and theta^L
+CRITICS = ("critic", "critic_l")
+REWARD = "reward"  # x
+
+
+class Rows(Protocol):
+    """A batch of N episodes with at most T actions of the policy.
+
+    Attributes:
+        size: N.
+        mask: [N, T] 1 at the policy's own actions, floating.
+        lengths: [N] actions of each row.
+        ended: [N] whether it ended by itself, and not at the limit.
+        group: [N] integer: rows of one group answer the same start.
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def ended(self) -> Tensor: ...
+    @property
+    def group(self) -> Tensor: ...
+
+    def rows(self, index: Any) -> Any:
+        """The rows of a slice or an index tensor."""
+        ...
+
+
+class Scores(NamedTuple):
+    """At each action: [N, T] each, 0 where the mask is 0, in nats.
+
+    Attributes:
+        logp: log-probability of the action.
+        kl: exact KL of the law that it was drawn from to the reference's.
+        entropy: of that law.
+        reference: log-probability of the action under the reference, without a graph.
+    """
+
+    logp: Tensor
+    kl: Tensor
+    entropy: Tensor
+    reference: Tensor
+
+
+class Engine(abc.ABC):
+    """The four questions, and defaults for what only some engines know.
+
+    Attributes:
+        names: roles that train, in a fixed order: of `POLICIES`, `CRITICS`, and `REWARD`.
+        samples: actions drawn so far, of all policies and processes.
+    """
+
+    names: tuple[str, ...]
+    samples: int = 0
+
+    @abc.abstractmethod
+    def sample(self, role: str, k: int) -> Any:
+        """Rows that the role's policy writes in iteration k, a function of the seed and k; counts them in `samples`."""
+
+    @abc.abstractmethod
+    def score(self, role: str, rows: Any) -> Scores:
+        """What a policy says of some rows, with a graph where gradients are enabled."""
+
+    @abc.abstractmethod
+    def rewards(self, rows: Any) -> Tensor:
+        """[N] r_x, with a graph in x where gradients are enabled."""
+
+    @abc.abstractmethod
+    def parameters(self, role: str) -> Mapping[str, nn.Parameter]:
+        """A role's trained parameters by name, in a fixed order."""
+
+    # -- what an engine may do better than the default -----------------------------------------------------------
+
+    def scores(self, roles: Sequence[str], rows: Any) -> list[Scores]:
+        """What several policies say of the same rows; an engine may evaluate the reference once."""
+        return [self.score(role, rows) for role in roles]
+
+    def acting(self, role: str) -> contextlib.AbstractContextManager[Any]:
+        """Where a backward pass through the role belongs, if it must know (recomputed adapters)."""
+        return contextlib.nullcontext()
+
+    def terms(self, rows: Any) -> Tensor | None:
+        """[N, K] parts whose sum is the reward, for recipes that weigh them; None: the reward is one number."""
+        return None
+
+    # -- what an engine may decline ------------------------------------------------------------------------------
+
+    def values(self, role: str, rows: Any) -> Tensor:
+        """[N, T] a critic's value before each action."""
+        raise self._declines("a critic", "values(role, rows)")
+
+    def logits(self, role: str, rows: Any) -> Tensor:
+        """[N, T, A] of the law of each action."""
+        raise self._declines("the logits of actions", "logits(role, rows)")
+
+    def fields(self, role: str, rows: Any, needs: Collection[str]) -> dict[str, Any]:
+        """Fields of `Batch` that components need beyond scores and rewards, by name."""
+        return {}
+
+    def again(self, batch: Any) -> Any:
+        """The rows of a `Batch` whose rows were selected, replayed or shown."""
+        raise self._declines("selected or replayed rows", "again(batch)")
+
+    def shown(self, groups: Sequence[int]) -> Any | None:
+        """Demonstrations of these groups as rows; None: there are none."""
+        return None
+
+    def greedy(self, groups: Sequence[int]) -> Tensor:
+        """[Q] reward of the likeliest row of each group."""
+        raise self._declines("greedy rows", "greedy(groups)")
+
+    def _declines(self, what: str, method: str) -> InvalidConfig:
+        return InvalidConfig(
+            message(type(self).__name__, f"a question for {what}", "this engine does not answer it",
+                    f"Write its method {method}, or choose a recipe that does without")
+        )  # fmt: skip
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Every trained tensor by `role/name`."""
+        return {
+            f"{role}/{name}": p.detach() for role in self.names for name, p in self.parameters(role).items()
+        }
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Copy `state` back.
+
+        Raises:
+            InvalidConfig: names or shapes that are not this engine's.
+        """
+        own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
+        odd = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+        if odd:
+            raise InvalidConfig(
+                message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
+                        "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
+            )  # fmt: skip
+        for key, parameter in own.items():
+            parameter.copy_(state[key])

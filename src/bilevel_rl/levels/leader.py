@@ -1,0 +1,291 @@
+"""The leader's side of an iteration: labels asked for and kept, stored pairs drawn, f evaluated on a follower.
+
+`Leader.ask` is one line of the algorithm: f and its gradients on the penalised follower's rows, with fresh labels while
+the budget lasts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.levels.engine import REWARD, Engine
+from bilevel_rl.levels.estimators import Ratios
+from bilevel_rl.levels.followers import Scored, distinct
+from bilevel_rl.levels.guards import check_finite
+from bilevel_rl.levels.labels import Labels, LabelsPending, choose_pairs
+from bilevel_rl.levels.objectives import Sample, Upper
+from bilevel_rl.levels.processes import Processes, Share
+from bilevel_rl.levels.settings import Settings
+
+STORED, REPLAY = 0x22, 0x23  # random streams, beside those of engines and `methods.finite_difference`
+Gold = dict[str, Tensor]  # [N] gold scores of a follower's rows, by role
+
+
+class Gradient(NamedTuple):
+    """The hyper-gradient in its two parts, each one tensor a parameter of x, summed over processes.
+
+    Attributes:
+        direct: grad_x f.
+        penalty: (1/w)(E_pi - E_pi^L)[grad_x r].
+    """
+
+    direct: list[Tensor]
+    penalty: list[Tensor]
+
+    @property
+    def total(self) -> list[Tensor]:
+        """Their sum."""
+        return [a + b for a, b in zip(self.direct, self.penalty, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the leader has learnt in an iteration.
+
+    Attributes:
+        upper: f and its gradients.
+        sample: what f was evaluated on.
+    """
+
+    upper: Upper
+    sample: Sample
+
+
+class Leader:
+    """What the upper level knows, and how it learns more.
+
+    Args:
+        settings: budgets, seed.
+        engine: whose rewards are x.
+        processes, share: who computes which rows.
+        objective: f.
+        labels: whom to ask.
+        keeps: whether labelled pairs are used again, whatever `replay_pairs` says.
+
+    Attributes:
+        count: labels asked for so far.
+        replay: pairs labelled so far, where they are used again.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: Engine, processes: Processes, share: Share, objective: Any, labels: Labels,
+        keeps: bool = False,
+    ) -> None:  # fmt: skip
+        self.settings, self.engine, self.processes, self.share = settings, engine, processes, share
+        self.objective, self.labels, self.keeps = objective, labels, keeps
+        self.count = 0
+        self.replay: list[Any] = []
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """x."""
+        return list(self.engine.parameters(REWARD).values())
+
+    def fresh_labels(self) -> int:
+        """How many pairs (or gold scores) may still be asked for in this iteration."""
+        settings, left = self.settings, math.inf
+        if settings.label_budget:
+            left = settings.label_budget - self.count
+        if self.objective.needs_gold:
+            return settings.batch if left >= settings.batch else 0
+        return int(min(settings.pairs_per_step, left)) if self.objective.needs_pairs else 0
+
+    def ask(self, f: Scored, ratios: Ratios | None, gold: Gold, k: int) -> Answer | None:
+        """f and its gradients on a follower's rows, with fresh labels while the budget lasts.
+
+        None when the labels are spent and nothing else tells of f: x stays where it is.
+        """
+        fresh = self.fresh_labels()
+        known = self.replay or self.objective.needs_stored
+        if not fresh and (self.objective.needs_gold or (self.objective.needs_pairs and not known)):
+            return None
+        pairs = torch.empty(0, 2, dtype=torch.long)
+        if self.objective.needs_pairs:
+            contents = self.labels.contents(f.rows)
+            pairs = self._judge(f.rows, choose_pairs(f.rows.group, fresh, self.settings.seed, k, contents))
+        if self.objective.needs_gold:
+            self.count += f.rows.size
+        sample = self.sample(f.rows, f.reward, ratios, gold.get(f.role), pairs, k)
+        upper = self.evaluate(sample, k)
+        if self.settings.replay_pairs or self.keeps:
+            self.replay += self.labels.kept(f.rows, pairs)
+        return Answer(upper, sample)
+
+    def gold_scores(self, followers: Sequence[Scored]) -> Gold:
+        """Gold scores of each follower's rows, by role; a label each when f is made of them."""
+        found: Gold = {}
+        for f in followers:
+            same = [g.role for g in followers if g.rows is f.rows and g.role in found]
+            if same:
+                found[f.role] = found[same[0]]
+                continue
+            mine = self.labels.gold(f.mine)
+            if mine is None:
+                return {}
+            found[f.role] = self.processes.gather(mine.to(f.logp))
+        return found
+
+    def sample(
+        self, rows: Any, reward: Tensor, ratios: Ratios | None, gold: Tensor | None, pairs: Tensor, k: int
+    ) -> Sample:
+        """What the objective may look at: the batch, its judged pairs, and seeded draws of what is stored."""
+        settings = self.settings
+        weights = torch.ones_like(reward) if ratios is None else ratios.sequence
+        again = settings.replay_pairs or (2 * settings.pairs_per_step if self.keeps else 0)
+        known = self.labels.stored if self.objective.needs_stored else []
+        stored, stored_total = self._drawn(known, settings.pairs_per_step, STORED, k)
+        replayed, replayed_total = self._drawn(self.replay, again, REPLAY, k)
+        return Sample(
+            rows, reward.clone().requires_grad_(), weights, gold, pairs.to(reward.device), self.engine.rewards,
+            stored, stored_total, replayed, replayed_total, k,
+        )  # fmt: skip
+
+    def evaluate(self, sample: Sample, k: int) -> Upper:
+        """The objective's answer, its value summed over processes.
+
+        Raises:
+            NonFiniteState: a bonus or a loss that is NaN or infinite.
+        """
+        with self.engine.acting(REWARD):
+            upper: Upper = self.objective.evaluate(sample)
+        if self.processes.count > 1:
+            share = torch.tensor([upper.share], dtype=torch.float64, device=self.processes.device)
+            self.processes.add([share])
+            upper.share = float(share)
+        upper.value, upper.share = upper.value + upper.share, 0.0
+        check_finite("upper objective's bonus", upper.total, k)
+        if upper.loss is not None:
+            check_finite("upper objective", upper.loss, k)
+        return upper
+
+    def stored_alone(self, k: int) -> tuple[Upper, Gradient | None]:
+        """f and its gradient on the pairs there are, without rows: what fits x once the labels are spent."""
+        parameters = self.parameters
+        nothing = torch.zeros(0, device=self.processes.device, dtype=parameters[0].dtype)
+        none = torch.empty(0, 2, dtype=torch.long)
+        upper = self.evaluate(self.sample(None, nothing, None, None, none, k), k)
+        if upper.loss is None:
+            return upper, None
+        direct = [torch.zeros_like(p) for p in parameters]
+        with self.engine.acting(REWARD):
+            _accumulate(direct, torch.autograd.grad(upper.loss, parameters, allow_unused=True))
+        self.processes.add(direct)
+        self._shrink(direct)
+        return upper, Gradient(direct, [torch.zeros_like(d) for d in direct])
+
+    def hyper_gradient(
+        self, followers: Sequence[Scored], coefficients: Sequence[Tensor] | None, answer: Answer
+    ) -> Gradient:
+        """grad_x f and sum_i c_i grad_x r_i.
+
+        Args:
+            followers: scored.
+            coefficients: [N] for each distinct batch of rows; None: no penalty.
+            answer: f on the last follower's rows.
+        """
+        parameters = self.parameters
+        direct = [torch.zeros_like(p) for p in parameters]
+        penalty = [torch.zeros_like(p) for p in parameters]
+        leaf = None
+        loss = answer.upper.loss
+        if loss is not None and loss.requires_grad:
+            with self.engine.acting(REWARD):
+                leaf, *grads = torch.autograd.grad(
+                    loss, [answer.sample.rewards, *parameters], allow_unused=True
+                )
+            _accumulate(direct, grads)
+        batches = distinct(followers)
+        for f, c in zip(batches, coefficients or [None] * len(batches), strict=True):
+            g = leaf if f is batches[-1] else None
+            if c is not None or (g is not None and bool(g.any())):
+                self._through_rewards(f, g, c, direct, penalty)
+        self.processes.add([*direct, *penalty])
+        self._shrink(direct)
+        return Gradient(direct, penalty)
+
+    def _through_rewards(
+        self, f: Scored, g: Tensor | None, c: Tensor | None, direct: list[Tensor], penalty: list[Tensor]
+    ) -> None:
+        """Add the gradients of sum g_i r_i and of sum c_i r_i over this process's rows."""
+        parameters = self.parameters
+        for rows in self.share.parts():
+            here = self.share.here(rows)
+            with self.engine.acting(REWARD):
+                r = self.engine.rewards(self.share.part(f.mine, rows)).to(f.reward.dtype)
+                # where the base is sharded, every process goes backward when one does
+                if g is not None and bool((g if self.processes.sharded else g[here]).any()):
+                    both = (r * g[here]).sum()
+                    _accumulate(direct, torch.autograd.grad(both, parameters, retain_graph=c is not None,
+                                                            allow_unused=True))  # fmt: skip
+                if c is not None:
+                    _accumulate(
+                        penalty, torch.autograd.grad((r * c[here]).sum(), parameters, allow_unused=True)
+                    )
+
+    def _shrink(self, direct: list[Tensor]) -> None:
+        """Add the gradient of lambda |x|^2."""
+        if self.settings.x_penalty:
+            for d, p in zip(direct, self.parameters, strict=True):
+                d.add_(2 * self.settings.x_penalty * p.detach())
+
+    def _judge(self, rows: Any, pairs: Tensor) -> Tensor:
+        """The pairs with the preferred row first; unanswered ones are dropped."""
+        answers = torch.full((len(pairs) + 1,), -1, dtype=torch.long)
+        failure: Exception | None = None
+        if self.processes.main:
+            try:
+                answers[:-1] = self.labels.answers(rows, pairs)
+                answers[-1] = 0
+            except Exception as error:  # told to the other processes first, or they would wait for ever
+                failure = error
+        answers = self.processes.from_main(answers.to(self.processes.device)).cpu()
+        if failure is not None:
+            raise failure
+        if int(answers[-1]) == -1:
+            raise LabelsPending("the main process has no labels for this iteration")
+        answers = answers[:-1]
+        self.count += len(pairs)
+        kept = answers >= 0
+        swapped = torch.where(answers[:, None] == 1, pairs.flip(1), pairs)
+        return swapped[kept]
+
+    def _drawn(
+        self, pairs: Sequence[Any], count: int, stream: int, k: int
+    ) -> tuple[tuple[Any, Any] | None, int]:
+        """A seeded draw of kept pairs: this process's share as two batches of rows, and the number in all."""
+        if not pairs or not count:
+            return None, 0
+        if self.processes.sharded and min(count, len(pairs)) < self.processes.count:
+            return None, 0  # fewer than one a process: not all would call the model
+        random = np.random.default_rng([self.settings.seed, stream, k])
+        chosen = random.choice(len(pairs), size=min(count, len(pairs)), replace=False)
+        mine = [pairs[i] for i in chosen[self.processes.part(len(chosen))]]
+        return (self.labels.rows(mine) if mine else None), len(chosen)
+
+
+def check_sources(objective: Any, pairs: bool, gold: bool, stored: bool) -> None:
+    """Raise `InvalidConfig` unless everything that the objective asks for is there."""
+    for needs, have, name, what in (
+        (objective.needs_pairs, pairs, "judge", "a pairwise judge"),
+        (objective.needs_gold, gold, "gold", "a gold scorer"),
+        (objective.needs_stored, stored, "preferences", "stored preference pairs"),
+    ):
+        if needs and not have:
+            raise InvalidConfig(
+                message(f"BilevelTrainer.{name}", "nothing", f"the upper objective needs {what}",
+                        f"Pass {name}=, or choose another objective")
+            )  # fmt: skip
+
+
+def _accumulate(into: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    for total, grad in zip(into, grads, strict=True):
+        if grad is not None:
+            total.add_(grad)

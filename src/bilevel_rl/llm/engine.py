@@ -1,0 +1,202 @@
+"""Language models as an engine of `levels`: completions are rows, tokens are actions, prompts are groups.
+
+`LanguageEngine` answers what `levels.engine` asks: it samples with named random numbers, evaluates policies with the
+reference once for all, and knows what components want to know of text (answers, logits, demonstrations).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_rl.levels.engine import POLICIES, Engine, Scores
+from bilevel_rl.levels.processes import Processes, Share
+from bilevel_rl.llm import setup
+from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.data.prompts import Prompt, draw
+from bilevel_rl.llm.forward import precision
+from bilevel_rl.llm.roles.backend import Roles
+from bilevel_rl.llm.roles.policy import token_statistics
+from bilevel_rl.llm.sampling.gathering import gather
+from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts, texts
+from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
+from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
+from bilevel_rl.policy_gradient.reward.novelty import sensitivity
+
+ROLLOUT, ROLLOUT_L = 0x20, 0x21  # random streams, beside (seed, step)
+Field = Callable[[Rollout], Tensor]
+DEMONSTRATION = "demonstration"  # a prompt's column
+# fields that this engine provides itself
+FIELDS = {"value", "answer", "turn", "completions", "score_norm", "target", "logits", "baseline"}
+
+
+class LanguageEngine(Engine):
+    """The roles of a run on its prompts.
+
+    Args:
+        config: of the run.
+        roles: the weights.
+        processes, share: who computes which rows.
+        prompts: all prompts; the group of a row is its prompt's number among them.
+        generator: samples completions.
+        tokenizer: or None.
+        stop_ids, pad_id: of completions.
+        extra: what the task knows of a completion, by field of `Batch`: functions of a rollout.
+    """
+
+    def __init__(
+        self, config: Config, roles: Roles, processes: Processes, share: Share, prompts: Sequence[Prompt],
+        generator: Generator, tokenizer: Any, stop_ids: Sequence[int], pad_id: int, extra: Mapping[str, Field],
+    ) -> None:  # fmt: skip
+        self.config, self.roles, self.processes, self.share = config, roles, processes, share
+        self.prompts, self.generator, self.tokenizer = prompts, generator, tokenizer
+        self.stop_ids, self.pad_id, self.extra = stop_ids, pad_id, extra
+        self.names = roles.names
+        self.number = {p.ids: i for i, p in enumerate(prompts)}
+        self.demonstrations = demonstrations(prompts, tokenizer, stop_ids, config.max_new_tokens)
+
+    @property
+    def provides(self) -> set[str]:
+        """Fields of a `Batch` that components may read."""
+        found = FIELDS | set(self.extra)
+        if self.demonstrations:
+            found.add(DEMONSTRATION)
+        with self.roles.model(POLICIES[0]) as model:
+            if callable(getattr(model, "get_output_embeddings", None)):
+                found.add("sensitivity")
+        return found
+
+    # -- the four questions ---------------------------------------------------------------------------------------
+
+    def sample(self, role: str, k: int) -> Rollout:
+        """See `Engine`."""
+        config, stream = self.config, ROLLOUT if role == POLICIES[0] else ROLLOUT_L
+        drawn = draw(self.prompts, config.prompts_per_step, config.seed, k)
+        prompts = [p for p in drawn for _ in range(config.group)]
+        u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]
+        with self.roles.model(role) as model:
+            mine = self.generator(model, prompts[self.share.rows], u)
+        whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
+        self.samples += int(whole.lengths.sum())
+        return whole
+
+    def score(self, role: str, rows: Rollout) -> Scores:
+        """See `Engine`."""
+        return self.scores([role], rows)[0]
+
+    def scores(self, roles: Sequence[str], rows: Rollout) -> list[Scores]:
+        """See `Engine`: the reference is evaluated once."""
+        mask = rows.mask
+        with precision(self.config.dtype, self.processes.device):
+            with torch.no_grad():
+                law = self.roles.logits("reference", rows).log_softmax(-1)
+                reference = law.gather(-1, rows.completions[..., None])[..., 0] * mask
+            found = []
+            for role in roles:
+                stats = token_statistics(self.roles.logits(role, rows), rows.completions, law)
+                found.append(Scores(*(value * mask for value in stats), reference))
+        return found
+
+    def rewards(self, rows: Rollout) -> Tensor:
+        """See `Engine`."""
+        with precision(self.config.dtype, self.processes.device):
+            return self.roles.rewards(rows)
+
+    def parameters(self, role: str) -> Mapping[str, nn.Parameter]:
+        """See `Engine`."""
+        return self.roles.parameters(role)
+
+    # -- more ------------------------------------------------------------------------------------------------------
+
+    def acting(self, role: str) -> contextlib.AbstractContextManager[Any]:
+        """See `Engine`: an adapter must be the active one while its activations are recomputed."""
+        return self.roles.model(role)
+
+    def terms(self, rows: Rollout) -> Tensor | None:
+        """See `Engine`."""
+        terms = getattr(self.roles.reward, "terms", None)
+        return terms(rows) if terms is not None else None
+
+    def values(self, role: str, rows: Rollout) -> Tensor:
+        """See `Engine`."""
+        with precision(self.config.dtype, self.processes.device):
+            return self.roles.values(role, rows)
+
+    def logits(self, role: str, rows: Rollout) -> Tensor:
+        """See `Engine`."""
+        with precision(self.config.dtype, self.processes.device):
+            return self.roles.logits(role, rows)
+
+    def fields(self, role: str, rows: Rollout, needs: Collection[str]) -> dict[str, Any]:
+        """See `Engine`."""
+        found: dict[str, Any] = {name: function(rows) for name, function in self.extra.items()}
+        found["group"] = [self.number[p.ids] for p in rows.prompts]
+        found["completions"] = rows.completions
+        if "answer" in needs and "answer" not in found:
+            numbers: dict[str, int] = {}
+            found["answer"] = [numbers.setdefault(str(text), len(numbers)) for text in rows.texts]
+        if "target" in needs:
+            found.setdefault("target", rows.completions)
+        if {"logits", "score_norm", "sensitivity"} & set(needs):
+            self._of_logits(role, rows, needs, found)
+        return found
+
+    def _of_logits(
+        self, role: str, rows: Rollout, needs: Collection[str], found: dict[str, Any]
+    ) -> None:
+        logits = self.logits(role, rows)
+        if "score_norm" in needs:
+            found.setdefault("score_norm", logit_score_norm(logits, rows.completions))
+        if "sensitivity" in needs and "sensitivity" not in found:
+            with self.roles.model(role) as model:
+                head = model.get_output_embeddings().weight.detach()
+            found["sensitivity"] = sensitivity(logits, rows.completions, head, rows.mask.bool())
+        if "logits" in needs:
+            found.setdefault("logits", logits)
+
+    def again(self, batch: Any) -> Rollout:
+        """See `Engine`."""
+        prompts = [self.prompts[g] for g in batch.group.tolist()]
+        device = batch.mask.device
+        ids, attention = pad_prompts(prompts, self.pad_id, device)
+        completion = torch.where(batch.mask, batch.get("completions"), self.pad_id)
+        lengths = batch.length.to(device)
+        return assemble(prompts, ids, attention, completion, lengths, batch.done, torch.zeros_like(batch.old))
+
+    def shown(self, groups: Sequence[int]) -> Rollout | None:
+        """See `Engine`."""
+        rows = [(self.prompts[g], self.demonstrations[g]) for g in groups if g in self.demonstrations]
+        if not rows:
+            return None
+        rollout = from_pairs(rows, self.pad_id, self.processes.device, self.tokenizer)
+        logp = rollout.logp.to(next(iter(self.parameters(POLICIES[0]).values())).dtype)
+        return dataclasses.replace(rollout, ended=torch.ones_like(rollout.ended), logp=logp)
+
+    @torch.no_grad()
+    def greedy(self, groups: Sequence[int]) -> Tensor:
+        """See `Engine`: the likeliest token at each place, a baseline that costs tokens."""
+        prompts = [self.prompts[g] for g in groups]
+        law = self.tokenizer, self.config.dtype, bool, self.roles.unheld
+        sampler = Sampler(self.stop_ids, self.pad_id, 1e-6, *law)
+        half = torch.full((len(prompts), self.config.max_new_tokens), 0.5, dtype=torch.float64)
+        with self.roles.model(POLICIES[0]) as model:
+            best = sampler(model, prompts, half)
+        self.samples += int(best.lengths.sum())
+        return self.roles.rewards(best)
+
+
+def demonstrations(
+    prompts: Sequence[Prompt], tokenizer: Any, stop_ids: Sequence[int], horizon: int
+) -> dict[int, tuple[int, ...]]:
+    """Completions shown for prompts with the column `demonstration`, by the prompt's number."""
+    found = {}
+    for i, prompt in enumerate(prompts):
+        if prompt.columns.get(DEMONSTRATION):
+            ids = setup.answer_ids(prompt.text, prompt.columns[DEMONSTRATION], tokenizer, stop_ids)
+            found[i] = ids[:horizon]
+    return found

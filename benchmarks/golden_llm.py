@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict] = {
     "plain, sampled k3, sgd": {"method": "plain", "reward": "gold", "kl_estimator": "k3", "optimizer": "sgd"},
     "entropy, k1": {"regularizer": "entropy", "kl_estimator": "k1", "estimator": "tilted", "group": 2, "objective": "gold"},
     "recipe grpo, shared": {"recipe": "grpo", "estimator": "shared", "epochs": 2},
-    "recipe ppo, paired": {"recipe": "ppo", "estimator": "paired", "objective": "gold"},
+    "recipe actor_critic, paired": {"recipe": "actor_critic", "estimator": "paired", "objective": "gold"},
     "recipe with selection, steps and a term": {
         "recipe": "select=d3s, credit=leave_one_out, loss=clipped, regular=0.1*entropy, step=n_pg_igt",
         "estimator": "tilted",

@@ -52,7 +52,8 @@ def _check_names(engine: Engine) -> None:
         one, two = (engine.parameters(role) for role in POLICIES)
         equal = one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
         _need(equal, f"parameters({POLICIES[1]!r})", "other names or values than theta's",
-              "both followers start from one point, or 1/w magnifies their difference", "Copy theta's parameters")  # fmt: skip
+              "both followers start from one point, or 1/w magnifies their difference",
+              "Copy theta's parameters")  # fmt: skip
 
 
 def _check_rows(rows: Any, where: str) -> None:

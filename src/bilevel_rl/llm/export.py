@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.levels import run_folder
 from bilevel_rl.levels.objectives import Sample, Upper
-from bilevel_rl.llm import run_folder
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.metrics import BY_KEY

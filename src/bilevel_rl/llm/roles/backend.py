@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm.forward import without
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD
+from bilevel_rl.llm.forward import without
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
 from bilevel_rl.llm.sampling.rollout import Rollout

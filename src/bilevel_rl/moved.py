@@ -39,6 +39,12 @@ MOVED = {
     "bilevel_rl.llm.callbacks": "bilevel_rl.levels.callbacks",
     "bilevel_rl.llm.processes": "bilevel_rl.levels.processes",
     "bilevel_rl.llm.objectives": "bilevel_rl.levels.objectives",
+    "bilevel_rl.llm.leader": "bilevel_rl.levels.leader",
+    "bilevel_rl.llm.followers": "bilevel_rl.levels.followers",
+    "bilevel_rl.llm.recipes": "bilevel_rl.levels.learner",
+    "bilevel_rl.llm.measures": "bilevel_rl.levels.measures",
+    "bilevel_rl.llm.run_folder": "bilevel_rl.levels.run_folder",
+    "bilevel_rl.llm.differences": "bilevel_rl.levels.methods.finite_difference",
     "bilevel_rl.llm.reward": "bilevel_rl.llm.rewards",
 }
 

@@ -433,9 +433,9 @@ def test_ids_that_no_text_can_hold_are_never_drawn_and_count_nothing(tokenizer):
     made = trainer(policy, ["the sky", "my cat"], tokenizer=tokenizer, stop_ids=[], prompts_per_step=2, group=8,
                    objective="gold", gold=lambda completions, **_: [float(len(c)) for c in completions])  # fmt: skip
     line = made.train()[-1]
-    assert int(made.last[0].rollout.ids.max()) < len(tokenizer)
+    assert int(made.last[0].rows.ids.max()) < len(tokenizer)
     assert all(value == value for value in line.values())
-    rollout = made.last[0].rollout
+    rollout = made.last[0].rows
     with torch.no_grad():
         law = made.roles.logits("policy", rollout).softmax(-1)
     assert float(law[..., len(tokenizer) :].max()) == 0.0

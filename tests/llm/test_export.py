@@ -72,7 +72,7 @@ def exported(request, base, tmp_path_factory):
 
 
 def texts_of(trainer):
-    rollout = trainer.last[0].rollout
+    rollout = trainer.last[0].rows
     return rollout
 
 

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.experiments.gridworld import TAU, problems
+from bilevel_rl.experiments.gridworld import CHOSEN, TAU, problems
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.solver import Solver, _stack
 from bilevel_rl.finite.solvers import (
@@ -46,10 +46,11 @@ from bilevel_rl.finite.solvers import (
     PenaltyActorCritic,
 )
 from bilevel_rl.finite.tuning import samples_per_iteration, with_options
-from bilevel_rl.schedules import TimeScales
+from bilevel_rl.schedules import PowerDecay, TimeScales
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_search.json"
 SETTINGS, TUNING_RUNS, RUNS = 102, 5, 30
+FEWER = {"subsidy": 51}  # settings a method where nine rows differ in tau alone
 FIRST, KEPT, SECOND = 150_000, 10, 1_000_000  # transitions and settings of the two stages
 BUDGETS = np.geomspace(1e5, 1e7, 20).round().astype(int)
 TUNING_SEED, SEED = 1000, 2026
@@ -106,6 +107,28 @@ METHODS = {
     "nested_penalty": Method(NESTED, PENALTY | AIDS, INNER, LOOPS),
     "coupled_penalty": Method(CoupledPenalty(), {}, {}),  # as shipped: nothing is searched
 }
+# On the subsidy: a constant temperature, one that starts there and fades as in the paper, and one that fades faster (ours)
+TEMPERATURES = (0.5, 0.2, 0.1)
+FADES = {"constant": 0.0, "fading": 1 / 20, "steeper": 1 / 4}
+LOW_W = {"w": (0.05, 10.0)}  # there the penalty's own bias is large
+OTHER_POWERS = {name: powers for name, powers in POWERS.items() if name != "tau.power"}
+ON_SUBSIDY = {
+    f"{word} from {tau:g}": Method(
+        with_options(COMMON, {"scales.tau": PowerDecay(tau, power)}),
+        {"alpha": LOWER["alpha"], "beta": LOWER["beta"]} | LOW_W | AIDS | OTHER_POWERS,
+        SHAPES,
+    )
+    for tau in TEMPERATURES
+    for word, power in FADES.items()
+}
+ALL = METHODS | ON_SUBSIDY
+
+
+def methods_on(problem: str) -> list[str]:
+    """The rows of a problem."""
+    return list(ON_SUBSIDY if problem == "subsidy" else METHODS)
+
+
 RADIUS = {"distribution": (0.3, 10.0)}  # of finite differences, where x are logits
 
 
@@ -131,12 +154,12 @@ def ranges_of(method: Method, problem: str) -> dict[str, Any]:
     return ranges | {"radius": RADIUS[problem]} if "radius" in ranges and problem in RADIUS else ranges
 
 
-def draw(ranges: dict[str, Any], shapes: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def draw(ranges: dict[str, Any], shapes: list[dict[str, Any]], seed: int, count: int = SETTINGS) -> list[dict[str, Any]]:
     """Random settings, equally many of each shape."""
     random = np.random.default_rng(seed)
     made = []
-    for i in range(SETTINGS):
-        setting = dict(shapes[i * len(shapes) // SETTINGS])
+    for i in range(count):
+        setting = dict(shapes[i * len(shapes) // count])
         for name, span in ranges.items():
             if isinstance(span, tuple):
                 setting[name] = float(f"{np.exp(random.uniform(*np.log(span))):.4g}")
@@ -265,9 +288,9 @@ def scores(problem: Any, method: Method, settings: list[dict[str, Any]], budget:
 
 def search(problem: Any, name: str, label: str, ranges: dict[str, Any], number: int) -> dict[str, Any]:
     """One search: both stages, the choice, and the constants that it found at an edge."""
-    method = METHODS[label]
+    method = ALL[label]
     seed = zlib.crc32(f"{name} {label} {number}".encode())
-    settings = draw(ranges, shapes_of(method, name), seed)
+    settings = draw(ranges, shapes_of(method, name), seed, FEWER.get(name, SETTINGS))
     began = time.process_time()
     first = scores(problem, method, settings, FIRST, CHUNK)
     order = np.argsort([np.inf if v is None else v for v in first], kind="stable")[:KEPT]
@@ -320,18 +343,22 @@ def final(problem: Any, method: Method, setting: dict[str, Any], until: float) -
 def main() -> None:
     """Fill what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="*", default=["position", "distribution"], choices=list(problems()))
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--problems", nargs="*", default=list(problems()), choices=list(problems()))
+    parser.add_argument("--methods", nargs="*", default=None, choices=list(ALL))
+    parser.add_argument("--searches", type=int, default=2, help="at most so many: 1 does not widen ranges")
     parser.add_argument("--until", type=float, default=1e7, help="transitions of the final runs")
-    parser.add_argument("--stage", choices=("search", "final", "both"), default="both")
+    parser.add_argument("--stage", choices=("search", "final", "both", "settings"), default="both")
     options = parser.parse_args()
+    if options.stage == "settings":
+        write_settings()
+        return
     for name in options.problems:
         problem = jax.tree.map(jnp.asarray, problems()[name])
-        for label in options.methods:
-            key, method = f"{name} | {label}", METHODS[label]
+        for label in options.methods or methods_on(name):
+            key, method = f"{name} | {label}", ALL[label]
             cell = stored().get(key, {"searches": []})
             ranges = ranges_of(method, name)
-            while ranges and options.stage != "final" and len(cell["searches"]) < 2:
+            while ranges and options.stage != "final" and len(cell["searches"]) < options.searches:
                 if cell["searches"]:
                     if not cell["searches"][0]["edges"]:
                         break
@@ -348,13 +375,44 @@ def main() -> None:
                 continue
             have = cell.get("final", {}).get("budgets", [0])[-1]
             if max(b for b in BUDGETS if b <= options.until) > have:
-                chosen = min(cell["searches"], key=lambda s: s["score"])["chosen"] if ranges else {}
+                chosen = min(cell["searches"][: options.searches], key=lambda s: s["score"])["chosen"] if ranges else {}
                 cell["final"] = final(problem, method, chosen, options.until) | {"setting": chosen}
                 store(key, cell)
                 values = np.array(cell["final"]["unregularised"])
                 print(
                     f"{key:55s} final {np.median(values, 0).round(3).tolist()} {cell['final']['seconds']} s", flush=True
                 )
+    write_settings()
+
+
+def write_settings() -> None:
+    """`gridworld_settings.json` of the experiment: the chosen settings as options of the library's solvers."""
+    optima = json.loads((RESULTS.parent / "gridworld_optima.json").read_text())["optima"]
+    names = {"position": "goal_placement", "distribution": "goal_distribution"}
+    cells, written = stored(), {}
+    for name, registered in names.items():
+        methods = {}
+        for label in METHODS:
+            cell = cells.get(f"{name} | {label}")
+            if cell is None or "final" not in cell:
+                continue
+            problem = jax.tree.map(jnp.asarray, problems()[name])
+            solver = made(METHODS[label], problem, cell["final"]["setting"])
+            methods[label] = {
+                "solver": solver.name,
+                "options": plain_options(solver) if cell["final"]["setting"] else {},
+            }
+        best = {key: optima[name][key] for key in ("x", "value")}
+        options = {"rows": 10, "columns": 10}
+        written[name] = {"problem": registered, "options": options, "optimum": best, "methods": methods}
+    records.write_json(CHOSEN, {"source": "python benchmarks/gridworld_search.py", "problems": written})
+
+
+def plain_options(node: Any) -> Any:
+    """A solver's fields, nested, as plain values."""
+    if dataclasses.is_dataclass(node):
+        return {f.name: plain_options(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    return node
 
 
 def stored() -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""The GridWorld experiment: equal samples, shipped and tuned settings, and a second call that finds its work done."""
+"""The GridWorld experiment: settings are those that the search chose, equally searched; a second call reuses its work."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bilevel_rl import records
@@ -13,46 +15,75 @@ from bilevel_rl.experiments import gridworld
 from bilevel_rl.launch import execute
 
 ROOT = Path(__file__).parents[1]
+SEARCH = json.loads((ROOT / "benchmarks/results/gridworld_search.json").read_text())
+TABLE = json.loads((ROOT / "benchmarks/results/gridworld.json").read_text())
+NAMES = {"goal_placement": "position", "goal_distribution": "distribution"}
+AIDS = ("hold", "momentum", "average")
 
 
-def test_partial_settings_keep_the_solvers_own_powers():
-    options = gridworld.METHODS["nested_penalty"]
-    ask = execute.named(
-        "goal_placement", "nested_penalty", solver_options=options, iterations=1, search=False
-    )
-    made = execute.prepare(ask).solver
-    default = execute.named("goal_placement", "nested_penalty").solver.build({})
-    assert made.scales.zeta.initial == 0.3
-    assert made.scales.zeta.power == default.scales.zeta.power != 0
-    assert made.scales.w == default.scales.w
+def test_settings_are_what_the_committed_search_chose():
+    for row in gridworld.rows():
+        cell = SEARCH["cells"][f"{NAMES[row.problem]} | {row.label}"]
+        setting = cell["final"]["setting"]
+        if not setting:
+            assert row.options == {}  # as shipped
+            continue
+        assert setting in [search["chosen"] for search in cell["searches"]]
+        for name in ("zeta", "alpha", "beta", "tau"):
+            assert row.options["scales"][name]["initial"] == setting[name], (row.label, name)
+        solver = execute.named(row.problem, row.solver).solver.build(execute.plain(row.options))
+        solver.check(gridworld.problems()[NAMES[row.problem]])
 
 
-def test_settings_are_what_the_committed_sweep_chose():
-    file = ROOT / "benchmarks/results/quality.json"
-    if not file.exists():
-        pytest.skip("no benchmarks/results/quality.json: python benchmarks/quality.py makes it")
-    cells = json.loads(file.read_text())["cells"]
-    for name, options in gridworld.METHODS.items():
-        if name != "coupled_penalty":  # runs as shipped
-            chosen = cells[f"goal_placement | {name}"]["tuning"]["chosen"]
-            used = {f"scales.{key}.initial": value["initial"] for key, value in options["scales"].items()}
-            assert used == chosen, name
+def test_every_searched_method_had_the_same_number_of_settings_and_seeds():
+    sizes = {
+        (len(search["settings"]), len(search["first"]), len(search["second"]))
+        for key, cell in SEARCH["cells"].items()
+        for search in cell["searches"]
+        if not key.startswith("subsidy")
+    }
+    assert len(sizes) == 1
+    assert sizes.pop()[0] >= 100
+    finals = [np.shape(cell["final"]["unregularised"]) for cell in SEARCH["cells"].values() if "final" in cell]
+    assert {runs for runs, _ in finals} == {30}
+
+
+def test_the_rows_called_published_have_no_aid_of_ours():
+    for row in gridworld.rows():
+        if "as published" in row.label:
+            assert row.options["common_noise"] is False
+            assert not any(row.options[name] for name in AIDS)
+        if row.label in ("as published", "+ common random numbers"):
+            powers = {name: row.options["scales"][name]["power"] for name in ("zeta", "alpha", "beta", "w", "tau")}
+            assert powers == {"zeta": 9 / 10, "alpha": 1 / 2, "beta": 1 / 2, "w": 3 / 20, "tau": 1 / 20}
+
+
+def test_the_table_is_what_the_seeds_say():
+    for part, facts in TABLE["parts"].items():
+        for label, row in facts["rows"].items():
+            final = SEARCH["cells"][f"{part} | {label}"]["final"]
+            hard = np.array(final["unregularised"])
+            np.testing.assert_allclose(hard.mean(0), row["mean"], atol=1e-4)
+            np.testing.assert_array_equal((hard <= 0.95 * facts["best"]).sum(0), row["within"])
 
 
 @pytest.mark.slow
 def test_a_second_call_reuses_finished_runs_and_refuses_other_settings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gridworld, "METHODS", {"coupled_penalty": {}, "partial_sgd": {"chains": 32}})
+    few = [
+        dataclasses.replace(row, options=row.options | {"chains": 16})
+        for row in gridworld.rows()
+        if row.label == "partial_sgd"
+    ]
+    monkeypatch.setattr(gridworld, "rows", lambda full: few)
     argv = ["experiments", "gridworld", "--samples", "2000", "--runs", "2", "--out", str(tmp_path / "g")]
     assert main(argv) == 0
-    text = capsys.readouterr().out
-    assert "report:" in text
-    samples = {
-        run.name: run.trace["samples"][:, -1] for run in map(records.Run.read, records.find_runs(tmp_path))
-    }
-    assert set(samples) == {"coupled_penalty", "partial_sgd", "exact_descent"}
-    assert all(
-        1900 <= used.min() <= used.max() <= 2000 for name, used in samples.items() if name != "exact_descent"
-    )
+    assert "report:" in capsys.readouterr().out
+    found = [records.Run.read(folder) for folder in records.find_runs(tmp_path)]
+    assert {run.problem for run in found} == {"goal_placement", "goal_distribution"}
+    for run in found:
+        assert 1900 <= run.trace["samples"][:, -1].min() <= 2000
+        assert run.trace["regularised"].shape == run.trace["objective"].shape
+        assert (run.trace["regularised"] != run.trace["objective"]).any()
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.npz")}
     assert main(argv) == 0

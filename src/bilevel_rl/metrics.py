@@ -23,6 +23,10 @@ ITERATION = Metric("iteration", "iteration", "1", "none", "Solver iterations so 
 OBJECTIVE = Metric(
     "objective", "Φ_τ(x)", "objective", "down", "Exact hyper-objective f(x, π*_τ(x)) at the current x"
 )
+REGULARISED = Metric(
+    "regularised", "Φ_τ(x) at the problem's τ", "objective", "down",
+    "Exact regularised hyper-objective, beside an unregularised grade",
+)  # fmt: skip
 GAP = Metric("gap", "Φ_τ(x) − Φ*", "objective", "down", "Exact hyper-objective less the best known value")
 GRADIENT_NORM = Metric(
     "gradient_norm", "|∇Φ_τ(x)|", "objective / unit of x", "down", "Norm of the exact hyper-gradient"
@@ -50,7 +54,7 @@ W = Metric("w", "w_k", "reward / objective", "none", "Penalty constant: smaller 
 TAU = Metric("tau", "τ_k", "reward", "none", "Entropy temperature")
 
 FINITE = (
-    SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP, POLICY_GRADIENT, DISTANCE,
+    SAMPLES, ITERATION, OBJECTIVE, REGULARISED, GAP, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP, POLICY_GRADIENT, DISTANCE,
     ZETA, ALPHA, BETA, W, TAU,
 )  # fmt: skip
 

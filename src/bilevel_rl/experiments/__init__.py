@@ -4,7 +4,7 @@
 ALL: dict[str, tuple[str, str]] = {
     "gridworld": (
         "bilevel_rl.experiments.gridworld",
-        "goal placement on a 6x6 grid: the recommended solver, the paper's, every baseline, at equal samples",
+        "the paper's: a goal on a 10x10 grid, as a position and as a distribution; its algorithm, its baselines, ours",
     ),
     "happy_tweets": (
         "bilevel_rl.experiments.happy_tweets",

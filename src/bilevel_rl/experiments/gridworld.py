@@ -1,41 +1,39 @@
-"""The paper's GridWorld experiment: where should the leader put the goal? Every method at equal samples.
+"""The paper's GridWorld experiment: where should the leader put the goal? Every method at equal samples, equally searched.
 
-Goal placement on a 6x6 grid whose optimum is known by brute force.
+A 10x10 grid and two parametrisations of the goal: a position, and a distribution over the cells. Graded by the
+*unregularised* hyper-objective f(x, pi*(x)), pi* the limit of the soft optimum as the temperature falls, with the
+regularised one beside it; both by exact oracles. Settings are those that `benchmarks/gridworld_search.py` chose, every
+method from the same number of random ones; `gridworld_settings.json` holds them. By default a reduced form that takes
+minutes: the main rows, fewer seeds and transitions. `--full` is the whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
+from bilevel_rl import metrics as M
+from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import execute
 
-PROBLEM = "goal_placement"
 TAU = 0.05  # of the regularised grade that stands beside the unregularised one
+CHOSEN = Path(__file__).with_name("gridworld_settings.json")
+# of the reduced form; what is left out differs from one of these by a single aid
+MAIN = (
+    "as published", "+ common random numbers", "nested_penalty, as published", "partial_sgd", "finite_difference",
+    "coupled_penalty",
+)  # fmt: skip
+REDUCED, FULL = (400_000, 10), (3_000_000, 30)  # transitions and seeds
 arg = tyro.conf.arg
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-def _steps(zeta: float, alpha: float) -> dict[str, Any]:
-    return {"zeta": {"initial": zeta}, "alpha": {"initial": alpha}}
-
-
-# solver -> its options; what is absent keeps the solver's default. The recommended solver runs as shipped; the others
-# with what a sweep under the same budget chose for them (benchmarks/quality.py, its grid in benchmarks/results).
-METHODS: dict[str, dict[str, Any]] = {
-    "coupled_penalty": {},
-    "penalty_actor_critic": {"chains": 32, "scales": _steps(0.1, 1.0)},
-    "nested_penalty": {"scales": _steps(0.3, 0.1)},
-    "partial_sgd": {"chains": 32, "scales": _steps(0.03, 0.1)},
-    "finite_difference": {"scales": _steps(0.3, 1.0)},
-}
-EXACT = {"exact_descent": {"step_size": 0.1}}
 
 
 def problems() -> dict[str, Any]:
@@ -50,20 +48,55 @@ def problems() -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method with the setting that the search chose for it on a problem.
+
+    Attributes:
+        problem: the problem's name in the library, and
+        problem_options: what makes it the experiment's.
+        label: the row's name.
+        solver, options: of the library; what is absent keeps its default.
+        optimum: best known unregularised value, and x.
+    """
+
+    problem: str
+    problem_options: dict[str, Any]
+    label: str
+    solver: str
+    options: dict[str, Any]
+    optimum: dict[str, Any]
+
+
+def rows(full: bool = True) -> list[Row]:
+    """Every row of both parametrisations, or the main ones."""
+    found = []
+    for part in json.loads(CHOSEN.read_text())["problems"].values():
+        for label, method in part["methods"].items():
+            if full or label in MAIN:
+                found.append(
+                    Row(part["problem"], part["options"], label, method["solver"], method["options"], part["optimum"])
+                )
+    return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The paper's GridWorld experiment: the recommended solver, the paper's and the baselines, at equal samples."""
+    """The paper's GridWorld experiment: its algorithm as published, with what we add, its baselines, at equal samples."""
 
-    samples: Annotated[int, arg(help="transitions of every run")] = 400_000
-    runs: Annotated[int, arg(help="independent seeds of every method")] = 30
+    samples: Annotated[int, arg(help="transitions of every run")] = REDUCED[0]
+    runs: Annotated[int, arg(help="independent seeds of every method")] = REDUCED[1]
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
     out: Annotated[Path, arg(help="folder for the run folders and the report")] = Path("runs/gridworld")
-    quick: Annotated[bool, arg(help="8 seeds and a quarter of the samples: a look, not a result")] = False
+    full: Annotated[bool, arg(help=f"every row, {FULL[1]} seeds, {FULL[0]:,} transitions")] = False
+    quick: Annotated[bool, arg(help="4 seeds and a quarter of the samples: a look, not a result")] = False
 
     @property
     def budget(self) -> tuple[int, int]:
-        """(samples, runs) after `quick`."""
-        return (self.samples // 4, min(self.runs, 8)) if self.quick else (self.samples, self.runs)
+        """(samples, runs) after `full` and `quick`."""
+        if self.full:
+            return FULL
+        return (self.samples // 4, min(self.runs, 4)) if self.quick else (self.samples, self.runs)
 
 
 def run(settings: Settings, watch: Watch) -> Path:
@@ -75,15 +108,17 @@ def run(settings: Settings, watch: Watch) -> Path:
     Raises:
         InvalidConfig: the folder holds runs of other settings.
     """
+    from bilevel_rl.finite import oracles
+
     samples, runs = settings.budget
-    optimum = None
-    for name, given in (METHODS | EXACT).items():
-        length: dict[str, Any] = {"iterations": 100} if name in EXACT else {"samples": samples}
+    for row in rows(settings.full):
+        found = row.optimum
+        optimum = oracles.Optimum(np.asarray(found["x"], float), found["value"], found["value"])
         ask = execute.named(
-            PROBLEM, name, solver_options=given, runs=1 if name in EXACT else runs, seed=settings.seed,
-            records=50, command=_command(settings), **length,
+            row.problem, row.solver, problem_options=row.problem_options, solver_options=row.options, label=row.label,
+            samples=samples, runs=runs, seed=settings.seed, records=20, tau=0.0, command=_command(settings),
         )  # fmt: skip
-        folder = settings.out / name
+        folder = settings.out / row.problem / row.label.replace(" ", "_").replace(",", "").replace("+_", "with_")
         if (folder / "run.json").exists():
             ready, _ = execute.again(folder)
             if not _same(ready, ask):
@@ -91,25 +126,41 @@ def run(settings: Settings, watch: Watch) -> Path:
                     message(str(folder), "runs of an earlier experiment", "one folder holds one experiment",
                             "Remove it or choose another --out")
                 )  # fmt: skip
-            optimum = ready.optimum
             if execute.finished(folder):
                 continue
             resume = True
         else:
             ready, resume = execute.prepare(ask, optimum), False
-            optimum = ready.optimum
-        with watch(name, ready.config["iterations"]) as advance:
-            ready.start(folder, resume=resume, on_record=lambda k, _, advance=advance: advance(k))
+        with watch(f"{row.problem}: {row.label}", ready.config["iterations"]) as advance:
+            trace = ready.start(folder, resume=resume, on_record=lambda k, _, advance=advance: advance(k))
+        _grade_regularised(folder, ready.problem, trace.x)
     return settings.out
+
+
+def _grade_regularised(folder: Path, problem: Any, x: np.ndarray) -> None:
+    """Write the regularised objective at every recorded x beside the unregularised one."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from bilevel_rl.finite import oracles
+
+    @eqx.filter_jit
+    def grade(problem, x):
+        return jax.lax.map(lambda x: oracles.hyper_objective(problem, x, TAU), x)
+
+    problem = jax.tree.map(jnp.asarray, problem)
+    values = np.asarray(grade(problem, jnp.asarray(x.reshape(-1, x.shape[-1])))).reshape(x.shape[:2])
+    file = folder / "metrics.npz"
+    records.write_arrays(file, records.read_arrays(file) | {M.REGULARISED.key: values})
 
 
 def _same(ready: execute.Ready, ask: execute.Ask) -> bool:
     """Whether the run of a folder is the one that is asked for."""
     config = ready.config
-    length = "iterations" if ask.samples is None else "samples"
     options = execute.complete(ask.solver, ask.solver_options)
-    return (config["runs"], config["seed"], config[length], config["solver_options"]) == (
-        ask.runs, ask.seed, getattr(ask, length), execute.plain(options),
+    return (config["runs"], config["seed"], config["samples"], config["solver_options"]) == (
+        ask.runs, ask.seed, ask.samples, execute.plain(options),
     )  # fmt: skip
 
 

@@ -32,7 +32,10 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
     heads = ["method", "runs", "samples", "objective", "gap", "within 5 %", "samples to 5 %", "stopped"]
     common = section.common
     if common is not None:
-        heads.insert(5, f"gap at {common:,.0f}")
+        heads.insert(heads.index("gap") + 1, f"gap at {common:,.0f}")
+    graded = any("regularised" in m.trace for m in section.methods)
+    if graded:
+        heads.insert(4, "regularised")
     rows = []
     for m in section.methods:
         row = [
@@ -41,6 +44,8 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
             "model" if m.model_based else f"{m.trace['samples'][:, -1].mean():,.0f}",
         ]
         row.append(interval(m, "objective"))
+        if graded:
+            row.append(interval(m, "regularised"))
         row.append(interval(m, "gap"))
         if common is not None:
             row.append("–" if m.model_based else interval(m, "gap", within(m, common)))

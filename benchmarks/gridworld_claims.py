@@ -1,0 +1,121 @@
+"""Tests of the paper's claims that need no search: rates, the penalty's bias, gradient dominance, what tau has become.
+
+    python benchmarks/gridworld_claims.py
+
+Small problems and the position on the 10x10 grid, by exact oracles. Writes `results/gridworld_claims.json`, which the page
+"The paper's claims, one by one" quotes. About two minutes of one core.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gridworld_search import BUDGETS, run
+
+from bilevel_rl import metrics as M
+from bilevel_rl import records, statistics
+from bilevel_rl.experiments.gridworld import problems
+from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite.problems.random_mdp import RandomMDP
+from bilevel_rl.finite.solvers import PenaltyActorCritic
+from bilevel_rl.finite.tuning import samples_per_iteration
+from bilevel_rl.schedules import TimeScales
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = 30
+RATE_BUDGETS = np.geomspace(1e4, 3e6, 12).round().astype(int)
+# the small MDP's constants: alpha/beta = 1 - gamma, w and tau of the size of its rewards; the powers are the paper's
+CONSTANTS = {"zeta": 0.3, "alpha": 0.1, "beta": 1.0, "w": 1.0, "tau": 0.2}
+
+
+def main() -> None:
+    """All of them."""
+    facts = {"rate": rate(), "bias": bias(), "dominance": dominance(), "temperature": temperature()}
+    records.write_json(RESULTS / "gridworld_claims.json", facts | {
+        "hardware": records.hardware(), "provenance": records.provenance("python benchmarks/gridworld_claims.py"),
+    })  # fmt: skip
+    print(json.dumps(facts, indent=1))
+
+
+def rate() -> dict:
+    """Slope of log mean |grad Phi_tau_k(x_k)|^2 against log samples, with a bootstrap interval over seeds."""
+    problem = jax.tree.map(jnp.asarray, RandomMDP(states=10, actions=3, branching=3, features=2, discount=0.9, seed=3))
+    found = {}
+    for label, scales, claimed in (
+        ("fading temperature", TimeScales.attenuating(**CONSTANTS), -1 / 10),
+        ("constant temperature", TimeScales.constant_entropy(**CONSTANTS), -1 / 3),
+    ):
+        solver = PenaltyActorCritic(scales=scales, chains=16)
+        x = run(problem, [solver], 7, RUNS, RATE_BUDGETS.tolist())[0]  # [runs, budgets, d]
+        iterations = RATE_BUDGETS // samples_per_iteration(problem, solver)
+        taus = np.array([float(scales.tau(k)) for k in iterations])
+        gradient = jax.jit(lambda x, tau: jax.lax.map(lambda x: oracles.hyper_gradient(problem, x, tau), x))
+        squares = np.stack(
+            [(np.asarray(gradient(jnp.asarray(x[:, i]), taus[i])) ** 2).sum(-1) for i in range(len(taus))], 1
+        )
+        random = np.random.default_rng(0)
+        slopes = [
+            np.polyfit(np.log(RATE_BUDGETS), np.log(squares[random.integers(RUNS, size=RUNS)].mean(0)), 1)[0]
+            for _ in range(2000)
+        ]
+        low, high = np.percentile(slopes, [2.5, 97.5])
+        slope = float(np.polyfit(np.log(RATE_BUDGETS), np.log(squares.mean(0)), 1)[0])
+        found[label] = {
+            "claimed at most": claimed, "slope": slope, "low": float(low), "high": float(high), "runs": RUNS,
+            "samples": RATE_BUDGETS.tolist(), "mean square": squares.mean(0).round(8).tolist(),
+            "verdict": "contradicted" if low > claimed else "consistent",
+        }  # fmt: skip
+    return found
+
+
+def bias() -> dict:
+    """Distance of the penalised hyper-gradient from the true one against w, at the start and at random positions."""
+    problem = jax.tree.map(jnp.asarray, problems()["position"])
+    ws = np.array([1.0, 0.3, 0.1, 0.03, 0.01])
+    of = jax.jit(
+        lambda x, w: jnp.linalg.norm(
+            oracles.penalty_hyper_gradient(problem, x, w, 0.05) - oracles.hyper_gradient(problem, x, 0.05)
+        )
+    )
+    xs = [problem.x0, *jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.9, (4, 2)))]
+    errors = np.array([[float(of(x, w)) for w in ws] for x in xs])
+    fits = [statistics.log_log_slope(ws, row) for row in errors]
+    return {"w": ws.tolist(), "errors": errors.tolist(), "slopes": [list(fit) for fit in fits]}
+
+
+def dominance() -> dict:
+    """|grad_theta J|^2 / (J* - J) of the tracked follower along runs of the chosen setting, at tau = .05."""
+    problem = problems()["position"]
+    file = RESULTS.parents[1] / "src/bilevel_rl/experiments/gridworld_settings.json"
+    setting = json.loads(file.read_text())["problems"]["position"]["methods"]["as published"]["options"]
+    scales = TimeScales(**{k: dataclasses.replace(getattr(TimeScales(), k), **v) for k, v in setting["scales"].items()})
+    solver = PenaltyActorCritic(**setting | {"scales": scales})
+    count = int(400_000 // samples_per_iteration(problem, solver))
+    trace = solve(problem, solver, iterations=count, record_every=count // 20, runs=8, seed=5, tau=0.05)
+    ratio = (trace[M.POLICY_GRADIENT.key] / trace[M.LOWER_GAP.key])[:, 1:]
+    return {
+        "runs": 8, "least": float(ratio.min()), "median": float(np.median(ratio)), "largest": float(ratio.max()),
+        "median at records": np.median(ratio, 0).tolist(),
+        "gap at records": np.median(trace[M.LOWER_GAP.key][:, 1:], 0).tolist(),
+    }  # fmt: skip
+
+
+def temperature() -> dict:
+    """What the exponent 1/20 leaves of tau after each budget, with 64 chains of each follower and with one."""
+    return {
+        str(chains): [[int(b), round(float((b / (2 * chains) + 1) ** (-1 / 20)), 3)] for b in (BUDGETS[0], 1e6, 1e7)]
+        for chains in (1, 16, 64)
+    }
+
+
+if __name__ == "__main__":
+    main()

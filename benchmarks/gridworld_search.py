@@ -421,13 +421,21 @@ def stored() -> dict[str, Any]:
 
 
 def store(key: str, cell: dict[str, Any]) -> None:
-    """Write one cell."""
-    records.write_json(RESULTS, {
-        "cells": stored() | {key: cell}, "hardware": records.hardware(),
-        "protocol": {"settings": SETTINGS, "tuning runs": TUNING_RUNS, "runs": RUNS, "first": FIRST, "kept": KEPT,
-                     "second": SECOND, "tuning seed": TUNING_SEED, "seed": SEED},
+    """Write one cell: each on a line of its own, so that ten thousand numbers stay small."""
+    head = {
+        "hardware": records.hardware(),
+        "protocol": {
+            "settings": SETTINGS, "tuning runs": TUNING_RUNS, "runs": RUNS, "first": FIRST, "kept": KEPT, "second": SECOND,
+            "tuning seed": TUNING_SEED, "seed": SEED, "fewer settings": FEWER,
+        },
         "provenance": records.provenance("python benchmarks/gridworld_search.py"),
-    })  # fmt: skip
+    }  # fmt: skip
+    lines = [
+        f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}"
+        for k, v in (stored() | {key: cell}).items()
+    ]
+    text = json.dumps(head, indent=1)[:-2] + ',\n "cells": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    records.write_bytes(RESULTS, text.encode())
 
 
 if __name__ == "__main__":

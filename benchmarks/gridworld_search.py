@@ -37,7 +37,7 @@ import numpy as np
 from bilevel_rl import records
 from bilevel_rl.experiments.gridworld import CHOSEN, TAU, problems
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite.solver import Solver, _stack
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.finite.solvers import (
     CoupledPenalty,
     FiniteDifference,
@@ -46,6 +46,8 @@ from bilevel_rl.finite.solvers import (
     PenaltyActorCritic,
 )
 from bilevel_rl.finite.tuning import samples_per_iteration, with_options
+from bilevel_rl.loop.stepping import FIRST as FIRST_STATE
+from bilevel_rl.loop.stepping import run_keys, stack
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_search.json"
@@ -203,7 +205,7 @@ def block_of(solver: Solver) -> int:
 def begin(problem, stacked, keys):
     """States [settings, seeds]: those of `solve` for the same keys."""
     return jax.vmap(
-        lambda s: jax.vmap(lambda key: s.init(problem, problem.x0, jax.random.fold_in(key, 2**32 - 1)))(keys)
+        lambda s: jax.vmap(lambda key: s.init(problem, problem.x0, jax.random.fold_in(key, FIRST_STATE)))(keys)
     )(stacked)
 
 
@@ -236,8 +238,8 @@ def stacked_draws(stacked, problem) -> int:
 def run(problem: Any, solvers: Sequence[Solver], seed: int, runs: int, budgets: Sequence[int]) -> np.ndarray:
     """x at each budget: [settings, runs, budgets, d]. A run that is no longer finite keeps NaN."""
     each, block = samples_per_iteration(problem, solvers[0]), block_of(solvers[0])
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(runs))
-    stacked = _stack(list(solvers), 1)
+    keys = run_keys(seed, runs)
+    stacked = stack(list(solvers), 1)
     states, k, out = begin(problem, stacked, keys), 0, []
     for budget in budgets:
         last = int(budget // each) // block * block

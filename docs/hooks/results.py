@@ -87,9 +87,7 @@ def gridworld_table(facts: dict[str, Any], labels: dict[str, str] | None = None)
             marks = [_at(row["budgets"], budget) for budget in GRIDWORLD_SHOWN]
             end = next((i for i in reversed(marks) if i is not None), 0)
             late = "" if marks[-1] is not None else f" at {row['budgets'][end] / 1e6:.2g} million"
-            cells.append(
-                f"{row['mean'][end]:.3f} ± {row['half'][end]:.3f} ({row['regularised mean'][end]:.3f}){late}"
-            )
+            cells.append(f"{row['mean'][end]:.3f} ± {row['half'][end]:.3f} ({row['regularised mean'][end]:.3f}){late}")
             counts = ["–" if i is None else str(row["within"][i]) for i in marks]
             cells.append(f"{' / '.join(counts)} of {row['runs']}")
         rows.append(cells)
@@ -102,15 +100,9 @@ def _at(budgets: list[int], budget: float) -> int | None:
     return fits[-1] if fits and budgets[fits[-1]] > budget / 1.3 else None
 
 
-def gridworld(facts: dict[str, Any]) -> str:
-    """Table, figure, and what the comparison with each rival says at each budget."""
-    best = ", ".join(f"{name} {part['best']:.4f}" for name, part in facts["parts"].items())
-    words = [
-        "![Objective against transitions](assets/gridworld.svg)\n", gridworld_table(facts),
-        f"\nUnregularised objective (mean over 30 fresh seeds, ± half of its 95 % t-interval; best known: {best}) and, in "
-        "brackets, the regularised one at tau = .05. Within 5 %: seeds whose unregularised objective misses the best known "
-        "by at most 5 % of max(|best|, initial gap).\n",
-    ]  # fmt: skip
+def differences(facts: dict[str, Any]) -> str:
+    """Where the paper's rows are ahead of each rival and where behind, corrected for the number of comparisons."""
+    words: list[str] = []
     for name, part in facts["parts"].items():
         if not part["differences"]:
             continue
@@ -129,6 +121,19 @@ def gridworld(facts: dict[str, Any]) -> str:
                 f"{last['difference']:.3f} [{last['low']:.3f}, {last['high']:.3f}] at {last['budget'] / 1e6:.2g} million |"
             )
         words.append("")
+    return "\n".join(words)
+
+
+def gridworld(facts: dict[str, Any]) -> str:
+    """Table, figure, and what the comparison with each rival says at each budget."""
+    best = ", ".join(f"{name} {part['best']:.4f}" for name, part in facts["parts"].items())
+    words = [
+        "![Objective against transitions](assets/gridworld.svg)\n", gridworld_table(facts),
+        f"\nUnregularised objective (mean over 30 fresh seeds, ± half of its 95 % t-interval; best known: {best}) and, in "
+        "brackets, the regularised one at tau = .05. Within 5 %: seeds whose unregularised objective misses the best known "
+        "by at most 5 % of max(|best|, initial gap).\n",
+    ]  # fmt: skip
+    words.append(differences(facts))
     if facts.get("subsidy", {}).get("rows"):
         words += ["**Constant against fading temperatures, on the subsidy.**\n", subsidy_table(facts), ""]
     return "\n".join(words)
@@ -182,7 +187,9 @@ def gridworld_search(facts: dict[str, Any]) -> str:
         for search in cell["searches"]:
             chosen = ", ".join(f"{k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in search["chosen"].items())
             ranges = ", ".join(
-                f"{k} {' or '.join(f'{x:g}' for x in v['one of'])}" if isinstance(v, dict) else f"{k} {v[0]:g} to {v[1]:g}"
+                f"{k} {' or '.join(f'{x:g}' for x in v['one of'])}"
+                if isinstance(v, dict)
+                else f"{k} {v[0]:g} to {v[1]:g}"
                 for k, v in search["ranges"].items()
             )
             edge = ", ".join(f"{k} {v}" for k, v in search["edges"].items()) or "none"
@@ -253,9 +260,7 @@ def happy_tweets(facts: dict[str, Any]) -> str:
             f"tau {settings['tau']:g}.** Gold classifier {gold['accuracy']:.1%} of {gold['held_out']} "
             f"(most frequent label {gold['majority']:.1%}). Interquartile mean [95 % bootstrap "
             "interval]; the last columns: gold score while the KL was in that range.\n",
-            "| Method | Seeds | Labels | Tokens | Gold score | KL (nats) | Distinct | "
-            + " | ".join(bins)
-            + " |",
+            "| Method | Seeds | Labels | Tokens | Gold score | KL (nats) | Distinct | " + " | ".join(bins) + " |",
             "|---" * (7 + len(bins)) + "|",
         ]
         for line in experiment["summary"]:
@@ -294,9 +299,7 @@ def recipes(facts: dict[str, Any]) -> str:
         ]  # fmt: skip
         for label, row in sorted(facts["recipes"].items(), key=lambda item: -item[1]["mean"]):
             steps, rate = row["chosen"]
-            words.append(
-                f"| `{label}` | {_interval(row)} | {_interval(row['against_trl'])} | {steps}, {rate:g} |"
-            )
+            words.append(f"| `{label}` | {_interval(row)} | {_interval(row['against_trl'])} | {steps}, {rate:g} |")
         words.append("")
     for name, family in facts["families"].items():
         rows = family["variants"]
@@ -349,9 +352,7 @@ def scaling(facts: dict[str, Any]) -> str:
         end = p["failed"] if "failed" in p else f"{p['us_a_sample']:.3g} | {p['peak_mib'] - p['idle_mib']:,}"
         rows.append(f"| {p['solver']} | {p['states']:,} | {p['dimensions']} | {p['runs']} | {end} |")
     rows += ["\n| Along | Slope of cost | Slope of memory |", "|---|---|---|"]
-    rows += [
-        f"| {name} | {s['us_a_sample']:.2f} | {s['own_mib']:.2f} |" for name, s in facts["slopes"].items()
-    ]
+    rows += [f"| {name} | {s['us_a_sample']:.2f} | {s['own_mib']:.2f} |" for name, s in facts["slopes"].items()]
     return "\n".join(rows)
 
 
@@ -476,7 +477,100 @@ def readme(root: Path) -> str:
     words = (root / "README.md").read_text()
     facts = json.loads((root / "benchmarks/results/gridworld.json").read_text())
     start, end = "<!-- gridworld -->\n", "<!-- /gridworld -->"
-    return words[: words.index(start) + len(start)] + gridworld_table(facts, FIRST_SCREEN) + "\n" + words[words.index(end) :]
+    return (
+        words[: words.index(start) + len(start)] + gridworld_table(facts, FIRST_SCREEN) + "\n" + words[words.index(end) :]
+    )
+
+
+def leaving_table(facts: dict[str, Any]) -> str:
+    """What each change of the schedule does to the seeds at the optimum."""
+    words = [f"{b / 1e6:g}" for b in facts["budgets"]]
+    heads = ["changed", f"within 5 % of {facts['runs']} at {', '.join(words)} million", "mean x at .8 million", "spread"]
+    rows = []
+    for name, r in facts["rows"].items():
+        at = facts["budgets"].index(800_000)
+        x, spread = r["x"][at], r["spread of x"][at]
+        rows.append(
+            [name, ", ".join(map(str, r["within"])), f"({x[0]:.2f}, {x[1]:.2f})", f"({spread[0]:.3f}, {spread[1]:.3f})"]
+        )
+    best = facts["optimum"]
+    return table({"heads": heads, "rows": rows}) + f"\n\nThe optimum is at ({best[0]:.2f}, {best[1]:.2f})."
+
+
+def verdicts(root: Path) -> str:
+    """One row a claim: where it was read, the test, the figure, the verdict by the rule of the page."""
+    folder = root / "benchmarks/results"
+    grid, claims = (json.loads((folder / f"{name}.json").read_text()) for name in ("gridworld", "gridworld_claims"))
+    rows = []
+
+    def versus(of: str, rivals: list[str], part: str) -> tuple[int, int, int]:
+        some = [d for d in grid["parts"][part]["differences"] if d["of"] == of and d["less"] in rivals]
+        return sum(d["high"] < 0 for d in some), sum(d["low"] > 0 for d in some), len(some)
+
+    def judged(of: str, rivals: list[str]) -> tuple[str, str]:
+        found = {part: versus(of, rivals, part) for part in grid["parts"]}
+        words = "; ".join(
+            f"goal as a {p}: ahead at {a} of {n} budgets, behind at {b}" for p, (a, b, n) in found.items() if n
+        )
+        ahead, behind = (sum(v[i] for v in found.values()) for i in (0, 1))
+        return words, "contradicted here" if behind > ahead else "consistent" if ahead else "undecided"
+
+    for name, rivals in (
+        ("partial SGD", ["partial_sgd"]),
+        ("finite differences", ["finite_difference", "finite_difference, independent numbers"]),
+        ("the nested loop", ["nested_penalty, as published"]),
+    ):
+        for of in ("as published", "+ common random numbers", "+ its exponents"):
+            figure, verdict = judged(of, rivals)
+            who = "the paper's algorithm, as published" if of == "as published" else f"{of} (ours)"
+            rows.append([f"faster and better than {name}", "summary", f"{who}, equal search", figure, verdict])
+    for label, r in claims["rate"].items():
+        rows.append([
+            f"samples to a stationary point, {label}: slope at most {r['claimed at most']:.2f}", "summary (rates)",
+            "mean square gradient over samples, 10 states", f"{r['slope']:.2f} [{r['low']:.2f}, {r['high']:.2f}]",
+            r["verdict"],
+        ])  # fmt: skip
+    slopes = [s for s, _, _ in claims["bias"]["slopes"]]
+    rows.append([
+        "the penalty's gradient is off by O(w)", "summary", "exact oracles, slope against w",
+        f"{min(slopes):.2f} to {max(slopes):.2f}", "consistent" if min(slopes) > 0.9 else "contradicted",
+    ])  # fmt: skip
+    d = claims["dominance"]
+    rows.append([
+        "a Polyak-Lojasiewicz type condition of the lower level", "abstract",
+        "squared policy gradient over suboptimality along runs",
+        f"least {d['least']:.1e}, median {d['median']:.1e}", "consistent" if d["least"] > 0 else "contradicted",
+    ])  # fmt: skip
+    fading = [x for x in grid["subsidy"]["differences"] if x["of"].startswith("fading")]
+    figure = "; ".join(
+        f"from {x['of'].split()[-1]}: {x['difference']:+.4f} [{x['low']:+.4f}, {x['high']:+.4f}]" for x in fading
+    )
+    better, worse = sum(x["high"] < 0 for x in fading), sum(x["low"] > 0 for x in fading)
+    rows.append([
+        "fading regularisation reaches the unregularised problem, constant regularisation ends elsewhere",
+        "abstract; summary",
+        "fading less constant from the same temperature, on the subsidy", figure,
+        "contradicted here" if worse > better else "consistent" if better else "undecided at these budgets",
+    ])  # fmt: skip
+    return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
+
+
+def claims(root: Path) -> str:
+    """The page of the paper's claims, its figures brought up to date."""
+    page, folder = (root / "docs/claims.md").read_text(), root / "benchmarks/results"
+    facts = {
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in ("gridworld", "gridworld_claims", "gridworld_leaving")
+    }
+    blocks = {
+        "verdicts": verdicts(root), "differences": differences(facts["gridworld"]),
+        "leaving": leaving_table(facts["gridworld_leaving"]), "subsidy": subsidy_table(facts["gridworld"]),
+        "claims": gridworld_claims(facts["gridworld_claims"]),
+    }  # fmt: skip
+    for name, words in blocks.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        page = page[: page.index(start) + len(start)] + words.strip() + "\n" + page[page.index(end) :]
+    return page
 
 
 WRITERS = {
@@ -488,7 +582,8 @@ WRITERS = {
     "search": table, "four_rooms_samples": table,
     "quality": quality, "gridworld": gridworld, "gridworld_search": gridworld_search,
     "gridworld_optima": gridworld_optima,
-    "gridworld_claims": gridworld_claims, "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
+    "gridworld_claims": gridworld_claims, "gridworld_leaving": leaving_table,
+    "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes,
 }  # fmt: skip
 
@@ -497,3 +592,4 @@ if __name__ == "__main__":
     (here / "docs/results.md").write_text(text(here))
     (here / "README.md").write_text(readme(here))
     (here / "docs/how-to-choose.md").write_text(choose(here))
+    (here / "docs/claims.md").write_text(claims(here))

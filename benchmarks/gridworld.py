@@ -41,10 +41,14 @@ def main() -> None:
     parts: dict[str, Any] = {}
     for part in PARTS:
         rows = {}
+        problem = jax.tree.map(jnp.asarray, problems()[part])
         for key, cell in cells["cells"].items():
             name, label = key.split(" | ")
             if name == part and "final" in cell:
                 rows[label] = row(cell["final"], optima[part])
+                if ALL[label].solver.name == "penalty_actor_critic":
+                    scales = made(ALL[label], problem, cell["final"]["setting"]).scales
+                    rows[label]["broken conditions"] = scales.broken_constraints(float(problem.mdp.discount))
         parts[part] = {"best": optima[part]["value"], "rows": rows, "differences": differences(cells["cells"], part, rows)}
     records.write_json(RESULTS / "gridworld.json", {
         "parts": parts, "subsidy": subsidy(cells["cells"], optima["subsidy"]),

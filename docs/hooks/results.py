@@ -100,6 +100,17 @@ def _at(budgets: list[int], budget: float) -> int | None:
     return fits[-1] if fits and budgets[fits[-1]] > budget / 1.3 else None
 
 
+def broken_conditions(facts: dict[str, Any]) -> str:
+    """Which of the paper's conditions the chosen settings break."""
+    words = ["Conditions of the paper that the settings chosen by the search break:\n"]
+    for name, part in facts["parts"].items():
+        for label, row in part["rows"].items():
+            if "broken conditions" in row:
+                broken = "; ".join(row["broken conditions"]) or "none of those that the library checks"
+                words.append(f"* goal as a {name}, *{label}*: {broken}")
+    return "\n".join(words)
+
+
 def differences(facts: dict[str, Any]) -> str:
     """Where the paper's rows are ahead of each rival and where behind, corrected for the number of comparisons."""
     words: list[str] = []
@@ -134,6 +145,7 @@ def gridworld(facts: dict[str, Any]) -> str:
         "by at most 5 % of max(|best|, initial gap).\n",
     ]  # fmt: skip
     words.append(differences(facts))
+    words += ["", broken_conditions(facts), ""]
     if facts.get("subsidy", {}).get("rows"):
         words += ["**Constant against fading temperatures, on the subsidy.**\n", subsidy_table(facts), ""]
     return "\n".join(words)
@@ -563,7 +575,8 @@ def claims(root: Path) -> str:
         for name in ("gridworld", "gridworld_claims", "gridworld_leaving")
     }
     blocks = {
-        "verdicts": verdicts(root), "differences": differences(facts["gridworld"]),
+        "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
+        "differences": differences(facts["gridworld"]),
         "leaving": leaving_table(facts["gridworld_leaving"]), "subsidy": subsidy_table(facts["gridworld"]),
         "claims": gridworld_claims(facts["gridworld_claims"]),
     }  # fmt: skip

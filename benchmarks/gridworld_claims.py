@@ -12,14 +12,13 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
-import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gridworld_search import BUDGETS, run
+from gridworld_search import ALL, BUDGETS, made, run, stored
 
 from bilevel_rl import metrics as M
 from bilevel_rl import records, statistics
@@ -32,7 +31,7 @@ from bilevel_rl.schedules import TimeScales
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 30
-RATE_BUDGETS = np.geomspace(1e4, 3e6, 12).round().astype(int)
+RATE_BUDGETS = np.geomspace(1e4, 2e6, 10).round().astype(int)
 # the small MDP's constants: alpha/beta = 1 - gamma, w and tau of the size of its rewards; the powers are the paper's
 CONSTANTS = {"zeta": 0.3, "alpha": 0.1, "beta": 1.0, "w": 1.0, "tau": 0.2}
 
@@ -95,10 +94,8 @@ def bias() -> dict:
 def dominance() -> dict:
     """|grad_theta J|^2 / (J* - J) of the tracked follower along runs of the chosen setting, at tau = .05."""
     problem = problems()["position"]
-    file = RESULTS.parents[1] / "src/bilevel_rl/experiments/gridworld_settings.json"
-    setting = json.loads(file.read_text())["problems"]["position"]["methods"]["as published"]["options"]
-    scales = TimeScales(**{k: dataclasses.replace(getattr(TimeScales(), k), **v) for k, v in setting["scales"].items()})
-    solver = PenaltyActorCritic(**setting | {"scales": scales})
+    chosen = stored()["position | as published"]["searches"][0]["chosen"]
+    solver = made(ALL["as published"], problem, chosen)
     count = int(400_000 // samples_per_iteration(problem, solver))
     trace = solve(problem, solver, iterations=count, record_every=count // 20, runs=8, seed=5, tau=0.05)
     ratio = (trace[M.POLICY_GRADIENT.key] / trace[M.LOWER_GAP.key])[:, 1:]

@@ -82,3 +82,14 @@ def test_smoothness_bounds_alpha_over_tau():
     assert scales.broken_constraints(smoothness=2.0) == []
     (sentence,) = scales.broken_constraints(smoothness=5.0)
     assert "1/L_V = 0.2" in sentence
+
+
+def test_steady_critics_keep_their_steps_and_the_paper_s_ratio_of_actors_to_critics():
+    scales = TimeScales.steady_critics(discount=0.9)
+    for k in (0, 10**6):
+        now = scales.at(k)
+        assert now.alpha / now.beta == pytest.approx(1 - 0.9)
+        assert now.beta == scales.beta.initial
+    assert scales.at(10**6).zeta < 1e-3 * scales.at(0).zeta
+    # what it gives up is named: the paper wants critics to fall faster than w
+    assert any("beta must fall faster than w" in sentence for sentence in scales.broken_constraints(0.9))

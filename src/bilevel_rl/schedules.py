@@ -99,6 +99,25 @@ class TimeScales:
             PowerDecay(w, 1 / 6), PowerDecay(tau, 0.0),
         )  # fmt: skip
 
+    @classmethod
+    def steady_critics(
+        cls, discount: float, zeta: float = 0.5, beta: float = 0.2, w: float = 20.0, tau: float = 0.05
+    ) -> TimeScales:
+        r"""Followers that keep up with x: critics and actors at constant steps, $\alpha = (1-\gamma)\,\beta$ (ours).
+
+        With the exponent 1/2 critics have all but stopped while x still moves, and what the followers lag behind is divided
+        by w (`docs/claims.md`). zeta falls with exponent 7/10, w and tau as in the paper. For rewards of the size of 1; meant
+        for common random numbers, momentum .9 and averaging 4.
+
+        Example:
+            >>> TimeScales.steady_critics(discount=0.95).alpha(10**6)
+            0.010000000000000009
+        """
+        return cls(
+            PowerDecay(zeta, 7 / 10), PowerDecay((1 - discount) * beta), PowerDecay(beta),
+            PowerDecay(w, 3 / 20), PowerDecay(tau, 1 / 20),
+        )  # fmt: skip
+
     def at(self, k: Any) -> Sequences:
         """The five values at iteration `k`."""
         return Sequences(self.zeta(k), self.alpha(k), self.beta(k), self.w(k), self.tau(k))

@@ -32,8 +32,11 @@ from bilevel_rl.schedules import TimeScales
 RESULTS = Path(__file__).parent / "results"
 RUNS = 30
 RATE_BUDGETS = np.geomspace(1e4, 2e6, 10).round().astype(int)
-# the small MDP's constants: alpha/beta = 1 - gamma, w and tau of the size of its rewards; the powers are the paper's
-CONSTANTS = {"zeta": 0.3, "alpha": 0.1, "beta": 1.0, "w": 1.0, "tau": 0.2}
+# constants tried on the small MDP, the same for both variants; the powers are the paper's
+GRID = [
+    {"zeta": zeta, "alpha": alpha, "beta": 0.5, "w": w, "tau": 0.2}
+    for zeta in (0.1, 1.0, 10.0) for alpha in (0.05, 0.5) for w in (0.5, 3.0)
+]  # fmt: skip
 
 
 def main() -> None:
@@ -46,31 +49,38 @@ def main() -> None:
 
 
 def rate() -> dict:
-    """Slope of log mean |grad Phi_tau_k(x_k)|^2 against log samples, with a bootstrap interval over seeds."""
-    problem = jax.tree.map(jnp.asarray, RandomMDP(states=10, actions=3, branching=3, features=2, discount=0.9, seed=3))
+    """Slope of log mean |grad Phi_tau_k(x_k)|^2 against log samples, with a bootstrap interval over seeds.
+
+    The constants are those of `GRID` whose mean square is least at the last budget on 5 tuning seeds: a bound that holds for
+    suitable step sizes says nothing of unsuitable ones.
+    """
+    problem = jax.tree.map(jnp.asarray, RandomMDP(states=10, actions=3, branching=3, features=2, discount=0.8, seed=3))
+    gradient = jax.jit(lambda x, tau: jax.lax.map(lambda x: oracles.hyper_gradient(problem, x, tau), x))
+
+    def squares(solver: PenaltyActorCritic, x: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+        """[runs, budgets]."""
+        iterations = budgets // samples_per_iteration(problem, solver)
+        of = [gradient(jnp.asarray(x[:, i]), float(solver.scales.tau(k))) for i, k in enumerate(iterations)]
+        return np.stack([(np.asarray(g) ** 2).sum(-1) for g in of], 1)
+
     found = {}
     for label, scales, claimed in (
-        ("fading temperature", TimeScales.attenuating(**CONSTANTS), -1 / 10),
-        ("constant temperature", TimeScales.constant_entropy(**CONSTANTS), -1 / 3),
+        ("fading temperature", TimeScales.attenuating, -1 / 10),
+        ("constant temperature", TimeScales.constant_entropy, -1 / 3),
     ):
-        solver = PenaltyActorCritic(scales=scales, chains=16)
-        x = run(problem, [solver], 7, RUNS, RATE_BUDGETS.tolist())[0]  # [runs, budgets, d]
-        iterations = RATE_BUDGETS // samples_per_iteration(problem, solver)
-        taus = np.array([float(scales.tau(k)) for k in iterations])
-        gradient = jax.jit(lambda x, tau: jax.lax.map(lambda x: oracles.hyper_gradient(problem, x, tau), x))
-        squares = np.stack(
-            [(np.asarray(gradient(jnp.asarray(x[:, i]), taus[i])) ** 2).sum(-1) for i in range(len(taus))], 1
-        )
+        solvers = [PenaltyActorCritic(scales=scales(**constants), chains=64) for constants in GRID]
+        tried = run(problem, solvers, 1000, 5, [int(RATE_BUDGETS[-1])])
+        ends = [squares(one, x, RATE_BUDGETS[-1:]).mean() for one, x in zip(solvers, tried, strict=True)]
+        best = int(np.argmin(ends))
+        every = squares(solvers[best], run(problem, [solvers[best]], 7, RUNS, RATE_BUDGETS.tolist())[0], RATE_BUDGETS)
         random = np.random.default_rng(0)
-        slopes = [
-            np.polyfit(np.log(RATE_BUDGETS), np.log(squares[random.integers(RUNS, size=RUNS)].mean(0)), 1)[0]
-            for _ in range(2000)
-        ]
+        picks = random.integers(RUNS, size=(2000, RUNS))
+        slopes = [np.polyfit(np.log(RATE_BUDGETS), np.log(every[pick].mean(0)), 1)[0] for pick in picks]
         low, high = np.percentile(slopes, [2.5, 97.5])
-        slope = float(np.polyfit(np.log(RATE_BUDGETS), np.log(squares.mean(0)), 1)[0])
         found[label] = {
-            "claimed at most": claimed, "slope": slope, "low": float(low), "high": float(high), "runs": RUNS,
-            "samples": RATE_BUDGETS.tolist(), "mean square": squares.mean(0).round(8).tolist(),
+            "claimed at most": claimed, "slope": float(np.polyfit(np.log(RATE_BUDGETS), np.log(every.mean(0)), 1)[0]),
+            "low": float(low), "high": float(high), "runs": RUNS, "samples": RATE_BUDGETS.tolist(),
+            "mean square": every.mean(0).round(8).tolist(), "constants": GRID[best],
             "verdict": "contradicted" if low > claimed else "consistent",
         }  # fmt: skip
     return found

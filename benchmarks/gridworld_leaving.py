@@ -57,7 +57,8 @@ def main() -> None:
         for i, name in enumerate(CHANGES)
     }  # fmt: skip
     records.write_json(RESULTS / "gridworld_leaving.json", {
-        "budgets": list(BUDGETS), "runs": RUNS, "optimum": best["x"], "rows": rows, "hardware": records.hardware(),
+        "budgets": list(BUDGETS), "runs": RUNS, "optimum": best["x"],
+        "regularised optimum": best["regularised"]["x"], "rows": rows, "hardware": records.hardware(),
         "provenance": records.provenance("python benchmarks/gridworld_leaving.py"),
     })  # fmt: skip
     for name, row in rows.items():

@@ -93,8 +93,13 @@ CONSTANT = PenaltyActorCritic(scales=TimeScales.constant_entropy(), common_noise
 NESTED, DIFFERENCE = NestedPenalty(chains=32), FiniteDifference(chains=16)
 INNER = {"inner": [30, 120]}
 
+# the paper's condition on alpha / beta, kept by drawing the ratio: at most 1 - gamma, which is .05 here
+KEPT_RATIO = {name: span for name, span in PENALTY.items() if name != "alpha"} | {"ratio": (0.005, 0.05)}
+
 METHODS = {
     "as published": Method(PUBLISHED, PENALTY, SHAPES),
+    "as published, conditions kept": Method(PUBLISHED, KEPT_RATIO, SHAPES),
+    "+ common random numbers, conditions kept": Method(COMMON, KEPT_RATIO, SHAPES),
     "as published, one chain": Method(PUBLISHED, PENALTY, {"chains": [1]}),
     "+ common random numbers": Method(COMMON, PENALTY, SHAPES),
     "+ hold, momentum, averaging": Method(COMMON, PENALTY | AIDS, SHAPES),
@@ -180,6 +185,8 @@ def made(method: Method, problem: Any, setting: dict[str, Any]) -> Solver:
     for name, value in setting.items():
         if name in shape:
             continue
+        if name == "ratio":
+            name, value = "alpha", value * setting["beta"]
         if name == "hold":
             options["hold"] = float(round(value / each))
         elif name in ("momentum", "average"):

@@ -106,8 +106,8 @@ class TimeScales:
         r"""Followers that keep up with x: critics and actors at constant steps, $\alpha = (1-\gamma)\,\beta$ (ours).
 
         With the exponent 1/2 critics have all but stopped while x still moves, and what the followers lag behind is divided
-        by w (`docs/claims.md`). zeta falls with exponent 7/10, w and tau as in the paper. For rewards of the size of 1; meant
-        for common random numbers, momentum .9 and averaging 4.
+        by w (`docs/claims.md`). zeta falls with exponent 7/10, w and tau as in the paper. For rewards of the size of 1;
+        meant for common random numbers, momentum .9 and averaging 4.
 
         Example:
             >>> TimeScales.steady_critics(discount=0.95).alpha(10**6)

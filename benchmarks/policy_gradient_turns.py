@@ -30,8 +30,9 @@ RULES: dict[str, Any] = {
     "return": credit.Return(), "rloo": credit.LeaveOneOut(), "group_norm": credit.GroupNorm(),
     "batch_norm": credit.BatchNorm(), "reward_to_go": credit.RewardToGo(),
     "gae": credit.GAE(gamma=0.95, lam=0.95), "step_level": credit.StepLevel(gamma=0.95, lam=0.95),
-    "gigpo": credit.HierarchyOfGroups(depth=0), "gigpo_scaled": credit.HierarchyOfGroups(depth=0, scale=True),
-    "hgpo": credit.HierarchyOfGroups(depth=2), "hgpo_with_base": credit.HierarchyOfGroups(base=credit.GroupNorm()),
+    "gigpo": credit.Episode() + credit.StepGroups(), "step_groups": credit.StepGroups(),
+    "step_groups_scaled": credit.StepGroups(scale=True),
+    "hgpo": credit.HierarchyOfGroups(depth=2), "hgpo_with_base": credit.HierarchyOfGroups(base=credit.Episode(scale=True)),
     "salt": credit.TrajectoryGraph(), "empg": credit.EMPG(),
 }  # fmt: skip
 RATES = (0.05, 0.2)

@@ -1,7 +1,7 @@
-"""Every component of a recipe in the trainer, at equal tokens and on five seeds, with TRL's GRPO beside them.
+"""Every component of a recipe in the trainer, at equal tokens and on ten seeds, with TRL's GRPO beside them.
 
-    python benchmarks/recipes.py [--quick] [--families sort,grid,tweets,trl] [--seeds 5] [--tokens N] [--out FILE]
-        [--cells FOLDER]
+    python benchmarks/recipes.py [--quick] [--families sort,grid,tweets,trl] [--seeds 10] [--tokens N] [--out FILE]
+        [--cells FOLDER] [--assess]
 
 A run takes seconds: one Torch thread, language models of 2 layers and width 48, made on the spot and cached. Families:
 
@@ -11,11 +11,17 @@ A run takes seconds: one Torch thread, language models of 2 layers and width 48,
   come back by replaying the moves. Score: share of 256 fresh episodes that reach the door.
 * `tweets`: the happy-tweets model and classifier, the gold score as reward, tau = .05. Score: gold on held-out prompts.
 * `trl`: GRPO of TRL 1.16 on `sort`, and whole recipes beside it: the same start, prompts, tokens and seeds, and the same
-  four settings to choose from for each (1 or 2 gradient steps a batch, times the learning rates).
+  settings to choose from for each (1 or 2 gradient steps a batch, times the learning rates).
 
-Within a family all runs stop at the same number of generated tokens (greedy baselines count). Every variant chooses its
-learning rate from the same two on a seed of its own, which does not count. Every finished run is a file in the folder of
-cells: kill it at any moment and start it again, nothing finished is lost. Writes benchmarks/results/recipes.json.
+Within a family all runs stop at the same number of generated tokens (greedy baselines count). A variant that takes two
+gradient steps a batch is also shown at equal gradient steps, with half the tokens. Every variant chooses its learning rate
+from the same four on three seeds that do not count; where the best is the smallest or largest of them, another is tried
+beyond it, and if the best stays at the edge the choice is refused and nothing is claimed of the variant. Intervals are
+Student's t over seeds; their coverage, and that of the percentile and studentised bootstraps, is simulated at the number of
+seeds on the scores' own kind of law and written down. Claims are of paired t-tests after Holm's correction over the
+variants of a family. `--assess` computes intervals and claims again from the scores on record, without a run. Every
+finished run is a file in the folder of cells: kill it at any moment and start it again, nothing finished is lost. Writes
+benchmarks/results/recipes.json.
 """
 
 from __future__ import annotations
@@ -47,11 +53,13 @@ from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 from bilevel_rl.llm.tasks import arithmetic
 from bilevel_rl.llm.tasks.text_grid import MOVES, Grid, generate, replay
 from bilevel_rl.llm.trainer import BilevelTrainer
-from bilevel_rl.statistics import bootstrap
+from bilevel_rl.statistics import bootstrap, coverage, holm, mean_interval, paired_test, studentised
 
 ROOT = Path(__file__).parents[1]
-RATES = (3e-4, 1e-3)
-TUNING = 1000  # the seed on which a learning rate is chosen
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+TUNING = (1000, 1001, 1002)  # seeds on which a learning rate is chosen
+BEYOND = 2  # rates tried beyond an edge before a choice is refused
+LEVEL = 0.05  # of a family's claims together
 BASE = "credit=group_norm, loss=policy_gradient"  # what a component is put into
 
 # label -> (slot, recipe, further options of the run)
@@ -73,10 +81,10 @@ SORT: dict[str, Variant] = {
     "copo": ("credit", "credit=copo(group_norm)", {}),
     "adora": ("credit", "credit=adora(group_norm)", {}),
     "polychromic": ("credit", "credit=polychromic(size=2)", {}),
-    "hpt_gate": ("credit", "credit=hpt_gate, loss=unified(denominator=itself_on_demonstrations)", {"demonstrations": True}),
+    "hpt_gate": ("credit", "credit=hpt_gate, loss=hybrid", {"demonstrations": True}),
     "three_terms": ("credit", "credit=group_norm", {"terms": True}),
     "dvao": ("credit", "credit=dvao", {"terms": True}),
-    "soft_overlong": ("reward", "reward=soft_overlong(limit=6, cache=1), credit=group_norm", {}),
+    "soft_overlong": ("reward", "reward=soft_overlong, credit=group_norm", {}),
     "g2rl": ("reward", "reward=g2rl, credit=group_norm", {}),
     "win_rate": ("reward", "reward=win_rate, credit=group_norm", {}),
     "ranking_reward": ("reward", "reward=ranking_reward, credit=group_norm", {}),
@@ -107,9 +115,9 @@ SORT: dict[str, Variant] = {
     "epo": ("regular", f"{BASE}, regular=0.001*epo", {}),
     "kl_cov": ("regular", "credit=group_norm, loss=unified, regular=1.0*kl_cov", TWICE),
     "safe": ("regular", f"{BASE}, regular=1.0*safe", {}),
-    "sgd": ("step", f"{BASE}, step=sgd", {"rates": (0.1, 0.5)}),
-    "n_pg_igt": ("step", f"{BASE}, step=n_pg_igt", {"rates": (0.03, 0.1)}),
-    "snr": ("step", f"{BASE}, step=snr", {"rates": (0.1, 0.5)}),
+    "sgd": ("step", f"{BASE}, step=sgd", {"rates": (0.03, 0.1, 0.3, 1.0)}),
+    "n_pg_igt": ("step", f"{BASE}, step=n_pg_igt", {"rates": (0.01, 0.03, 0.1, 0.3)}),
+    "snr": ("step", f"{BASE}, step=snr", {"rates": (0.03, 0.1, 0.3, 1.0)}),
 }  # fmt: skip
 GRID: dict[str, Variant] = {
     "return": ("credit", "credit=return", {}),
@@ -118,8 +126,8 @@ GRID: dict[str, Variant] = {
     "batch_norm": ("credit", "credit=batch_norm", {}),
     "gae": ("credit", "credit=gae(lam=0.95)", {}),
     "step_level": ("credit", "credit=step_level(lam=0.95)", {}),
-    "gigpo": ("credit", "credit=hgpo(base=group_norm, depth=0, drop_zeros=False)", {}),
-    "hgpo": ("credit", "credit=hgpo(base=group_norm)", {}),
+    "gigpo": ("credit", "credit=episode + 1.0*step_groups", {}),
+    "hgpo": ("credit", "credit=hgpo", {}),
     "salt": ("credit", "credit=salt(group_norm)", {}),
     "empg": ("credit", "credit=empg(group_norm)", {}),
     "epo": ("regular", f"{BASE}, regular=0.001*epo", {}),
@@ -140,6 +148,10 @@ WHOLE: dict[str, str] = {
 TWEETS: dict[str, Variant] = {
     name: ("recipe", name, {}) for name in ("reinforce", "rloo", "grpo", "dr_grpo", "d3s", "opo")
 }
+# components whose computation has changed since the run of five seeds on record
+MENDED = (
+    "gigpo", "hgpo", "epo", "safe", "length_baseline", "opo", "hpt_gate", "clip_cov", "mdpo", "soft_overlong", "dapo",
+)  # fmt: skip
 # what no family here can feed, and why
 NOT_RUN = {
     "hierarchical": "needs a critic of the high level", "spae": "needs probes of the answer at every step",
@@ -405,7 +417,8 @@ def tweets_family(cells: Path) -> Family:
         )
         return figures["gold"]
 
-    return Family(16_000, 8, 4, 28, TWEETS, lambda seed: tweets(cells).model, task, score, 0.05, (2.5e-4, 5e-4))
+    rates = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
+    return Family(16_000, 8, 4, 28, TWEETS, lambda seed: tweets(cells).model, task, score, 0.05, rates)
 
 
 def families(cells: Path) -> dict[str, Family]:
@@ -447,6 +460,7 @@ def run(family: Family, variant: Variant, rate: float, seed: int, tokens: int) -
     trainer.train()
     return {
         "score": family.score(trainer), "tokens": trainer.tokens, "iterations": trainer.step,
+        "gradient_steps": trainer.step * config.epochs,
         "kl": round(trainer.history[-1]["kl"], 3), "seconds": round(time.process_time() - begin, 2),
     }  # fmt: skip
 
@@ -481,7 +495,8 @@ def run_trl(family: Family, steps: int, rate: float, seed: int, tokens: int) -> 
     trainer.train()
     score = right(trainer.model.eval(), seed=1)
     return {
-        "score": score, "tokens": spent[0], "iterations": trainer.state.global_step,
+        "score": score, "tokens": spent[0], "iterations": trainer.state.global_step // steps,
+        "gradient_steps": trainer.state.global_step,
         "seconds": round(time.process_time() - begin, 2),
     }  # fmt: skip
 
@@ -504,30 +519,106 @@ class Cells:
         return records.read_json(path)
 
 
+def chosen(choices: Sequence[Any], score: Callable[[Any], float]) -> tuple[Any, dict[str, float], bool]:
+    """The best setting, what was tried, and whether the choice is refused because the best rate stayed at an edge.
+
+    Args:
+        choices: settings whose last (or only) entry is a learning rate, the rates in increasing order.
+        score: of a setting, on the tuning seeds.
+    """
+    tried = {json.dumps(c): score(c) for c in choices}
+    for _ in range(BEYOND + 1):
+        settings = [json.loads(c) for c in tried]
+        best = max(settings, key=lambda c: tried[json.dumps(c)])
+        same = sorted(rate_of(c) for c in settings if rest_of(c) == rest_of(best))
+        beyond = {same[0]: same[0] / 3, same[-1]: same[-1] * 3}
+        if len(same) == 1 or rate_of(best) not in beyond:
+            return best, tried, False
+        if len(tried) >= len(choices) + BEYOND:
+            return best, tried, True
+        more = with_rate(best, beyond[rate_of(best)])
+        tried[json.dumps(more)] = score(more)
+    raise AssertionError("a choice is made or refused")
+
+
+def rate_of(setting: Any) -> float:
+    """The learning rate of a setting."""
+    return setting[-1] if isinstance(setting, list) else setting
+
+
+def rest_of(setting: Any) -> Any:
+    """A setting without its learning rate."""
+    return setting[:-1] if isinstance(setting, list) else None
+
+
+def with_rate(setting: Any, rate: float) -> Any:
+    """A setting with another learning rate."""
+    return [*setting[:-1], rate] if isinstance(setting, list) else rate
+
+
 def measure(cells: Cells, name: str, label: str, choices: Sequence[Any], make: Any, seeds: int, tokens: int) -> dict:
-    """A variant: its setting chosen on the tuning seed, then every seed.
+    """A variant: its setting chosen on the tuning seeds, then every seed.
 
     Args:
         choices: settings to choose from.
-        make: (setting, seed) -> a run.
+        make: (setting, seed, tokens) -> a run.
     """
-    tried = {
-        str(c): cells.get((name, label, c, TUNING, tokens), lambda c=c: make(c, TUNING))["score"] for c in choices
-    }
-    best = max(choices, key=lambda c: tried[str(c)])
-    runs = [cells.get((name, label, best, seed, tokens), lambda s=seed: make(best, s)) for seed in range(seeds)]
-    scores = [r["score"] for r in runs]
-    found = bootstrap(np.array(scores), statistic=np.mean)
-    return {
-        "mean": found.value, "low": found.low, "high": found.high, "chosen": best, "tuning": tried, "scores": scores,
+
+    def one(setting: Any, seed: int, spend: int = tokens) -> dict[str, Any]:
+        return cells.get((name, label, setting, seed, spend), lambda: make(setting, seed, spend))
+
+    best, tried, refused = chosen(choices, lambda c: float(np.mean([one(c, s)["score"] for s in TUNING])))
+    runs = [one(best, seed) for seed in range(seeds)]
+    row = {
+        "chosen": best, "tuning": tried, "refused": refused, "scores": [r["score"] for r in runs],
         "tokens": int(np.mean([r["tokens"] for r in runs])), "seconds": float(np.mean([r["seconds"] for r in runs])),
+        "gradient_steps": int(np.mean([r["gradient_steps"] for r in runs])),
+        "steps_a_batch": round(runs[0]["gradient_steps"] / max(runs[0]["iterations"], 1)),
     }  # fmt: skip
+    if row["steps_a_batch"] > 1:
+        fewer = [one(best, seed, tokens // row["steps_a_batch"]) for seed in range(seeds)]
+        row["scores_at_equal_steps"] = [r["score"] for r in fewer]
+    return row | interval(row["scores"])
+
+
+def interval(scores: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds with Student's interval."""
+    found = mean_interval(scores)
+    return {"mean": found.value, "low": found.low, "high": found.high}
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Difference of two variants, seed by seed, with its interval."""
-    found = bootstrap(np.array(ours) - np.array(theirs), statistic=np.mean)
-    return {"mean": found.value, "low": found.low, "high": found.high}
+    """Difference of two variants, seed by seed, with its interval and the p-value of the paired t-test."""
+    number = min(len(ours), len(theirs))
+    return interval(np.array(ours[:number]) - np.array(theirs[:number])) | {"p": paired_test(ours[:number], theirs[:number])}
+
+
+def corrected(rows: Mapping[str, dict[str, Any]], key: str) -> list[str]:
+    """Write Holm's p into the comparison `key` of all rows; the labels of those that may be claimed to be better."""
+    asked = [label for label, row in rows.items() if key in row]
+    for label, p in zip(asked, holm([rows[label][key]["p"] for label in asked]), strict=True):
+        rows[label][key]["holm"] = float(p)
+    return [
+        label for label in asked
+        if rows[label][key]["holm"] < LEVEL and rows[label][key]["mean"] > 0 and not rows[label].get("refused")
+    ]  # fmt: skip
+
+
+def compared(rows: Mapping[str, dict[str, Any]], base: dict[str, Any], key: str, skip: str = "") -> list[str]:
+    """Each row against one of them at the same seeds, at equal tokens and at equal gradient steps; who is better at both."""
+    equal = base.get("scores_at_equal_steps", base["scores"])
+    for label, row in rows.items():
+        row |= interval(row["scores"])
+        row.pop(key, None)
+        if label != skip:
+            row[key] = paired(row["scores"], base["scores"])
+            more = row.get("steps_a_batch", 1) > base.get("steps_a_batch", 1)
+            known = not more or "scores_at_equal_steps" in row
+            if known:
+                row[f"{key}_at_equal_steps"] = paired(row["scores_at_equal_steps"] if more else row["scores"],
+                                                      base["scores"] if more else equal)  # fmt: skip
+    both = set(corrected(rows, f"{key}_at_equal_steps"))
+    return [label for label in corrected(rows, key) if label in both]
 
 
 def assess(results: dict[str, Any]) -> None:
@@ -535,18 +626,41 @@ def assess(results: dict[str, Any]) -> None:
     for name, found in results["families"].items():
         reference = {"sort": "group_norm", "grid": "group_norm", "tweets": "rloo"}[name]
         base = found["variants"].get(reference)
-        for row in found["variants"].values():
-            if base is not None:
-                row["against_baseline"] = paired(row["scores"], base["scores"])
+        for label, row in found["variants"].items():
+            own = {"sort": SORT, "grid": GRID, "tweets": TWEETS}[name].get(label, ("", "", {}))
+            row.setdefault("steps_a_batch", own[2].get("epochs", 1))
+        if base is not None:
+            found["better"] = compared(found["variants"], base, "against_baseline", reference)
         found["baseline"] = reference
     if "trl" in results:
         rows = results["recipes"]
-        for row in rows.values():
-            row["against_trl"] = paired(row["scores"], results["trl"]["scores"])
+        for row in [results["trl"], *rows.values()]:
+            row.setdefault("steps_a_batch", row["chosen"][0])
+        results["trl"] |= interval(results["trl"]["scores"])
+        results["better_than_trl"] = compared(rows, results["trl"], "against_trl")
         results["at_least_as_good_as_trl"] = sorted(
             (label for label, row in rows.items() if row["against_trl"]["mean"] >= 0), key=lambda n: -rows[n]["mean"]
         )
-        results["better_than_trl"] = [n for n in results["at_least_as_good_as_trl"] if rows[n]["against_trl"]["low"] > 0]
+    results["coverage"] = {str(n): simulated(n) for n in sorted({results["seeds"], 10})}
+    results["mended_since"] = [label for label in MENDED if results["seeds"] < 10]
+
+
+def simulated(seeds: int) -> dict[str, dict[str, float]]:
+    """Coverage of the three intervals (.95 wanted) at this number of runs, for scores that are normal and shares that are
+    skewed.
+    """
+    laws = {
+        "normal": (lambda rng: rng.normal(size=seeds), 0.0),
+        "skewed (beta 2, 8)": (lambda rng: rng.beta(2, 8, size=seeds), 0.2),
+    }
+    kinds = {
+        "percentile bootstrap": lambda v: bootstrap(v, statistic=np.mean), "student t": mean_interval,
+        "studentised bootstrap": lambda v: studentised(v, resamples=499),
+    }  # fmt: skip
+    return {
+        law: {kind: round(coverage(made, draw, truth, repeats=400), 3) for kind, made in kinds.items()}
+        for law, (draw, truth) in laws.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -554,11 +668,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the tokens, 2 seeds, one rate: a look")
     parser.add_argument("--families", default="sort,grid,tweets,trl")
     parser.add_argument("--variants", default="", help="only these, by label")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--assess", action="store_true", help="no runs: intervals and claims from the scores on record")
     parser.add_argument("--tokens", type=int, default=0, help="of every run of the families asked for; 0: their own")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--cells", type=Path, default=Path("runs/bench-recipes"))
     args = parser.parse_args(argv)
+    if args.assess:
+        out = args.out or ROOT / "benchmarks/results/recipes.json"
+        results = records.read_json(out)
+        assess(results)
+        records.write_json(out, results)
+        print(f"written: {out}")
+        return
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -588,7 +710,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rates = variant[2].get("rates", family.rates)
             rows[label] = {"slot": variant[0], "recipe": variant[1]} | measure(
                 cells, name, label, rates[:1] if args.quick else rates,
-                lambda rate, seed, v=variant, f=family, t=tokens: run(f, v, rate, seed, t), seeds, tokens,
+                lambda rate, seed, spend, v=variant, f=family: run(f, v, rate, seed, spend), seeds, tokens,
             )  # fmt: skip
             show(name, label, rows[label])
     if "trl" in asked:
@@ -596,7 +718,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices = [[steps, rate] for steps in (1, 2) for rate in RATES]
         results["trl"] = measure(
             cells, "trl", "grpo", choices[:1] if args.quick else choices,
-            lambda c, seed: run_trl(family, c[0], c[1], seed, tokens), seeds, tokens,
+            lambda c, seed, spend: run_trl(family, c[0], c[1], seed, spend), seeds, tokens,
         )  # fmt: skip
         show("trl", "grpo", results["trl"])
         results["recipes"] = {}
@@ -605,7 +727,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             results["recipes"][label] = {"recipe": recipe} | measure(
                 cells, "recipe", label, choices[:1] if args.quick else choices,
-                lambda c, seed, r=recipe: run(family, ("recipe", r, {"epochs": c[0]}), c[1], seed, tokens), seeds, tokens,
+                lambda c, seed, spend, r=recipe: run(family, ("recipe", r, {"epochs": c[0]}), c[1], seed, spend), seeds,
+                tokens,
             )  # fmt: skip
             show("recipe", label, results["recipes"][label])
     assess(results)

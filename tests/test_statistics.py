@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bilevel_rl import statistics as S
 
@@ -76,3 +78,44 @@ def test_log_log_slope_recovers_a_power():
 def test_interquartile_mean_is_the_trimmed_mean():
     values = np.random.default_rng(3).normal(size=(31, 4))
     np.testing.assert_allclose(S.interquartile_mean(values), scipy.stats.trim_mean(values, 0.25))
+
+
+# -- few runs -----------------------------------------------------------------------------------------------
+
+
+def test_students_interval_covers_at_ten_runs_and_the_percentile_bootstrap_does_not():
+    normal = lambda rng: rng.normal(size=10)  # noqa: E731
+    percentile = lambda values: S.bootstrap(values, statistic=np.mean)  # noqa: E731
+    wanted, error = 0.95, 4 * np.sqrt(0.95 * 0.05 / 600)
+    assert abs(S.coverage(S.mean_interval, normal, 0.0, repeats=600) - wanted) < error
+    assert S.coverage(percentile, normal, 0.0, repeats=300) < 0.93
+    skewed = lambda rng: rng.exponential(size=10)  # noqa: E731
+    by_t = S.coverage(S.mean_interval, skewed, 1.0, repeats=300)
+    resampled = lambda values: S.studentised(values, resamples=499)  # noqa: E731
+    assert S.coverage(resampled, skewed, 1.0, repeats=300) > by_t
+
+
+def test_intervals_of_one_run_or_equal_runs():
+    assert S.mean_interval([3.0]) == (3.0, -np.inf, np.inf)
+    assert S.studentised([3.0]) == (3.0, -np.inf, np.inf)
+    assert S.mean_interval([2.0, 2.0]) == S.studentised([2.0, 2.0]) == (2.0, 2.0, 2.0)
+
+
+def test_paired_test_and_holm_are_scipys_and_statsmodels_definition():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=8), rng.normal(size=8)
+    assert S.paired_test(a, b) == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue)
+    assert S.paired_test(a, a) == 1.0
+    assert S.paired_test(a + 1.0, a) < 1e-12
+    p = np.array([0.04, 0.001, 0.5, 0.012])
+    # smallest times 4, next times 3, ... never decreasing, at most 1
+    assert S.holm(p).tolist() == pytest.approx([0.08, 0.004, 0.5, 0.036])
+    assert S.holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_never_smaller_than_the_p_value_and_keeps_its_order(values):
+    p, adjusted = np.array(values), S.holm(values)
+    assert (adjusted >= p).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()

@@ -291,21 +291,27 @@ def interval(values: list[float], digits: int = 2) -> str:
     return f"{middle} [{low}, {high}]"
 
 
+def _worse(rows: dict[str, Any], key: str) -> list[str]:
+    """Who is behind after Holm's correction, at equal tokens."""
+    return [n for n, r in rows.items() if key in r and r[key]["mean"] < 0 and r[key]["holm"] < 0.05]
+
+
 def recipes(facts: dict[str, Any]) -> str:
     """Each family's components from best to worst, against the family's baseline and against TRL; what did not help."""
     words = [
-        f"{facts['task']} {facts['seeds']} seeds; mean [95 % bootstrap interval]. Learning rates: each variant, and TRL, "
-        "from the same few, on a seed that does not count. The differences are seed by seed. `bilevel-rl bench recipes` "
+        f"{facts['task']} {facts['seeds']} seeds; mean [95 % interval of Student's t]. Rates: each variant, and TRL, "
+        "from the same few, on seeds that do not count. The differences are seed by seed. Better means: a paired t-test "
+        "after Holm's correction over the family, at equal tokens and at equal gradient steps. `bilevel-rl bench recipes` "
         "makes it again.\n"
     ]
     trl = facts.get("trl")
     if trl:
         better = ", ".join(facts["better_than_trl"]) or "none"
-        worse = ", ".join(n for n, r in facts["recipes"].items() if r["against_trl"]["high"] < 0) or "none"
+        worse = ", ".join(_worse(facts["recipes"], "against_trl")) or "none"
         words += [
             f"### Recipes beside GRPO of TRL {facts['versions']['trl']}\n",
             f"The task is `sort`. At least as good on average: {len(facts['at_least_as_good_as_trl'])} of "
-            f"{len(facts['recipes'])} recipes. Better beyond the noise: {better}. Worse beyond it: {worse}.\n",
+            f"{len(facts['recipes'])} recipes. Better: {better}. Worse after Holm's correction: {worse}.\n",
             "| Recipe | Score | Less TRL | Gradient steps, rate |", "|---|---|---|---|",
             f"| **TRL's GRPO** | {_interval(trl)} | | {trl['chosen'][0]}, {trl['chosen'][1]:g} |",
         ]  # fmt: skip
@@ -323,13 +329,17 @@ def recipes(facts: dict[str, Any]) -> str:
         for label, row in sorted(rows.items(), key=lambda item: -item[1]["mean"]):
             cells = [f"`{label}`", row["slot"], _interval(row), _interval(row.get("against_baseline"))]
             words.append("| " + " | ".join([*cells, f"{row['chosen']:g}"]) + " |")
-        worse = [n for n, r in rows.items() if "against_baseline" in r and r["against_baseline"]["high"] < 0]
-        ahead = [n for n, r in rows.items() if "against_baseline" in r and r["against_baseline"]["low"] > 0]
+        worse, ahead = _worse(rows, "against_baseline"), family.get("better", [])
         words += [
-            f"\nAhead of `{family['baseline']}` beyond the noise: {', '.join(ahead) or 'none'}. "
-            f"Behind it beyond the noise: {', '.join(worse) or 'none'}. "
+            f"\nBetter than `{family['baseline']}`: {', '.join(ahead) or 'none'}. "
+            f"Worse after Holm's correction: {', '.join(worse) or 'none'}. "
             f"The others make no difference that these seeds show.\n"
         ]
+    if facts.get("mended_since"):
+        words.append(f"Measured before the component was mended: {', '.join(facts['mended_since'])}.\n")
+    for seeds, laws in facts.get("coverage", {}).items():
+        shares = "; ".join(f"{law}: " + ", ".join(f"{k} {v:.3f}" for k, v in kinds.items()) for law, kinds in laws.items())
+        words.append(f"Simulated coverage of 95 % intervals at {seeds} runs: {shares}.\n")
     words += ["Not run here: " + "; ".join(f"`{k}` ({v})" for k, v in facts["not_run"].items()) + "."]
     return "\n".join(words)
 

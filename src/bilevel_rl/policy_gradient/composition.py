@@ -141,7 +141,9 @@ class _Reader:
             if slot not in SLOTS:
                 raise self._error(f"the slot {slot!r}. {did_you_mean(slot, SLOTS)}")
             if slot in values:
-                raise self._error(f"the slot {slot!r} twice, which is given once (several parts go in brackets)")
+                raise self._error(
+                    f"the slot {slot!r} twice, which is given once (several parts go in brackets)"
+                )
             values[slot] = self._slot(slot, keyword.value)
         return dataclasses.replace(base, **values)
 

@@ -1,0 +1,68 @@
+"""The comparison of recipes: how settings are chosen and what may be claimed, without a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """benchmarks/recipes.py as a module."""
+    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "recipes.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_recipes", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_of_recipes"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["benchmark_of_recipes"]
+
+
+def test_an_interior_optimum_is_chosen_and_an_edge_is_left_or_refused(bench):
+    best, tried, refused = bench.chosen([1e-4, 3e-4, 1e-3], lambda rate: -abs(rate - 3e-4))
+    assert (best, len(tried), refused) == (3e-4, 3, False)
+    best, tried, refused = bench.chosen([1e-4, 3e-4, 1e-3], lambda rate: -abs(rate - 3e-3))
+    assert best == pytest.approx(3e-3)
+    assert len(tried) == 5  # one beyond the edge, and one beyond that, which is worse
+    assert not refused
+    _, tried, refused = bench.chosen([1e-4, 3e-4, 1e-3], lambda rate: rate)
+    assert refused
+    assert len(tried) == 3 + bench.BEYOND
+    pairs = [[1, 1e-4], [1, 3e-4], [2, 1e-4], [2, 3e-4], [2, 1e-3]]
+    best, _, refused = bench.chosen(pairs, lambda c: c[0] - abs(c[1] - 3e-4))
+    assert (best, refused) == ([2, 3e-4], False)
+
+
+def row(scores, **more):
+    return {"scores": scores, **more}
+
+
+def test_a_claim_needs_equal_tokens_and_equal_gradient_steps(bench):
+    base = row([0.50, 0.52, 0.48, 0.51, 0.49, 0.50, 0.53, 0.47, 0.50, 0.50], steps_a_batch=1)
+    better = [s + 0.2 + 0.01 * (i % 3) for i, s in enumerate(base["scores"])]
+    rows = {
+        "base": base,
+        "better": row(better, steps_a_batch=1),
+        "more steps": row(better, steps_a_batch=2, scores_at_equal_steps=base["scores"]),
+        "more steps, and better": row(better, steps_a_batch=2, scores_at_equal_steps=better),
+        "not shown at equal steps": row(better, steps_a_batch=2),
+        "refused": row(better, steps_a_batch=1, refused=True),
+        "same": row([s + 0.01 * (-1) ** i for i, s in enumerate(base["scores"])], steps_a_batch=1),
+    }
+    assert bench.compared(rows, base, "against", "base") == ["better", "more steps, and better"]
+    assert rows["same"]["against"]["holm"] > 0.05
+    assert "against" not in rows["base"]
+    assert rows["better"]["against"]["holm"] >= rows["better"]["against"]["p"]
+
+
+def test_the_record_claims_nothing_that_does_not_survive(bench):
+    record = bench.records.read_json(bench.ROOT / "benchmarks/results/recipes.json")
+    assert record["better_than_trl"] == []
+    for family in record["families"].values():
+        assert family.get("better", []) == []
+    assert record["coverage"]["10"]["normal"]["percentile bootstrap"] < record["coverage"]["10"]["normal"]["student t"]

@@ -64,7 +64,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield f"{kind.name}/preference_learning", lambda kind=kind: traced(data, kind())
     for kind in (PenaltyActorCritic, ExactDescent):
         yield f"{kind.name}/graded", lambda kind=kind: traced(grid, kind(), graded=True)
-    yield "search/by_model", lambda: searched(grid, HPGD(), samples=40_000, by="model")
+    yield "search/by_model", lambda: searched(grid, HPGD(horizon=20), samples=40_000, by="model")
     yield "search/by_follower", lambda: searched(grid, CoupledPenalty(), samples=12_000, by="follower", settling=0.3)
     yield "sweep/numbers", lambda: swept(grid, PenaltyActorCritic(), {"scales.zeta.initial": [0.05, 0.2], "chains": [4, 8]})
 

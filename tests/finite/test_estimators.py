@@ -22,6 +22,7 @@ from bilevel_rl.finite.solvers.exact_penalty import ExactPenalty, ExactPenaltySt
 from bilevel_rl.finite.solvers.finite_difference import DifferenceState, FiniteDifference
 from bilevel_rl.finite.solvers.partial_sgd import PartialSGD, PartialState
 from bilevel_rl.finite.solvers.penalty_actor_critic import PenaltyActorCritic, PenaltyState
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 N = 40_000
@@ -73,9 +74,9 @@ def test_one_transition_of_the_paper_s_algorithm_is_its_expectation_on_average(n
         state = PenaltyState(
             x, jnp.zeros((), int), follower_at(it, x, pi, z[0]), follower_at(it, x, pi_l, z[1])
         )
-        return one.step(it, state, jnp.array(0), z[2:])
+        return one.step(it, state, jnp.array(0), noise.fill(one.draws(it), z[2:]))
 
-    many = jax.lax.map(sampled, uniforms(3, N, 2 + one.draws(it)), batch_size=1000)
+    many = jax.lax.map(sampled, uniforms(3, N, 2 + noise.size(one.draws(it))), batch_size=1000)
     V = jnp.linspace(-0.5, 0.5, S)
     state = ExactPenaltyState(x, jnp.zeros((), int), Tables(jnp.log(pi), V), Tables(jnp.log(pi_l), V))
     exact = ExactPenalty(scales=scales, per_state=False).step(it, state, jnp.array(0), jnp.zeros(0))
@@ -165,10 +166,10 @@ def test_partial_sgd_follows_the_partial_gradient(name):
     @jax.jit
     def moved(z):
         state = PartialState(x, jnp.zeros((), int), follower_at(it, x, pi, z[0]), V_u)
-        return (x - one.step(it, state, jnp.array(0), z[1:]).x) / 1e-3
+        return (x - one.step(it, state, jnp.array(0), noise.fill(one.draws(it), z[1:])).x) / 1e-3
 
     exact = jax.grad(lambda x: objective.value(x, pi, it))(x)
-    assert_mean(jax.lax.map(moved, uniforms(7, N, 1 + one.draws(it)), batch_size=1000), exact, "g_x")
+    assert_mean(jax.lax.map(moved, uniforms(7, N, 1 + noise.size(one.draws(it))), batch_size=1000), exact, "g_x")
 
 
 @pytest.mark.parametrize("perturbation", ["two_sided", "simultaneous", "one_sided"])

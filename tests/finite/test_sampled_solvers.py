@@ -19,6 +19,7 @@ from bilevel_rl.finite.solvers.boltzmann_covariance import CovarianceState
 from bilevel_rl.finite.solvers.f2sa import F2SAState
 from bilevel_rl.finite.solvers.hpgd import HPGDState
 from bilevel_rl.finite.solvers.sobirl import SobirlState
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 
@@ -42,8 +43,8 @@ def fixed(tau=TAU):
 
 
 def directions(it, one, state, seed: int, n: int):
-    step = jax.jit(lambda z: (state.x - one.step(it, state, jnp.array(0), z).x) / TINY)
-    u = jax.random.uniform(jax.random.key(seed), (n, one.draws(it)))
+    step = jax.jit(lambda z: (state.x - one.step(it, state, jnp.array(0), noise.fill(one.draws(it), z)).x) / TINY)
+    u = jax.random.uniform(jax.random.key(seed), (n, noise.size(one.draws(it))))
     return jax.lax.map(step, u, batch_size=min(n, 500))
 
 

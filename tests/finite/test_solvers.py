@@ -39,6 +39,7 @@ from bilevel_rl.finite.solvers import (
     PartialSGD,
     PenaltyActorCritic,
 )  # fmt: skip
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 COUNTED = {  # transitions an iteration, without those of the objective
@@ -87,7 +88,7 @@ def test_every_solver_steps_on_every_problem(solver, problem):
     state = one.init(it, it.x0, jax.random.key(0))
     step = jax.jit(lambda state, k, z: one.step(it, state, k, z))
     for k in range(3):
-        new = step(state, jnp.array(k), jax.random.uniform(jax.random.key(k), (one.draws(it),)))
+        new = step(state, jnp.array(k), noise.uniforms(one.draws(it), jax.random.key(k)))
         assert jax.tree.structure(new) == jax.tree.structure(state)
         for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
             assert (old.shape, old.dtype) == (leaf.shape, leaf.dtype)

@@ -17,6 +17,7 @@ from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TimeScales
 
 
@@ -71,8 +72,8 @@ class PartialSGD(Solver):
         )
         upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return 3 * self.chains + problem.objective.draws(problem)
+    def draws(self, problem: BilevelProblem) -> Draws:
+        return {"chains": (3, self.chains), "upper": problem.objective.draws(problem)}
 
     def init(self, problem: BilevelProblem, x0, key) -> PartialState:
         follower = followers.start(problem.mdp, jax.random.uniform(key, (self.chains,)))
@@ -81,7 +82,7 @@ class PartialSGD(Solver):
     def step(self, problem: BilevelProblem, state: PartialState, k, noise) -> PartialState:
         now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
         seen, follower, used = followers.draw(
-            problem.transitions(x), state.follower, noise[: 3 * self.chains].reshape(3, self.chains)
+            problem.transitions(x), state.follower, noise["chains"]
         )
         r = problem.reward_at(x, seen.s, seen.a)
         follower = followers.learn(follower, seen, r, now, gamma, followers.value_bound(problem, now, self.reward_bound))
@@ -98,7 +99,7 @@ class PartialSGD(Solver):
 
             g_x = jax.grad(partial)(x)
         else:
-            xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise[3 * self.chains :])
+            xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise["upper"])
             g_x, used = xi.grad_x, used + xi.transitions
         moved = upper.move(problem, state, k, g_x, now.zeta, self.momentum, self.hold, self.average)
         return PartialState(samples=state.samples + used, follower=follower, V_u=V_u, **moved)

@@ -17,6 +17,7 @@ from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TimeScales
 
 
@@ -74,8 +75,8 @@ class PenaltyActorCritic(Solver):
         )
         upper.check_motion(self.name, self.momentum, self.hold, self.average)
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return 6 * self.chains + problem.objective.draws(problem)
+    def draws(self, problem: BilevelProblem) -> Draws:
+        return {"chains": (2, 3, self.chains), "upper": problem.objective.draws(problem)}
 
     def init(self, problem: BilevelProblem, x0, key) -> PenaltyState:
         u = jax.random.uniform(key, (2, self.chains))
@@ -85,7 +86,7 @@ class PenaltyActorCritic(Solver):
     def step(self, problem: BilevelProblem, state: PenaltyState, k, noise) -> PenaltyState:
         now, gamma, x = self.scales.at(k), problem.mdp.discount, state.iterate
         mdp, objective = problem.transitions(x), problem.objective
-        u = noise[: 6 * self.chains].reshape(2, 3, self.chains)
+        u = noise["chains"]
 
         # draw (s, a, s') with a ~ pi_theta, and (s_, a_, s_') with a_ ~ pi_theta^L
         seen, follower, used = followers.draw(mdp, state.follower, u[0], self.sampling)
@@ -98,7 +99,7 @@ class PenaltyActorCritic(Solver):
         if objective.linear:
             r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
         else:
-            xi = objective.sample(x, jax.nn.softmax(follower_l.theta), problem, noise[6 * self.chains :])
+            xi = objective.sample(x, jax.nn.softmax(follower_l.theta), problem, noise["upper"])
             penalty, used = (1 - gamma) * now.w * xi.grad_theta, used + xi.transitions
 
         # V <- Pi_B(V + beta G);  theta <- theta + alpha F

@@ -19,6 +19,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop.noise import Draws
 
 
 class SobirlState(State):
@@ -101,8 +102,8 @@ class SoBiRL(Solver):
             ("chains", self.chains, self.chains >= 1, "it must be at least 1"),
         )
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return 0 if self.form == "model" else 5 * self.chains + problem.objective.draws(problem)
+    def draws(self, problem: BilevelProblem) -> Draws:
+        return 0 if self.form == "model" else {"chains": (5, self.chains), "upper": problem.objective.draws(problem)}
 
     def init(self, problem: BilevelProblem, x0, key) -> SobirlState:
         S, A, none = problem.mdp.n_states, problem.mdp.n_actions, jnp.zeros((), int)
@@ -143,7 +144,7 @@ class SoBiRL(Solver):
 
     def _sampled(self, problem: BilevelProblem, state: SobirlState, zeta, noise) -> SobirlState:
         x, mdp, N, A = state.x, problem.transitions(state.x), self.chains, state.Q.shape[1]
-        u, u_upper = noise[: 5 * N].reshape(5, N), noise[5 * N :]
+        u = noise["chains"]
         # one transition along each chain, and one of a random action beside it
         s = state.s
         a = sampling.choose(planning.soft_policy(small.rows(state.Q, s), self.tau), u[0])
@@ -156,7 +157,7 @@ class SoBiRL(Solver):
             mdp, state.Q, *batch, problem.reward_at(x, *batch[:2]), self.tau, self.beta, passes=1
         )
         # g_x + (1/tau) sum g_theta grad_x r
-        xi = problem.objective.sample(x, planning.soft_policy(Q, self.tau), problem, u_upper)
+        xi = problem.objective.sample(x, planning.soft_policy(Q, self.tau), problem, noise["upper"])
         g = xi.grad_x + jax.grad(lambda x: jnp.sum(xi.grad_theta * problem.reward(x)))(x) / self.tau
         moved = problem.project(x - zeta * g)
         return SobirlState(moved, state.samples + 2 * N + xi.transitions, Q, None, onward)

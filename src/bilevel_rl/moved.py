@@ -24,6 +24,7 @@ MOVED = {
     "bilevel_rl.finite.replay": "bilevel_rl.finite.learn.replay",
     "bilevel_rl.finite.learnt_model": "bilevel_rl.finite.learn.learnt_model",
     "bilevel_rl.finite.starts": "bilevel_rl.loop.starts",
+    "bilevel_rl.finite.learn.upper": "bilevel_rl.loop.leader",
     "bilevel_rl.finite.search_folder": "bilevel_rl.loop.search_folder",
     "bilevel_rl.llm.prompts": "bilevel_rl.llm.data.prompts",
     "bilevel_rl.llm.judging": "bilevel_rl.llm.judges.asking",

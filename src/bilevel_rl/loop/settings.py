@@ -1,4 +1,4 @@
-"""Fields of a solver by dotted names, and its temperature wherever it keeps one."""
+"""Fields of a solver by dotted names, what is allowed in them, and its temperature wherever it keeps one."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def _replace(node: Any, names: list[str], value: Any, path: str) -> Any:
         )
     inner = value if len(names) == 1 else _replace(getattr(node, names[0]), names[1:], value, path)
     return dataclasses.replace(node, **{names[0]: inner})
+
+
+def check_fields(where: str, *fields: tuple[str, Any, bool, str]) -> None:
+    """Raise `InvalidConfig` for the first field (name, value, is it good, what is allowed) that is not good."""
+    for field, value, good, allowed in fields:
+        if not good:
+            raise InvalidConfig(message(f"{where}.{field}", value, allowed, f"Change {field}"))
 
 
 def has_temperature(solver: Solver) -> bool:

@@ -8,7 +8,7 @@ D = g_x + \frac{\nabla_x r_x(s,a) - \nabla_x r_x(\bar s, \bar a)}{w (1-\gamma)}$
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.loop.settings import check_fields as check_fields  # solvers import it from here as well
 from bilevel_rl.schedules import Sequences
 
 Sampling = Literal["chain", "iid"]
@@ -175,10 +176,3 @@ def check_chains(where: str, chains: int) -> None:
     """Raise `InvalidConfig` unless there is at least one chain."""
     if chains < 1:
         raise InvalidConfig(message(f"{where}.chains", chains, "at least one chain is needed", "Set chains >= 1"))
-
-
-def check_fields(where: str, *fields: tuple[str, Any, bool, str]) -> None:
-    """Raise `InvalidConfig` for the first field (name, value, is it good, what is allowed) that is not good."""
-    for field, value, good, allowed in fields:
-        if not good:
-            raise InvalidConfig(message(f"{where}.{field}", value, allowed, f"Change {field}"))

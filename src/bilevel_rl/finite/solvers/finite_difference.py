@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn import followers, upper
+from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
-from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import leader
+from bilevel_rl.loop.leader import MovingState
 from bilevel_rl.schedules import PowerDecay, Sequences, TimeScales
 
 Perturbation = Literal["simultaneous", "two_sided", "one_sided"]
@@ -48,7 +49,7 @@ class FiniteDifference(Solver):
         reward_bound: |r|_max of the critic's ball.
         hold: steps for which x stays while the follower catches up.
         momentum: x moves along an average of its direction with this weight on the past.
-        average: x is reported as an average of its iterates (`learn.upper`).
+        average: x is reported as an average of its iterates (`loop.leader`).
 
     References:
         The finite-difference baseline of arXiv 2601.16399; simultaneous perturbation: Spall 1992, whose exponent 1/6 of
@@ -84,7 +85,7 @@ class FiniteDifference(Solver):
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
             ("perturbation", self.perturbation, self.perturbation in known, f"it must be one of {known}"),
         )
-        upper.check_motion(self.name, self.momentum, self.hold, self.average)
+        leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
         points = 1 if self.common_noise else self._points(problem)
@@ -98,7 +99,7 @@ class FiniteDifference(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> DifferenceState:
         return DifferenceState(
             x0, jnp.zeros((), int), followers.start(problem.mdp, jax.random.uniform(key, (self.chains,))),
-            **upper.at_rest(x0),
+            **leader.at_rest(x0),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: DifferenceState, k, noise) -> DifferenceState:
@@ -128,7 +129,7 @@ class FiniteDifference(Solver):
         quotient = jnp.where(moved & (directions != 0), rise[:, None] / jnp.where(moved, run, 1.0), 0.0)
         g = jnp.sum(quotient, 0)  # one direction moves each coordinate once
         kept = Follower(jnp.mean(solved.theta, 0), jnp.mean(solved.V, 0), solved.s[0])
-        moved = upper.move(problem, state, k, g, now.zeta, self.momentum, self.hold, self.average)
+        moved = leader.move(problem, state, k, g, now.zeta, self.momentum, self.hold, self.average)
         return DifferenceState(samples=state.samples + jnp.sum(used), follower=kept, **moved)
 
     def tracked(self, problem, state, k):

@@ -12,11 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bilevel_rl.finite.learn import followers, upper
+from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
-from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import leader
+from bilevel_rl.loop.leader import MovingState
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 
@@ -43,7 +44,7 @@ class NestedPenalty(Solver):
         reward_bound: |r|_max of the critic's ball.
         hold: steps for which x stays while the followers catch up.
         momentum: x moves along an average of its direction with this weight on the past.
-        average: x is reported as an average of its iterates (`learn.upper`).
+        average: x is reported as an average of its iterates (`loop.leader`).
 
     References:
         The nested-loop baseline of arXiv 2601.16399; double-loop penalty methods are Shen et al. 2024. Cost
@@ -74,7 +75,7 @@ class NestedPenalty(Solver):
             ("inner", self.inner, self.inner >= 2, "it must be at least 2"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
         )
-        upper.check_motion(self.name, self.momentum, self.hold, self.average)
+        leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> int:
         return self.inner * (6 * self.chains + problem.objective.draws(problem))
@@ -82,7 +83,7 @@ class NestedPenalty(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> NestedState:
         u = jax.random.uniform(key, (2, self.chains))
         pair = [followers.start(problem.mdp, u[0 if self.common_noise else i]) for i in range(2)]
-        return NestedState(x0, jnp.zeros((), int), pair[0], pair[1], **upper.at_rest(x0))
+        return NestedState(x0, jnp.zeros((), int), pair[0], pair[1], **leader.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: NestedState, k, noise) -> NestedState:
         now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
@@ -111,7 +112,7 @@ class NestedPenalty(Solver):
         seen, seen_l = jax.tree.map(jnp.ravel, late[:2])
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
         D = D if objective.linear else D + jnp.mean(late[2], 0)
-        moved = upper.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
+        moved = leader.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
         return NestedState(samples=used, follower=follower, follower_l=follower_l, **moved)
 
     def policies(self, problem, state, k):

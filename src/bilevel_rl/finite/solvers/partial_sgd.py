@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn import followers, upper
+from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
-from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import leader
+from bilevel_rl.loop.leader import MovingState
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TimeScales
 
@@ -46,7 +47,7 @@ class PartialSGD(Solver):
         reward_bound: |r|_max of the critic's ball.
         hold: iterations for which x stays while the follower catches up.
         momentum: x moves along an average of its direction with this weight on the past.
-        average: x is reported as an average of its iterates (`learn.upper`).
+        average: x is reported as an average of its iterates (`loop.leader`).
 
     References:
         A baseline of arXiv 2601.16399. Cost O(N A + d) an iteration.
@@ -70,14 +71,14 @@ class PartialSGD(Solver):
             self.name,
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
         )
-        upper.check_motion(self.name, self.momentum, self.hold, self.average)
+        leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> Draws:
         return {"chains": (3, self.chains), "upper": problem.objective.draws(problem)}
 
     def init(self, problem: BilevelProblem, x0, key) -> PartialState:
         follower = followers.start(problem.mdp, jax.random.uniform(key, (self.chains,)))
-        return PartialState(x0, jnp.zeros((), int), follower, jnp.zeros_like(follower.V), **upper.at_rest(x0))
+        return PartialState(x0, jnp.zeros((), int), follower, jnp.zeros_like(follower.V), **leader.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: PartialState, k, noise) -> PartialState:
         now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
@@ -101,7 +102,7 @@ class PartialSGD(Solver):
         else:
             xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise["upper"])
             g_x, used = xi.grad_x, used + xi.transitions
-        moved = upper.move(problem, state, k, g_x, now.zeta, self.momentum, self.hold, self.average)
+        moved = leader.move(problem, state, k, g_x, now.zeta, self.momentum, self.hold, self.average)
         return PartialState(samples=state.samples + used, follower=follower, V_u=V_u, **moved)
 
     def tracked(self, problem, state, k):

@@ -12,11 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bilevel_rl.finite.learn import followers, upper
+from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
-from bilevel_rl.finite.learn.upper import MovingState
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import leader
+from bilevel_rl.loop.leader import MovingState
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TimeScales
 
@@ -46,7 +47,7 @@ class PenaltyActorCritic(Solver):
         momentum: x moves along an average of D with this weight on the past; 0 is the paper's.
         reward_bound: |r|_max of the critic's ball.
         hold: iterations for which x stays while the followers catch up; 0 is the paper's.
-        average: x is reported as an average of its iterates (`learn.upper`); 0, the iterate itself, is the paper's.
+        average: x is reported as an average of its iterates (`loop.leader`); 0, the iterate itself, is the paper's.
 
     References:
         arXiv 2601.16399, Algorithm 1. Cost O(N A + d) an iteration, whatever S.
@@ -73,7 +74,7 @@ class PenaltyActorCritic(Solver):
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
             ("sampling", self.sampling, self.sampling in ("chain", "iid"), "it must be 'chain' or 'iid'"),
         )
-        upper.check_motion(self.name, self.momentum, self.hold, self.average)
+        leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
     def draws(self, problem: BilevelProblem) -> Draws:
         return {"chains": (2, 3, self.chains), "upper": problem.objective.draws(problem)}
@@ -81,7 +82,7 @@ class PenaltyActorCritic(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> PenaltyState:
         u = jax.random.uniform(key, (2, self.chains))
         pair = [followers.start(problem.mdp, u[0 if self.common_noise else i]) for i in range(2)]
-        return PenaltyState(x0, jnp.zeros((), int), pair[0], pair[1], **upper.at_rest(x0))
+        return PenaltyState(x0, jnp.zeros((), int), pair[0], pair[1], **leader.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: PenaltyState, k, noise) -> PenaltyState:
         now, gamma, x = self.scales.at(k), problem.mdp.discount, state.iterate
@@ -110,7 +111,7 @@ class PenaltyActorCritic(Solver):
         # x <- x - zeta D,   D = g_x + (grad r(s, a) - grad r(s_, a_)) / (w (1 - gamma))
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
         D = D if objective.linear else D + xi.grad_x
-        moved = upper.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
+        moved = leader.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
         return PenaltyState(samples=state.samples + used, follower=follower, follower_l=follower_l, **moved)
 
     def policies(self, problem, state, k):

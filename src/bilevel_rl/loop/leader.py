@@ -13,9 +13,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.learn.followers import check_fields
-from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.finite.solver import State
+from bilevel_rl.loop.problem import Problem
+from bilevel_rl.loop.settings import check_fields
+from bilevel_rl.loop.solver import State
 
 
 class MovingState(State):
@@ -42,7 +42,7 @@ def at_rest(x0: Float[Array, " d"]) -> dict[str, Float[Array, " d"]]:
 
 
 def move(
-    problem: BilevelProblem, state: MovingState, k, D: Float[Array, " d"], zeta, momentum, hold, average
+    problem: Problem, state: MovingState, k, D: Float[Array, " d"], zeta, momentum, hold, average
 ) -> dict[str, Float[Array, " d"]]:
     r"""x, and what its motion remembers, after one step along -D.
 

@@ -11,10 +11,10 @@ import pytest
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import solve
-from bilevel_rl.finite.learn import upper
 from bilevel_rl.finite.problems.goal_placement import GoalPlacement
 from bilevel_rl.finite.problems.probes import Bandit
 from bilevel_rl.finite.solvers import FiniteDifference, NestedPenalty, PartialSGD, PenaltyActorCritic
+from bilevel_rl.loop import leader
 
 SOLVERS = (
     PenaltyActorCritic(chains=4), NestedPenalty(chains=4, inner=4), PartialSGD(chains=4),
@@ -26,11 +26,11 @@ def path(momentum=0.0, hold=0.0, average=0.0, steps=12):
     """Reported x and iterates of a walk along given directions in the unit square, one step after the other."""
     it = GoalPlacement()
     D = np.random.default_rng(0).normal(size=(steps, 2))
-    state = upper.MovingState(it.x0, jnp.zeros((), int), **upper.at_rest(it.x0))
+    state = leader.MovingState(it.x0, jnp.zeros((), int), **leader.at_rest(it.x0))
     xs, ys = [], []
     for k in range(steps):
-        state = upper.MovingState(
-            samples=state.samples, **upper.move(it, state, jnp.array(k), jnp.asarray(D[k]), 0.1, momentum, hold, average)
+        state = leader.MovingState(
+            samples=state.samples, **leader.move(it, state, jnp.array(k), jnp.asarray(D[k]), 0.1, momentum, hold, average)
         )
         xs.append(np.asarray(state.x))
         ys.append(np.asarray(state.iterate))

@@ -120,6 +120,9 @@ WRONG = {
     "plan-iterations": ["plan", "goal_placement", "--iterations", "-1"],
     "spread": ["search", "goal_placement", "exact_descent", "--iterations", "100", "--spread", "-1"],
     "completion": ["completion", "bahs"],
+    "check-three-words": ["check", "goal_placement", "exact_descent", "another"],
+    "resume-long": ["resume", "a" * 300],
+    "sweep-chains": ["sweep", "goal_placement", *SMALL, "--grid", "momentum=0.5", "--solver.chains", "-2"],
 }  # fmt: skip
 
 

@@ -70,6 +70,7 @@ FORMS = {
     "flat": lambda x: jnp.zeros(()) * x[0],
     "lying": _lying,
 }
+ROUNDING = 1e-13  # a step that changes nothing may change the last digits
 ONE = ExactQuasiNewton()
 
 
@@ -79,17 +80,19 @@ def ended(it, one=ONE, iterations=100, **options):
     return trace
 
 
+@pytest.mark.slow
 def test_the_goal_is_placed_where_brute_force_places_it():
     it = GoalPlacement()
     best = oracles.brute_force(it, it.temperature(), points=11)
     trace = solve(it, ONE, iterations=25, record_every=1)
     assert trace["objective"][0, -1] == pytest.approx(best.value, abs=1e-10)
-    assert (np.diff(trace["objective"]) <= 0).all()
+    assert (np.diff(trace["objective"]) <= ROUNDING).all()
     assert trace["objective"][0, 0] - best.value > 0.5
 
 
 @pytest.mark.parametrize(("it", "tau", "step", "best"), [
-    (ThermalControl(), 0.1, 1e-3, 162.503255), (LinearLeader(), 0.1, 1e-3, -11.309047),
+    pytest.param(ThermalControl(), 0.1, 1e-3, 162.503255, marks=pytest.mark.slow),
+    (LinearLeader(), 0.1, 1e-3, -11.309047),
 ], ids=["thermal_control", "linear_leader"])  # fmt: skip
 def test_closed_forms_reach_the_best_known_from_most_starts(it, tau, step, best):
     starts = starting_points(it, 6)
@@ -111,7 +114,7 @@ def test_four_rooms_best_known_from_a_structured_start():
 def test_a_curved_valley_without_bounds():
     trace = solve(Given("rosenbrock", [-1.2, 1.0, -0.5, 0.8]), ONE, iterations=80, record_every=1)
     np.testing.assert_allclose(trace.x[0, -1], 1.0, atol=1e-6)
-    assert (np.diff(trace["objective"]) <= 0).all()
+    assert (np.diff(trace["objective"]) <= ROUNDING).all()
 
 
 def test_bounds_cut_the_valley():
@@ -198,20 +201,22 @@ def test_another_temperature_evaluates_anew():
     assert hot.step(it, new, 8, jnp.zeros(0)).f < new.f
 
 
+@pytest.mark.slow
 def test_the_objective_never_rises_on_plateaus_with_cliffs():
     it = OneGoalFourRooms(temperature=0.005)
     trace = solve(it, ExactQuasiNewton(100.0, 0.005), iterations=12, runs=2, record_every=1,
                   x0=jnp.stack([it.x0, it.start_at((3, 5), logit=2.0)]))  # fmt: skip
-    assert (np.diff(trace["objective"]) <= 0).all()
+    assert (np.diff(trace["objective"]) <= ROUNDING).all()
     assert (trace["objective"][:, -1] < trace["objective"][:, 0] - 0.05).all()
 
 
 # -- one run among many -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [GoalPlacement, LinearLeader], ids=lambda kind: kind.name)
-def test_a_batch_is_its_members_bit_for_bit(kind):
-    it = kind()
+@pytest.mark.parametrize(
+    "it", [GoalPlacement(rows=3, columns=3), pytest.param(LinearLeader(), marks=pytest.mark.slow)], ids=lambda it: it.name
+)
+def test_a_batch_is_its_members_bit_for_bit(it):
     starts = starting_points(it, 5, seed=2)
     options = {"iterations": 12, "record_every": 4}
     together = solve(it, ONE, runs=5, x0=starts, **options)
@@ -222,6 +227,7 @@ def test_a_batch_is_its_members_bit_for_bit(kind):
             np.testing.assert_array_equal(np.asarray(a)[i], np.asarray(b)[0])
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
     it = RandomMDP(5, 2, 3, features=3)
     options = {"iterations": 12, "record_every": 3, "runs": 2}
@@ -240,6 +246,7 @@ def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_search_that_cools_is_graded_at_its_own_temperature():
     it = GoalPlacement()
     found = search(it, ONE, starts=8, iterations=240, continuation=4.0)
@@ -249,6 +256,7 @@ def test_a_search_that_cools_is_graded_at_its_own_temperature():
     assert found.value < -0.63
 
 
+@pytest.mark.slow
 def test_it_is_run_by_name(tmp_path, capsys):
     words = ["linear_leader", "exact_quasi_newton", "--solver.tau", "0.1", "--solver.step-size", "0.001"]
     assert main(["search", *words, "--starts", "4", "--iterations", "120", "--out", str(tmp_path / "s")]) == 0

@@ -30,8 +30,17 @@ def final(trace):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trace.state)]
 
 
-@pytest.mark.parametrize("kind", [k for k in SAMPLED if k.name not in TO_ROUNDING], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("problem", [GoalPlacement, PreferenceLearning], ids=lambda kind: kind.name)
+PAIRS = [(k, p) for k in SAMPLED if k.name not in TO_ROUNDING for p in (GoalPlacement, PreferenceLearning)]
+THIN = {("penalty_actor_critic", "goal_placement"), ("nested_penalty", "preference_learning")}  # the rest is slow
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        pytest.param(k, p, id=f"{p.name}-{k.name}", marks=[] if (k.name, p.name) in THIN else pytest.mark.slow)
+        for k, p in PAIRS
+    ],
+)
 def test_two_settings_times_eight_seeds_in_one_batch_are_separate_runs(kind, problem):
     """Bit for bit, every number of the final state."""
     it = problem()
@@ -58,6 +67,7 @@ def test_a_batch_is_its_members_to_rounding(kind):
         np.testing.assert_allclose(one[8], two[0], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_learnt_model_in_a_batch_is_that_of_its_run_alone():
     """What is counted bit for bit; what is planned on it to rounding."""
     it = GoalPlacement()

@@ -24,6 +24,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))
     from bilevel_rl.finite.checks import built
+    if len(words) > 2:
+        got = f"the words {' '.join(words)!r}"
+        raise InvalidConfig(message("bilevel-rl check", got, "PROBLEM and at most one SOLVER come first", USAGE))
     from bilevel_rl.launch import load
     from bilevel_rl.loop.settings import temperature_note
     from bilevel_rl.loop.solver import check_fits

@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """Resume what the folder holds."""
     given = options.parse("resume", Settings, argv)
     limits.check("resume", given)
+    limits.place("bilevel-rl resume", str(given.folder))
     more = given.samples is not None or given.iterations is not None
     kind = unfinished.kind(given.folder)
     if more and kind is not None:

@@ -41,8 +41,11 @@ def main(argv: Sequence[str]) -> int:
     if asked is None:
         return 0
     from bilevel_rl.finite import tuning
+    from bilevel_rl.loop.solver import check_fits
 
     s, solver, problem = asked.settings, asked.make_solver(), asked.make_problem()
+    problem.check(thorough=False)
+    check_fits(solver, problem)
     axes = grid(s.grid)
     assert asked.solver is not None
     for name, values in axes.items():

@@ -42,7 +42,7 @@ def check(verb: str, settings: Any) -> None:
             if isinstance(one, (int, float)) and not isinstance(one, bool):
                 _number(where, one, *RANGES.get(field.name, (None, None)))
         if field.name in ("out", "keep", "best") and value is not None:
-            _place(where, str(value))
+            place(where, str(value))
 
 
 def _number(where: str, value: float, least: float | None, most: float | None) -> None:
@@ -59,7 +59,12 @@ def _number(where: str, value: float, least: float | None, most: float | None) -
     raise InvalidConfig(message(where, value, allowed, "Give another one"))
 
 
-def _place(where: str, path: str) -> None:
+def place(where: str, path: str) -> None:
+    """Check the name of a file or folder.
+
+    Raises:
+        InvalidConfig: empty, the root, too long, or with a NUL in it.
+    """
     long = any(len(part.encode(errors="replace")) > LONG for part in path.split("/"))
     if path in ("", ".") or "\0" in path or re.fullmatch(r"/+", path) or long:
         shown = path if len(path) < 40 else path[:40] + "..."

@@ -85,7 +85,7 @@ class FiniteMDP(eqx.Module):
                         "Index it as P[state, action, next state], or take from_matrices for one [S, S] an action")
             )  # fmt: skip
         P = _distributions("FiniteMDP.P", table, P, _offered(allowed))
-        K = int(np.count_nonzero(P, axis=2).max())
+        K = max(1, int(np.count_nonzero(P, axis=2).max()))
         # the K largest entries of each row; rows with fewer point at state 0 with probability 0
         order = np.argsort(-P, axis=2, kind="stable")[:, :, :K]
         probabilities = np.take_along_axis(P, order, axis=2)

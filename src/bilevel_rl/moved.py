@@ -26,6 +26,7 @@ MOVED = {
     "bilevel_rl.finite.starts": "bilevel_rl.loop.starts",
     "bilevel_rl.finite.learn.upper": "bilevel_rl.loop.leader",
     "bilevel_rl.finite.search_folder": "bilevel_rl.loop.search_folder",
+    "bilevel_rl.llm.commands": "bilevel_rl.commands.llm",
     "bilevel_rl.llm.prompts": "bilevel_rl.llm.data.prompts",
     "bilevel_rl.llm.judging": "bilevel_rl.llm.judges.asking",
     "bilevel_rl.llm.policy": "bilevel_rl.llm.roles.policy",

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
+from bilevel_rl.commands import llm as commands
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.experiments import happy_tweets as experiment
-from bilevel_rl.llm import commands
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judges.builtin import HumanQueue
+from bilevel_rl.llm.judges.by_name import make_judge
 from bilevel_rl.llm.tasks import corpus, pretrain
 from bilevel_rl.llm.tasks import happy_tweets as task
 from bilevel_rl.records import Run
@@ -307,13 +308,13 @@ def test_a_run_needs_prompts(tmp_path):
 
 
 def test_judges_by_name(models, tmp_path):
-    assert commands.make_judge("") == (None, None)
-    judge, gold = commands.make_judge(f"{models.classifier}@sad~3.5", seed=4)
+    assert make_judge("") == (None, None)
+    judge, gold = make_judge(f"{models.classifier}@sad~3.5", seed=4)
     assert (judge.sharpness, judge.seed, gold.label) == (3.5, 4, corpus.MOODS.index("sad"))
-    assert commands.make_judge(str(models.classifier))[1].label == len(corpus.MOODS) - 1
-    assert isinstance(commands.make_judge(f"queue:{tmp_path}")[0], HumanQueue)
+    assert make_judge(str(models.classifier))[1].label == len(corpus.MOODS) - 1
+    assert isinstance(make_judge(f"queue:{tmp_path}")[0], HumanQueue)
     with pytest.raises(InvalidConfig, match="after ~ comes a number"):
-        commands.make_judge(f"{models.classifier}~much")
+        make_judge(f"{models.classifier}~much")
 
 
 @pytest.mark.parametrize("verb", sorted(commands.VERBS))

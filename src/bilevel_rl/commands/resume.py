@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
     if kind is not None:
         return unfinished.resume(given.folder)
     if records.read_header(given.folder)["kind"] == "llm":
-        commands = importlib.import_module("bilevel_rl.llm.commands")
-        return int(commands.main(["resume", str(given.folder)]) or 0)
+        from bilevel_rl.commands import llm  # Torch is imported when it is asked for
+
+        return llm.main(["resume", str(given.folder)])
     from bilevel_rl.launch import execute
 
     if more:

@@ -67,7 +67,7 @@ class Config:
     # -- models
     policy: str = _key("", "hub id or folder of the language model, when no model object is given")
     reward: str = _key(
-        "classifier", "reward model: classifier, linear, a classifier's hub id or folder, or function:MODULE.NAME,..."
+        "classifier", "reward model: classifier, linear, a classifier's hub id or folder, or MODULE:NAME, FILE.py:NAME, ..."
     )
     backend: str = _key(
         "full", "roles as separate weights (full) or adapters on one frozen base (lora)", BACKENDS
@@ -82,7 +82,8 @@ class Config:
     # -- data
     prompts: str = _key("", "prompts: hub id, file or folder, when none are given in Python")
     preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
-    judge: str = _key("", "judge: hub id or folder of a classifier, or queue:FOLDER for labels by hand")
+    judge: str = _key("", "FOLDER@LABEL of a classifier, builtin:vader, MODULE:NAME, FILE.py:NAME, or queue:FOLDER by hand")
+    gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
     max_prompt_tokens: int = _key(64, "longest prompt allowed; a longer one is an error")
 
     # -- rollouts

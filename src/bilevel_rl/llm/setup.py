@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bilevel_rl import names
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
 from bilevel_rl.levels.digests import seeded
 from bilevel_rl.llm.config import Config
@@ -229,7 +229,7 @@ def _apart(other: nn.Module | None, policy: nn.Module) -> nn.Module | None:
 
 def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokenizer: Any) -> Any:
     reward = reward if reward is not None else config.reward
-    if isinstance(reward, str) and reward.startswith(FUNCTIONS):
+    if isinstance(reward, str) and (reward.startswith(FUNCTIONS) or names.is_name(reward.split(",")[0].strip())):
         reward = reward_functions(reward)
     if not isinstance(reward, (str, Path, nn.Module)):
         functions = list(reward) if isinstance(reward, (list, tuple)) else [reward]
@@ -256,25 +256,21 @@ def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokeni
 
 
 def reward_functions(text: str) -> list[Any]:
-    """The functions that `function:MODULE.NAME,MODULE.NAME` names, imported.
+    """The functions that `MODULE:NAME, FILE.py:NAME, ...` names; `function:MODULE.NAME,...` is the old form.
 
     Raises:
-        InvalidConfig: a module or a name that is not there.
+        InvalidConfig: a module, file or name that is not there.
 
     Example:
-        >>> [f.__name__ for f in reward_functions("function:bilevel_rl.llm.tasks.arithmetic.reward")]
+        >>> [f.__name__ for f in reward_functions("bilevel_rl.llm.tasks.arithmetic:reward")]
         ['reward']
     """
     found = []
-    for path in text.removeprefix(FUNCTIONS).split(","):
-        module, _, name = path.strip().rpartition(".")
-        try:
-            found.append(getattr(importlib.import_module(module), name))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InvalidConfig(
-                message("config.reward", f"{path.strip()!r} ({explain(error)})", "an importable MODULE.NAME",
-                        "Check the name, and that the module is installed or in the current folder")
-            ) from error  # fmt: skip
+    for part in text.removeprefix(FUNCTIONS).split(","):
+        path = part.strip()
+        if text.startswith(FUNCTIONS) and ":" not in path:
+            path = ":".join(path.rsplit(".", 1))
+        found.append(names.find(path, {}, "config.reward"))
     return found
 
 

@@ -1,0 +1,45 @@
+"""`bilevel-rl llm resume RUN`: go on from the last checkpoint, to the bits of an uninterrupted run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bilevel_rl.commands.llm import happy_tweets, screen, train
+from bilevel_rl.experiments import happy_tweets as experiment
+from bilevel_rl.launch import options
+from bilevel_rl.llm.config import Config
+from bilevel_rl.records import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Go on with a run from its last checkpoint, to the same bits as if it had never stopped."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")]
+    steps: Annotated[int, tyro.conf.arg(help="new last iteration; 0 keeps the run's own")] = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """`resume RUN [--steps N]`."""
+    given = options.parse("llm resume", Settings, argv)
+    if (given.run.parent / "experiment.json").exists():
+        return _experiment(given.run.parent)
+    header = read_json(given.run / "run.json")
+    values = {**header["config"], "out": str(given.run)}
+    if given.steps:
+        values["steps"] = given.steps
+    return train.run(Config.from_dict(values, where=str(given.run / "run.json")), resume=True)
+
+
+def _experiment(folder: Path) -> int:
+    saved = read_json(folder / "experiment.json")
+    values = {**saved["settings"], "out": folder, "data": Path(saved["data"]) if saved["data"] else None}
+    values["cache"], values["methods"] = Path(values["cache"]), tuple(values["methods"])
+    experiment.run(experiment.Settings(**values), screen.bar)
+    happy_tweets.show(folder)
+    return 0

@@ -1,0 +1,126 @@
+"""`bilevel-rl llm train [CONFIG.yaml] --key value ...`: a run of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bilevel_rl.commands.llm import screen
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.llm.config import Config, parse_overrides
+from bilevel_rl.llm.data import sources
+from bilevel_rl.llm.judges.by_name import QUEUE, make_gold, make_judge
+
+SHOWN = ("gold", "learned_reward", "kl", "labels", "samples")
+
+
+def main(argv: Sequence[str]) -> int:
+    """`train [CONFIG.yaml] --key value ... key=value ...`."""
+    if not argv or {"-h", "--help"} & set(argv):
+        print(help_text())
+        return 0
+    path, *rest = argv
+    if path.startswith("-") or "=" in path:  # no file: every key on the command line
+        config = Config.from_dict(parse_overrides(overrides(argv)), where="bilevel-rl llm train")
+    else:
+        config = Config.load(path, overrides(rest))
+    return run(config, resume=False)
+
+
+def help_text() -> str:
+    """Every key of a configuration, with its meaning and default."""
+    keys = Config.keys()
+    defaults = Config()
+    width = max(map(len, keys))
+    lines = [f"  {name:<{width}}  {meaning} [{getattr(defaults, name)!r}]" for name, meaning in keys.items()]
+    head = "usage: bilevel-rl llm train [CONFIG.yaml] [--key value | key=value ...]\n\nkeys of CONFIG.yaml:"
+    return "\n".join([head, *lines])
+
+
+def overrides(words: Sequence[str]) -> list[str]:
+    """`--key value`, `--key=value` and `key=value` as the `key=value` texts that `Config.load` takes.
+
+    Raises:
+        InvalidConfig: a word that is no option, or an option without its value.
+
+    Example:
+        >>> overrides(["--steps", "3", "--estimator=paired", "recipe=grpo"])
+        ['steps=3', 'estimator=paired', 'recipe=grpo']
+    """
+    found, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if "=" in word and (word.startswith("--") or word.partition("=")[0].replace(".", "_").isidentifier()):
+            found.append(word.removeprefix("--"))
+        elif not word.startswith("--"):
+            raise InvalidConfig(
+                message("bilevel-rl llm train", f"the word {word!r}", "after CONFIG.yaml come options --key value",
+                        "Write --key value")
+            )  # fmt: skip
+        elif left and not left[0].startswith("--"):
+            found.append(f"{word[2:]}={left.pop(0)}")
+        else:
+            raise InvalidConfig(
+                message(
+                    "bilevel-rl llm train",
+                    f"{word} without a value",
+                    "each option has one value",
+                    f"Write {word} VALUE",
+                )
+            )
+    return found
+
+
+def run(config: Config, resume: bool) -> int:
+    """Train as a configuration says, with a progress bar, and show what came out."""
+    from bilevel_rl.llm.trainer import BilevelTrainer
+
+    if not config.prompts:
+        raise InvalidConfig(
+            message("config.prompts", "nothing", "a run from the command line reads its prompts from somewhere",
+                    "Set prompts: to a hub id, file or folder")
+        )  # fmt: skip
+    prompts = sources.load_prompts(config.prompts, duplicates="drop")
+    preferences = sources.preference_rows(config.preferences) if config.preferences else None
+    judge, scorer = make_judge(config.judge, config.seed)
+    console = screen.console()
+    with screen.bar(f"{config.method}", config.steps) as advance:
+        trainer = BilevelTrainer(
+            config, prompts=prompts, judge=judge, gold=make_gold(config.gold) or scorer, preferences=preferences,
+            callbacks=[_ticker(advance)], resume=resume, problem=Path(config.prompts).stem or "prompts",
+        )  # fmt: skip
+        if not resume:
+            console.print(f"memory: {trainer.memory}", highlight=False)
+        trainer.train()
+    screen.show_samples(trainer.table(), "last completions")
+    if trainer.step < config.steps:
+        _stopped(config, trainer.step)
+    elif trainer.history:
+        last = trainer.history[-1]
+        console.print("  ".join(f"{key} {last[key]:.4g}" for key in SHOWN if key in last))
+        if config.out:
+            console.print(f"run folder: {config.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _stopped(config: Config, step: int) -> None:
+    console = screen.console()
+    if not config.judge.startswith(QUEUE):
+        console.print(f"stopped at iteration {step}")
+        return
+    console.print(f"[yellow]stopped at iteration {step} of {config.steps}[/]: labels are pending.")
+    queue = config.judge.removeprefix(QUEUE)
+    console.print(
+        f"label them:  bilevel-rl llm judge {queue}\nthen:        bilevel-rl llm resume {config.out}"
+    )
+
+
+def _ticker(advance: Callable[[int], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Ticker(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            advance(state.global_step)
+
+    return Ticker()

@@ -55,6 +55,8 @@ def trainer(policy=None, prompts=PROMPTS, **changes) -> BilevelTrainer:
     """A trainer on tiny things; keyword arguments that are not keys of the configuration go to the trainer."""
     objects = {"judge", "gold", "reward", "preferences", "tokenizer", "callbacks", "resume", "problem", "reference"}
     objects |= {"recipe", "fields"}
+    if isinstance(changes.get("resume"), str):
+        objects -= {"resume"}  # the key of the configuration
     own = {k: v for k, v in changes.items() if k in objects or (k == "objective" and not isinstance(v, (str, dict)))}
     options = {k: v for k, v in changes.items() if k not in own}
     own = {"judge": judge, "gold": gold} | own

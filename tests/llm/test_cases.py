@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import sys
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )  # fmt: skip
 
-from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, MissingDependency
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data import sources
 from bilevel_rl.llm.data.preferences import answer_ids, as_pairs
@@ -36,6 +37,7 @@ from bilevel_rl.llm.data.prompts import Prompt, as_prompts
 from bilevel_rl.llm.forward import context, without
 from bilevel_rl.llm.judges.asking import choose_pairs
 from bilevel_rl.llm.judges.builtin import ClassifierScore, ScoreJudge
+from bilevel_rl.llm.judges.by_name import make_gold, make_judge
 from bilevel_rl.llm.loading import classifier_rows, label_probabilities, label_scores
 from bilevel_rl.llm.rewards.functions import call_reward_function
 from bilevel_rl.llm.rewards.loading import load_reward
@@ -43,7 +45,7 @@ from bilevel_rl.llm.rewards.models import ClassifierReward, WeightedRewards
 from bilevel_rl.llm.roles.policy import token_statistics
 from bilevel_rl.llm.sampling.rollout import from_pairs
 from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
-from bilevel_rl.llm.setup import load_policy
+from bilevel_rl.llm.setup import load_policy, reward_functions
 from bilevel_rl.llm.tasks.pretrain import train_tokenizer
 
 CHATML = (
@@ -473,3 +475,128 @@ def test_pairs_of_equal_completions_cost_no_label():
     assert len(pairs) == 2
     assert all(texts[i] != texts[j] for i, j in pairs.tolist())
     assert choose_pairs(group, 10, 0, 0).shape == (4, 2)
+
+
+# -- folders, budgets, sources -------------------------------------------------------------------------------
+
+
+def test_a_run_is_not_wiped_by_the_next_one(tmp_path):
+    out = str(tmp_path)
+    first = trainer(out=out, steps=2)
+    first.train()
+    kept = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(InvalidConfig, match=r"a folder that holds a run; a new run would wipe it\. Continue it"):
+        trainer(out=out, steps=4).train()
+    assert (tmp_path / "metrics.jsonl").read_text() == kept
+    longer = trainer(out=out, steps=4, resume="auto")
+    assert longer.step == 2
+    longer.train()
+    straight = trainer(steps=4).train()
+    assert [line["kl"] for line in longer.history] == [line["kl"] for line in straight]
+    assert len(trainer(out=out, steps=1, resume="replace").train()) == 1
+    assert len(trainer(out=str(tmp_path / "new"), steps=1, resume="auto").train()) == 1
+
+
+def test_labels_that_will_not_last_are_told_before_the_run(caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer(label_budget=8, steps=10)
+    assert "8 labels at 4 an iteration last for 2 of 10 iterations; then x stands still" in caplog.text
+    caplog.clear()
+    trainer(label_budget=40, steps=10)
+    trainer(steps=10)
+    assert "labels at" not in caplog.text
+
+
+def test_preferences_that_nothing_reads_are_refused():
+    stored = [{"prompt": [3], "chosen": [7], "rejected": [8]}]
+    with pytest.raises(InvalidConfig, match="stored preferences; the upper objective reads none"):
+        trainer(preferences=stored)
+    trainer(preferences=stored, objective={"stored_preference": 1.0, "preference": 0.1})
+
+
+def test_plain_reinforcement_learning_needs_no_tau():
+    made = trainer(method="plain", tau=0.0, reward=gold_of, steps=2)
+    assert all(line["tau"] == 0 for line in made.train())
+    with pytest.raises(InvalidConfig, match=r"config\.tau\.initial: got 0"):
+        trainer(tau=0.0)
+
+
+def gold_of(completion_ids, trainer_state=None, **_):
+    assert trainer_state is None or trainer_state.max_steps == 2
+    gold_of.steps = [*getattr(gold_of, "steps", []), getattr(trainer_state, "global_step", None)]
+    return [float(ids.count(7)) for ids in completion_ids]
+
+
+def test_reward_functions_are_told_where_the_run_stands():
+    gold_of.steps = []
+    trainer(method="plain", reward=gold_of, steps=2).train()
+    assert sorted(set(gold_of.steps)) == [0, 1]
+
+
+# -- judges by name ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "def judge(prompts, completions, shuffle_order=True):\n    return [1 for _ in prompts]\n\n\n"
+        "def score(prompts, completions, **_):\n    return [float(len(c)) for c in completions]\n\n\n"
+        "class Judge:\n    judge = staticmethod(judge)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_judges_and_scorers_of_ones_own_are_found_in_the_current_folder(mine):
+    for name in ("mine:judge", "mine.py:judge", f"{mine}/mine.py:judge"):
+        judge, gold = make_judge(name)
+        assert judge(["p"], [["a", "b"]]) == [1]
+        assert gold is None
+    assert make_judge("mine:Judge")[0].judge(["p"], [["a", "b"]]) == [1]
+    judge, gold = make_judge("mine:score~inf")
+    assert judge(["p"], [["long", "a"]]) == [0]
+    assert gold is make_gold("mine:score") or gold(["p"], ["ab"]) == [2.0]
+    assert [f.__name__ for f in reward_functions("function:mine.score")] == ["score"]
+    assert [f.__name__ for f in reward_functions("mine:score, mine.py:judge")] == ["score", "judge"]
+    for wrong, words in (
+        ("mine:nosuch", "no 'nosuch' in mine"), ("nosuch_module:judge", "no module named 'nosuch_module'"),
+        ("nosuch.py:judge", "no file 'nosuch.py'"), ("builtin:nosuch", "'builtin:nosuch'"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidConfig, match=words):
+            make_judge(wrong)
+    (mine / "broken.py").write_text("1 / 0")
+    with pytest.raises(InvalidProblem, match="ZeroDivisionError"):
+        make_gold("broken.py:score")
+
+
+def test_a_folder_of_a_judge_may_hold_the_signs_of_label_and_sharpness(tokenizer, tmp_path, monkeypatch):
+    for folder in ("jud@ge", "a~b"):
+        classifier(tokenizer, 2).save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source, label, sharpness in (
+        (f"{tmp_path}/jud@ge@LABEL_0", 0, float("inf")), (f"{tmp_path}/jud@ge", 1, float("inf")),
+        ("~/jud@ge@LABEL_0~2.5", 0, 2.5), (f"{tmp_path}/a~b", 1, float("inf")), ("~/a~b~4", 1, 4.0),
+    ):  # fmt: skip
+        judge, gold = make_judge(source)
+        assert (gold.label, judge.sharpness) == (label, sharpness)
+
+
+def test_vader_scores_english_and_says_what_it_cannot_read(caplog, monkeypatch):
+    vader = pytest.importorskip("vaderSentiment.vaderSentiment")
+    judge, gold = make_judge("builtin:vader")
+    good, bad, negated = gold(["my day was "] * 3, ["wonderful!", "horrible", "not wonderful"])
+    assert good > 0.5 > 0 > bad
+    assert negated < 0
+    assert judge(["x "], [["I hate it", "I love it"]]) == [1]
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert gold([""], ["das ist ein sehr schöner und sonniger Tag"]) == [0.0]
+    assert "1 of 1 texts are not English" in caplog.text
+    monkeypatch.setattr(vader.SentimentIntensityAnalyzer, "make_lex_dict", lambda self: {})
+    with pytest.raises(InvalidConfig, match="an empty lexicon"):
+        make_gold("builtin:vader")
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'bilevel-rl\[vader\]'"):
+        make_gold("builtin:vader")

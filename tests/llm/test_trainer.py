@@ -521,7 +521,7 @@ def test_a_folder_is_written_by_one_process(tmp_path):
 
 def test_a_new_run_in_an_old_folder_does_not_leave_the_old_checkpoint(tmp_path):
     trainer(out=str(tmp_path), steps=2).train()
-    made = trainer(out=str(tmp_path), steps=2, gold=lambda **_: 1 / 0)
+    made = trainer(out=str(tmp_path), steps=2, resume="replace", gold=lambda **_: 1 / 0)
     with pytest.raises(InvalidProblem, match="ZeroDivisionError"):
         made.train()
     assert not (tmp_path / "checkpoint" / "state.json").exists()

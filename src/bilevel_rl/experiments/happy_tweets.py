@@ -147,7 +147,7 @@ def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
         values |= {"steps": max(1, rollouts // 2), "pairs_per_step": min(batch // 2, 2 * each)}
     else:
         values |= {"steps": rollouts, "pairs_per_step": min(batch // 2, each)}
-    return Config(**values, out=str(settings.out / f"{label}-{seed}"))
+    return Config(**values, out=str(settings.out / f"{label}-{seed}"), resume="auto")
 
 
 def prepare(settings: Settings, progress: bool = False) -> Any:

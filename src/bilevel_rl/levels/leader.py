@@ -7,6 +7,7 @@ the budget lasts.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from bilevel_rl.levels.objectives import Sample, Upper
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.levels.settings import Settings
 
+log = logging.getLogger(__name__)
 STORED, REPLAY = 0x22, 0x23  # random streams, beside those of engines and `methods.finite_difference`
 Gold = dict[str, Tensor]  # [N] gold scores of a follower's rows, by role
 
@@ -88,6 +90,19 @@ class Leader:
     def parameters(self) -> list[torch.nn.Parameter]:
         """x."""
         return list(self.engine.parameters(REWARD).values())
+
+    def foretell(self) -> None:
+        """Say before the run when its labels will be spent."""
+        settings = self.settings
+        each = settings.pairs_per_step if self.objective.needs_pairs else 0
+        each = settings.batch if self.objective.needs_gold else each
+        last = settings.label_budget // each if each else settings.steps
+        if settings.label_budget and last < settings.steps:
+            then = f"x is fitted on {settings.replay_pairs} replayed pairs" if settings.replay_pairs else "x stands still"
+            log.warning(
+                "%d labels at %d an iteration last for %d of %d iterations; then %s: ask for fewer an iteration, or raise "
+                "label_budget", settings.label_budget, each, last, settings.steps, then,
+            )  # fmt: skip
 
     def fresh_labels(self) -> int:
         """How many pairs (or gold scores) may still be asked for in this iteration."""
@@ -272,7 +287,12 @@ class Leader:
 
 
 def check_sources(objective: Any, pairs: bool, gold: bool, stored: bool) -> None:
-    """Raise `InvalidConfig` unless everything that the objective asks for is there."""
+    """Raise `InvalidConfig` unless everything that the objective asks for is there, and stored pairs are not for nothing."""
+    if stored and not objective.needs_stored:
+        raise InvalidConfig(
+            message("BilevelTrainer.preferences", "stored preferences", "the upper objective reads none",
+                    "Write objective: {stored_preference: 1.0}, beside others or alone, or leave preferences out")
+        )  # fmt: skip
     for needs, have, name, what in (
         (objective.needs_pairs, pairs, "judge", "a pairwise judge"),
         (objective.needs_gold, gold, "gold", "a gold scorer"),

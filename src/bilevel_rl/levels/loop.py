@@ -206,6 +206,7 @@ class Loop:
             return self._train()
 
     def _train(self) -> list[dict[str, float]]:
+        self.processes.agree({}, self.folder.refusal(self.step))
         self.folder.begin(self.step, self.digests)
         self.callbacks.event("train_begin", self.step)
         try:

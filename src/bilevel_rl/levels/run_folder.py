@@ -11,7 +11,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels import checkpoint
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
-FREE = {"steps", "out", "save_every", "samples_every", "device"}  # keys that a resumed run may change
+FREE = {"steps", "out", "save_every", "samples_every", "device", "resume"}  # keys that a resumed run may change
 
 
 class RunFolder:
@@ -26,6 +26,7 @@ class RunFolder:
     def __init__(self, config: Any, problem: str, main: bool) -> None:
         self.config, self.problem = config, problem
         self.path = Path(config.out) if config.out and main else None
+        self.mine = False  # whether what is in the folder is this run's own
 
     def begin(self, step: int, digests: Mapping[str, str]) -> None:
         """Make the folder with its header; a new run empties what an earlier one left.
@@ -37,11 +38,12 @@ class RunFolder:
         if self.path is None:
             return
         make_folder(self.path)
-        if step == 0:
+        if step == 0 and not self.mine:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 write_bytes(self.path / name, b"")
             # an earlier run's checkpoint does not belong to these metrics
             (self.path / "checkpoint" / "state.json").unlink(missing_ok=True)
+        self.mine = True
         self.status("running", "", step)
         if not (step and (self.path / "run.json").exists()):
             run = Run(
@@ -50,6 +52,20 @@ class RunFolder:
             )  # fmt: skip
             write_json(self.path / "run.json", run.header())
             write_json(self.path / "digests.json", dict(digests))
+
+    def refusal(self, step: int) -> InvalidConfig | None:
+        """An error when the folder holds a run that a new one would wipe."""
+        then = getattr(self.config, "resume", "never")
+        if self.path is None or step or self.mine or then == "replace":
+            return None
+        metrics = self.path / "metrics.jsonl"
+        begun = then == "never" and metrics.exists() and metrics.stat().st_size
+        if not has_checkpoint(self.path) and not begun:
+            return None
+        return InvalidConfig(
+            message(str(self.path), "a folder that holds a run", "a new run would wipe it",
+                    "Continue it (`bilevel-rl llm resume`, or resume=auto), choose another out, or set resume=replace")
+        )  # fmt: skip
 
     def status(self, state: str, text: str, step: int) -> None:
         """How the run stands: running, stopped, failed or finished."""
@@ -72,6 +88,11 @@ class RunFolder:
         if self.path is not None:
             for row in rows:
                 append_line(self.path / "samples.jsonl", {"iteration": step, **row})
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """Whether a run in the folder can be continued."""
+    return (Path(folder) / "checkpoint" / "state.json").exists()
 
 
 def save(trainer: Any, folder: str | Path) -> None:
@@ -121,6 +142,7 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
     trainer.step, leader.count, trainer.engine.samples = state["step"], state["labels"], state["tokens"]
     leader.replay = leader.labels.load(state["replay"])
     checkpoint.set_rng_state(state["rng"])
+    trainer.folder.mine = goes_on
 
 
 def _holders(trainer: Any) -> dict[str, Any]:

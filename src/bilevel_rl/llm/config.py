@@ -21,6 +21,8 @@ KL_ESTIMATORS = ("exact", "k1", "k3")
 BACKENDS = ("full", "lora")
 DTYPES = ("float32", "bfloat16", "float64")
 OPTIMIZERS = ("adam", "sgd")
+LONG = ("refuse", "drop", "cut")
+RESUMES = ("never", "auto", "replace")
 REWARDS = ("classifier", "linear")
 OBJECTIVES = ("label_likelihood", "win_rate", "preference", "stored_preference", "gold")
 PAIRS = ("label_likelihood", "win_rate", "preference")  # objectives that ask for labelled pairs
@@ -61,6 +63,8 @@ class Config:
     seed: int = _key(0, "the one integer from which all randomness follows")
     steps: int = _key(200, "iterations; each is one rollout batch and one step of every sequence")
     out: str = _key("", "run folder; empty: nothing is written")
+    resume: str = _key("never", "a run that is there already: an error (never), continued (auto), or emptied (replace)",
+                       RESUMES)  # fmt: skip
     save_every: int = _key(50, "iterations between checkpoints; 0: at the end only")
     samples_every: int = _key(50, "iterations between sample tables; 0: never")
 
@@ -84,7 +88,8 @@ class Config:
     preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
     judge: str = _key("", "FOLDER@LABEL of a classifier, builtin:vader, MODULE:NAME, FILE.py:NAME, or queue:FOLDER by hand")
     gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
-    max_prompt_tokens: int = _key(64, "longest prompt allowed; a longer one is an error")
+    max_prompt_tokens: int = _key(64, "longest prompt allowed")
+    long_prompts: str = _key("refuse", "a longer one: refuse, drop, or cut its beginning", LONG)
 
     # -- rollouts
     prompts_per_step: int = _key(16, "prompts of an iteration, all processes together")
@@ -281,7 +286,10 @@ class Config:
                         message(f"config.{name}", repr(value), text, f"Set {name} accordingly")
                     )
         self._check_together()
-        self.schedules.check("config")
+        schedules = self.schedules
+        if self.method == "plain" and self.tau == 0:  # nothing divides by it: plain RL without a KL or entropy term
+            schedules = dataclasses.replace(schedules, tau=PowerDecay(1.0, self.tau_power))
+        schedules.check("config")
 
     def _check_together(self) -> None:
         unknown = [name for name in self.objective if name not in OBJECTIVES]

@@ -58,7 +58,7 @@ def restore(
             message(str(folder), "no checkpoint", "sampling and exporting start from one",
                     "Let the run reach a checkpoint (save_every), or its end")
         )  # fmt: skip
-    config = Config.from_dict({**header["config"], "out": str(folder)}, where=str(folder / "run.json"))
+    config = Config.from_dict({**header["config"], "out": str(folder), "resume": "never"}, where=str(folder / "run.json"))
     if policy is None and not config.policy:
         raise InvalidConfig(
             message(str(folder), "a run whose policy was an object in Python", "its weights need that model's class",

@@ -20,13 +20,14 @@ from bilevel_rl.levels.leader import check_sources
 from bilevel_rl.levels.loop import Loop
 from bilevel_rl.levels.objectives import make_objective
 from bilevel_rl.levels.processes import Processes, Share
-from bilevel_rl.levels.run_folder import FREE
+from bilevel_rl.levels.run_folder import FREE, has_checkpoint
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.engine import LanguageEngine
 from bilevel_rl.llm.labels import TextLabels
+from bilevel_rl.llm.rewards.functions import progress
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.sampling.rollout import Rollout
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler
@@ -149,9 +150,12 @@ class BilevelTrainer(Loop):
         )  # fmt: skip
         rows = config.micro_batch or made.share.own
         self.memory = setup.estimate_memory(config, made.roles, rows, setup.vocabulary(made.policy))
-        if resume:
+        progress(self.roles.reward, self)
+        if resume or (config.resume == "auto" and has_checkpoint(config.out)):
             self.resume()
         elif self.processes.main:
+            if self.method.asks:
+                self.leader.foretell()
             log.info("memory %s", self.memory)
             for sentence in self.schedules.broken_constraints():
                 log.info("schedules outside the paper's conditions: %s", sentence)
@@ -224,7 +228,9 @@ def _make(
     policy = setup.load_policy(config, policy)
     vocabulary = setup.vocabulary(policy)
     setup.check_vocabulary(policy, tokenizer)
-    known = as_prompts(prompts, tokenizer, config.max_prompt_tokens, vocabulary)
+    known = as_prompts(
+        prompts, tokenizer, config.max_prompt_tokens, vocabulary, long_prompts=config.long_prompts
+    )
     setup.check_context(config, policy, known)
     stop_ids = setup.stop_ids(config, policy, tokenizer)
     pad = getattr(tokenizer, "pad_token_id", None)

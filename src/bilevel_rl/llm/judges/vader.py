@@ -1,7 +1,7 @@
 """Sentiment by rules: VADER's lexicon of 7,500 English words, with its rules for negation, emphasis and emoticons.
 
-A gold scorer that needs no network and no model: `judge: builtin:vader`. It knows English alone; what it can't read it
-scores 0, and says so.
+A gold scorer that needs no network and no model: `judge: builtin:vader`. It knows English alone, and says when a
+text is not English.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ WORD = re.compile(r"[^\W\d_]+")
 FOREIGN = 0.2  # ours: share of letters outside the Latin alphabet without marks from which a text counts as not English
 SHORT = 6  # ours: fewer words tell no language
 # ours: the commonest function words of English; a text of some length without any is not English
-COMMON = frozenset(
-    ["the", "a", "an", "and", "or", "but", "of", "to", "in", "on", "at", "for", "with", "is", "are", "was", "were", "be", "been", "am", "it", "its", "this", "that", "these", "those", "i", "you", "he", "she", "we", "they", "my", "your", "his", "her", "our", "their", "me", "him", "us", "them", "not", "no", "do", "does", "did", "have", "has", "had", "will", "would", "can", "could", "so", "if", "as", "by", "from", "up", "out", "just", "what", "when", "who", "how", "all", "very", "more", "there", "here", "im", "dont"]
-)
+COMMON = frozenset({
+    "the", "a", "an", "and", "or", "but", "of", "to", "in", "on", "at", "for", "with", "is", "are", "was", "were",
+    "be", "been", "am", "it", "its", "this", "that", "these", "those", "i", "you", "he", "she", "we", "they", "my",
+    "your", "his", "her", "our", "their", "me", "him", "us", "them", "not", "no", "do", "does", "did", "have", "has",
+    "had", "will", "would", "can", "could", "so", "if", "as", "by", "from", "up", "out", "just", "what", "when", "who",
+    "how", "all", "very", "more", "there", "here", "im", "dont",
+})  # fmt: skip
 
 
 class Vader:
@@ -54,7 +58,7 @@ class Vader:
         texts = [as_text(p) + as_text(y) for p, y in zip(prompts, completions, strict=True)]
         odd = [text for text in texts if not is_english(text)]
         if odd and not self.warned:
-            log.warning("vader: %d of %d texts are not English, e.g. %.60r: it knows no word of them and scores them near 0",
+            log.warning("vader: %d of %d texts are not English, e.g. %.60r: its scores of them mean nothing",
                         len(odd), len(texts), odd[0])  # fmt: skip
             self.warned = True
         return [float(self.analyser.polarity_scores(text)["compound"]) for text in texts]

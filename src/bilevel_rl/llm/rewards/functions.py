@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,42 @@ from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.sampling.rollout import Rollout
 
 STATE = "trainer_state"  # given to functions that name it
+
+
+class Progress:
+    """Where a run stands, under the names of transformers' `TrainerState`, for reward functions that take
+    `trainer_state`.
+
+    Args:
+        trainer: whose step, history and configuration are read when they are asked for.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = weakref.ref(trainer)  # the trainer owns the reward that owns this
+
+    @property
+    def global_step(self) -> int:
+        """Iterations done."""
+        trainer = self._trainer()
+        return 0 if trainer is None else trainer.step
+
+    @property
+    def max_steps(self) -> int:
+        """Iterations of the whole run."""
+        trainer = self._trainer()
+        return 0 if trainer is None else trainer.config.steps
+
+    @property
+    def log_history(self) -> list[dict[str, float]]:
+        """One dict of metrics an iteration."""
+        trainer = self._trainer()
+        return [] if trainer is None else trainer.history
+
+
+def progress(reward: Any, trainer: Any) -> None:
+    """Let a reward that is made of functions tell them where the run stands."""
+    if hasattr(reward, "functions") and hasattr(reward, "state"):
+        reward.state = Progress(trainer)
 
 
 def call_reward_function(

@@ -142,7 +142,7 @@ class Loop:
         self.leader = Leader(
             settings, engine, self.processes, self.share, objective, labels, self.method.keeps
         )
-        self.config = config or Keeping(method=settings.method, seed=settings.seed, steps=settings.steps)
+        self.config: Any = config or Keeping(method=settings.method, seed=settings.seed, steps=settings.steps)
         self.problem, self.digests = problem, dict(digests or {})
         self.step = 0
         self.history: list[dict[str, float]] = []

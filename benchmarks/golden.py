@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.finite import multistart, solve, tuning
+from bilevel_rl.finite import multistart, solve
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning
 from bilevel_rl.finite.solvers import ALL, HPGD, CoupledPenalty, ExactDescent, PenaltyActorCritic, SoBiRL
 
@@ -49,14 +49,8 @@ def searched(problem: Any, solver: Any, **options: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def swept(problem: Any, solver: Any, grid: dict[str, list[Any]]) -> dict[str, Any]:
-    """A sweep as numbers."""
-    found = tuning.sweep(problem, solver, grid, samples=800, runs=2)
-    return {"scores": found.scores, "best": found.best}
-
-
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(name, what runs it): every solver, those that sample another objective, grading, two searches and a sweep."""
+    """(name, what runs it): every solver, those that sample another objective, grading, and a search."""
     grid, data = problems().values()
     for kind in ALL:
         yield f"{kind.name}/goal_placement", lambda kind=kind: traced(grid, kind())
@@ -65,8 +59,6 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     for kind in (PenaltyActorCritic, ExactDescent):
         yield f"{kind.name}/graded", lambda kind=kind: traced(grid, kind(), graded=True)
     yield "search/by_model", lambda: searched(grid, HPGD(horizon=20), samples=40_000, by="model")
-    yield "search/by_follower", lambda: searched(grid, CoupledPenalty(), samples=12_000, by="follower", settling=0.3)
-    yield "sweep/numbers", lambda: swept(grid, PenaltyActorCritic(), {"scales.zeta.initial": [0.05, 0.2], "chains": [4, 8]})
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

@@ -154,7 +154,7 @@ def show_x(rows: Sequence[tuple[str, Trace]], exact: execute.Exact | None = None
 
 def broken_order(problem: Problem, solver: Solver) -> list[str]:
     """Sentences on the paper's conditions on the five sequences that a solver's settings break on a problem."""
-    scales = getattr(solver, "scales", None)
+    scales = getattr(solver, "scales", None) if getattr(solver, "ordered", True) else None
     return [] if scales is None else scales.broken_constraints(problem.discount_factor())
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from bilevel_rl.bench.suite import main
+from bilevel_rl.cli import answered
 from bilevel_rl.errors import MissingDependency
 from bilevel_rl.report import suite
 
@@ -23,4 +24,4 @@ def finish(facts: dict, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], finish))
+    sys.exit(answered(lambda: main(sys.argv[1:], finish)))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from bilevel_rl import records
+from bilevel_rl import records, signals
 from bilevel_rl.bench import cell, collect, methods, pool, scaling, suite, tasks, work
+from bilevel_rl.commands import bench as commands_bench
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.launch import options
 from bilevel_rl.report import suite as words
@@ -171,6 +174,55 @@ def test_after_a_sigkill_of_the_suite_every_cell_runs_once(plugin):
     assert (plugin.parent / "table/cells/Tiny--Slow/cell.json").exists(), second.stdout
     # check() is called by the cell and its solves: all of them in one process
     assert len(set(starts.read_text().split())) == 1
+
+
+def test_a_suite_that_is_told_to_end_ends_its_workers(monkeypatch, tmp_path):
+    """What `local` started is terminated before the error goes on."""
+    code = "import sys, time; open(sys.argv[-1] + '/began', 'w').close(); time.sleep(300)"
+    started = []
+    real = subprocess.Popen
+
+    def begin(argv, **options):
+        started.append(real([sys.executable, "-c", code, argv[-1]], **options))
+        return started[-1]
+
+    monkeypatch.setattr(pool.subprocess, "Popen", begin)
+
+    def interrupted(running, return_when):
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.fill([tmp_path], pool.local, 1)
+    assert started[0].wait(timeout=60) == -signal.SIGTERM
+    assert not (tmp_path / "failed.json").exists()
+
+
+def test_an_unknown_task_of_the_script_is_a_sentence():
+    argv = [sys.executable, ROOT / "benchmarks/suite.py", "--problems", "nosuch"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: bilevel-rl bench suite --problems: got 'nosuch'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_benchmark_gets_the_signal_of_its_verb(tmp_path):
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+    code += "open({!r}, 'w'); time.sleep(300)"
+    mark = str(tmp_path / "began")
+
+    def strike():
+        while not Path(mark).exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=strike)
+    with signals.raised(), pytest.raises(signals.Stopped):  # noqa: PT012
+        thread.start()
+        commands_bench.call([sys.executable, "-c", code.format(mark)])
+    thread.join()
 
 
 def test_finished_cells_stay_and_other_settings_are_refused(plugin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -29,14 +30,29 @@ Watch = Callable[[str, Path, str], None]  # event ("done", "died", "failed"), ce
 
 
 def local(folder: Path) -> Outcome:
-    """Fill a cell in a process of this machine."""
-    done = subprocess.run(
+    """Fill a cell in a process of this machine; it is told to end when the suite ends."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "bilevel_rl.bench.work", str(folder)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    return Outcome(done.returncode, (done.stderr or done.stdout)[-2000:])
+    _running.add(process)
+    try:
+        out, err = process.communicate()
+    finally:
+        _running.discard(process)
+    return Outcome(process.returncode, (err or out)[-2000:])
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def stop() -> None:
+    """Tell the processes of `local` to end, each with its state saved."""
+    for process in list(_running):
+        with contextlib.suppress(OSError):
+            process.terminate()
 
 
 def fill(folders: Sequence[Path], worker: Worker, jobs: int, watch: Watch = lambda *_: None) -> None:
@@ -84,6 +100,7 @@ def fill(folders: Sequence[Path], worker: Worker, jobs: int, watch: Watch = lamb
                         watch("failed", folder, told(outcome))
         except BaseException:
             waiting.clear()
+            stop()
             threads.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bilevel_rl import signals
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.launch import docstring
 
@@ -27,7 +30,21 @@ def main(argv: Sequence[str]) -> int:
         raise InvalidConfig(
             message("bilevel-rl bench", repr(argv[0]), did_you_mean(argv[0], scripts), "Name one of these")
         )
-    return subprocess.run([sys.executable, str(scripts[argv[0]]), *argv[1:]], check=False).returncode
+    with signals.hinted(shlex.join(["bilevel-rl", "bench", *argv])):
+        return call([sys.executable, str(scripts[argv[0]]), *argv[1:]])
+
+
+def call(argv: Sequence[str]) -> int:
+    """Run a program and return its exit code; a signal to this process is passed on, and its end is waited for."""
+    process = subprocess.Popen(argv)
+    try:
+        return process.wait()
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        if number != signal.SIGINT:  # Ctrl-C reaches every process of the terminal by itself
+            process.send_signal(number)
+        process.wait()
+        raise
 
 
 def folder() -> Path:

@@ -31,7 +31,8 @@ def collect(estimator, w, steps, moves=True, start=None, seed=0):
     config = Config(
         steps=steps, estimator=estimator, w=w, tau=tiny.TAU, alpha=2e-3, objective={"gold": 1.0}, clip_norm=0.0,
         x_penalty=tiny.LAMBDA, prompts_per_step=1, group=128, max_new_tokens=problem.length, kl_estimator="k1",
-        seed=seed, recipe="credit=to_go_leave_one_out(tokens=False), loss=clipped(aggregate=sum_of_tokens)",
+        common_numbers="none", seed=seed,
+        recipe="credit=to_go_leave_one_out(tokens=False), loss=clipped(aggregate=sum_of_tokens)",
     )  # fmt: skip
     trainer = BilevelTrainer(
         config, problem.policy, tiny.BagReward(problem.x0), [[problem.vocabulary]], gold=problem.gold

@@ -16,6 +16,7 @@ from bilevel_rl.schedules import PowerDecay, TimeScales
 METHODS = ("bilevel", "partial_sgd", "fixed_reward", "nested", "finite_difference", "plain")
 ESTIMATORS = ("tilted", "shared", "paired")
 RATIOS = ("sequence", "token")
+COMMON = ("race", "inverse", "none")
 REGULARIZERS = ("kl", "entropy")
 KL_ESTIMATORS = ("exact", "k1", "k3")
 BACKENDS = ("full", "lora")
@@ -120,6 +121,9 @@ class Config:
     estimator: str = _key(
         "tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)", ESTIMATORS
     )
+    common_numbers: str = _key(
+        "race", "paired: both followers draw with the same numbers, by a race or inverse laws; or none", COMMON
+    )
     ratio: str = _key(
         "sequence", "importance ratio: of whole completions, or a product's first order", RATIOS
     )
@@ -166,6 +170,12 @@ class Config:
     def batch(self) -> int:
         """Completions of one policy in an iteration, all processes together."""
         return self.prompts_per_step * self.group
+
+    @property
+    def common(self) -> str:
+        """How the draws of two followers go together: race, inverse or none."""
+        pairs = self.estimator == "paired" and self.method in ("bilevel", "nested")
+        return self.common_numbers if pairs else "none"
 
     @property
     def uses_penalised(self) -> bool:

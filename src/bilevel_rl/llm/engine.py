@@ -75,7 +75,8 @@ class LanguageEngine(Engine):
 
     def sample(self, role: str, k: int) -> Rollout:
         """See `Engine`."""
-        config, stream = self.config, ROLLOUT if role == POLICIES[0] else ROLLOUT_L
+        config = self.config
+        stream = ROLLOUT if role == POLICIES[0] or config.common != "none" else ROLLOUT_L
         drawn = draw(self.prompts, config.prompts_per_step, config.seed, k)
         prompts = [p for p in drawn for _ in range(config.group)]
         u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]

@@ -30,7 +30,7 @@ from bilevel_rl.llm.labels import TextLabels
 from bilevel_rl.llm.rewards.functions import progress
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.sampling.rollout import Rollout
-from bilevel_rl.llm.sampling.sampler import Generator, Sampler
+from bilevel_rl.llm.sampling.sampler import Generator, Sampler, inverse_cdf, race
 from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.policy_gradient.recipes import compose
 from bilevel_rl.policy_gradient.setting import Setting
@@ -134,8 +134,8 @@ class BilevelTrainer(Loop):
         self.schedules = config.schedules
         generator = generator or Sampler(
             made.stop_ids, made.pad_id, config.temperature, made.tokenizer, config.dtype, self.processes.together,
-            made.roles.unheld,
-        )
+            made.roles.unheld, race if config.common == "race" else inverse_cdf,
+        )  # fmt: skip
         engine = LanguageEngine(
             config, made.roles, self.processes, made.share, made.prompts, generator, made.tokenizer, made.stop_ids,
             made.pad_id, fields or {},

@@ -66,6 +66,40 @@ def inverse_cdf(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return token[:, 0], (logits.gather(-1, token) - top - total.log())[:, 0]
 
 
+def race(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Sample each row of a softmax by an exponential race whose clocks are hashed from one uniform number.
+
+    Token j arrives at $E_j / p_j$, where $E_j$ is exponential and a hash of (u, j); the first one is
+    drawn: $\arg\max_j (\log p_j - \log E_j)$. Two laws that run with the same u choose different tokens about as seldom as
+    two laws can, wherever in the vocabulary they differ; with inverse distribution functions a change at a low index
+    moves all that come after it.
+
+    Args:
+        logits: [N, V].
+        u: [N] in [0, 1).
+
+    Returns:
+        Tokens [N] and their log-probabilities [N], in nats.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, float("-inf"), 0.0]]).expand(100, 3)
+        >>> sorted(set(race(logits, torch.arange(100) / 100)[0].tolist()))
+        [0, 2]
+
+    References:
+        Maddison, Tarlow and Minka, "A* sampling", 2014 (Gumbel-max); the hash is SplitMix64's.
+    """
+    key = (u.double() * 2**53).long()[:, None]
+    word = key + torch.arange(1, logits.shape[-1] + 1, device=logits.device) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        word = (word ^ (word >> shift & (1 << 64 - shift) - 1)) * factor
+    word = word ^ (word >> 31 & (1 << 33) - 1)
+    uniform = ((word >> 11 & (1 << 53) - 1).double() + 0.5) / 2**53
+    clocks = -torch.log(-torch.log(uniform))  # Gumbel: minus the log of an exponential
+    token = (logits + clocks.to(logits.dtype)).argmax(-1, keepdim=True)
+    return token[:, 0], (logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True))[:, 0]
+
+
 class Sampler:
     """Our own generator: KV cache, inverse-CDF sampling, exact log-probabilities of the law that sampled.
 
@@ -77,12 +111,15 @@ class Sampler:
         dtype: precision of the forward passes (`Config.dtype`).
         together: maps "this process is done" to "all are", where processes must call the model equally often.
         unheld: [V] True for ids that no text can hold (rows of a padded vocabulary): never drawn.
+        choose: from logits and uniform numbers to tokens and their log-probabilities: `inverse_cdf` or `race`.
     """
 
     def __init__(
         self, stop_ids: Sequence[int] = (), pad_id: int = 0, temperature: float = 1.0, tokenizer: Any = None,
         dtype: str = "float32", together: Callable[[bool], bool] = bool, unheld: Tensor | None = None,
+        choose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = inverse_cdf,
     ) -> None:  # fmt: skip
+        self.choose = choose
         self.stop_ids, self.pad_id, self.temperature = tuple(stop_ids), pad_id, temperature
         self.tokenizer, self.dtype, self.together, self.unheld = tokenizer, dtype, together, unheld
 
@@ -102,7 +139,7 @@ class Sampler:
             logits = decoder.start(ids, attention)
             for t in range(horizon):
                 logits = without(logits.float() if logits.dtype == torch.bfloat16 else logits, self.unheld)
-                token, logp = inverse_cdf(
+                token, logp = self.choose(
                     logits if self.temperature == 1 else logits / self.temperature, uniforms[:, t]
                 )
                 tokens.append(torch.where(ended, self.pad_id, token))

@@ -46,6 +46,7 @@ from bilevel_rl.finite.solvers import (
     PenaltyActorCritic,
 )
 from bilevel_rl.finite.tuning import samples_per_iteration, with_options
+from bilevel_rl.loop import noise as numbers
 from bilevel_rl.loop.stepping import FIRST as FIRST_STATE
 from bilevel_rl.loop.stepping import run_keys, stack
 from bilevel_rl.schedules import PowerDecay, TimeScales
@@ -219,7 +220,8 @@ def begin(problem, stacked, keys):
 @eqx.filter_jit
 def advance(problem, stacked, states, keys, first, last, block: int):
     """Iterations `first` to `last`; settings share the random numbers of a seed."""
-    n = stacked_draws(stacked, problem)
+    draws = stacked_draws(stacked, problem)
+    n = numbers.size(draws)
 
     def some(carry):
         states, k = carry
@@ -228,17 +230,17 @@ def advance(problem, stacked, states, keys, first, last, block: int):
 
         def one(states, z):
             k, u = z
-            return jax.vmap(lambda s, of: jax.vmap(lambda state, u: s.step(problem, state, k, u))(of, u))(
-                stacked, states
-            ), None
+            return jax.vmap(
+                lambda s, of: jax.vmap(lambda state, u: s.step(problem, state, k, numbers.fill(draws, u)))(of, u)
+            )(stacked, states), None
 
         return jax.lax.scan(one, states, (ks, noise))[0], k + block
 
     return jax.lax.while_loop(lambda c: c[1] < last, some, (states, first))[0]
 
 
-def stacked_draws(stacked, problem) -> int:
-    """Random numbers an iteration; every setting of a group uses as many."""
+def stacked_draws(stacked, problem) -> numbers.Draws:
+    """Random numbers of an iteration; every setting of a group uses as many."""
     return jax.tree.map(lambda v: v[0], stacked).draws(problem)
 
 

@@ -8,12 +8,49 @@ import pytest
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.llm.config import REFUSED, Config, parse_overrides
+from bilevel_rl.llm.sections import PLACES, written
 
 
-def test_there_are_fewer_than_sixty_keys_and_each_says_what_it_means():
-    keys = Config.keys()
-    assert len(keys) < 65
-    assert all(len(meaning) > 10 for meaning in keys.values())
+def test_a_file_has_at_most_forty_keys_at_its_top_and_each_says_what_it_means():
+    assert len(Config.top_level()) <= 40
+    assert all(len(meaning) > 10 for meaning in Config.keys().values())
+    assert PLACES.keys() <= Config.keys().keys()  # no section names what is no key
+
+
+def test_sections_dots_and_flat_keys_say_the_same(tmp_path, caplog):
+    yaml = pytest.importorskip("yaml")
+    flat = {"group": 2, "label_budget": 9, "tau": 0.1, "tau_power": 0.05, "ratio": "token", "lora_rank": 2, "clip_norm": 0.5}
+    nested = {
+        "sampling": {"group": 2}, "labels": {"budget": 9}, "tau": {"initial": 0.1, "power": 0.05},
+        "ratio": {"kind": "token"}, "lora": {"rank": 2}, "clipping": {"policies": 0.5},
+    }  # fmt: skip
+    dotted = [f"{written(key)}={value}" for key, value in flat.items()]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(nested))
+    assert Config.load(path) == Config(**flat) == Config().override(*dotted)
+    assert not caplog.records
+    assert Config.load(path, ["sampling.group=3", "--temperature=0.5"]) == Config(**flat | {"group": 3, "temperature": 0.5})
+    path.write_text(yaml.safe_dump(flat))
+    assert Config.load(path) == Config(**flat)
+    (record,) = caplog.records
+    assert "sampling.group for group" in record.message
+    assert "tau for" not in record.message
+    # what a run folder holds is flat, and read without a word
+    assert Config.from_dict(Config(**flat).asdict()) == Config(**flat)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"sampling": {"groop": 2}}, "config.sampling: got the unknown key 'groop'; Did you mean 'group'?"),
+    ({"sampling": {"group": 2}, "group": 3}, "got group and sampling.group; they are one key"),
+    ({"samplin": {"group": 2}}, "config: got the unknown key 'samplin'; Did you mean 'sampling'?"),
+    ({"sampling": 3}, "config: got the unknown key 'sampling'"),
+    ({"labels": {"budget": -1}}, "config.label_budget: got -1; it must be a whole number of at least 0"),
+])  # fmt: skip
+def test_sections_are_checked(values, words):
+    with pytest.raises(InvalidConfig) as caught:
+        Config.from_dict(values)
+    assert words in str(caught.value)
 
 
 def test_it_survives_yaml_and_overrides(tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
+from bilevel_rl.llm.sections import SECTIONS, flattened, top_level, warn_of_flat
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 METHODS = ("bilevel", "partial_sgd", "fixed_reward", "nested", "finite_difference", "plain")
@@ -37,8 +38,28 @@ REFUSED = {
 }
 
 
-def _key(default: Any, meaning: str, choices: Iterable[Any] | None = None) -> Any:
-    metadata = {"meaning": meaning, "choices": None if choices is None else tuple(choices)}
+class Rule(NamedTuple):
+    """What a number must be."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def _whole(low: int) -> Rule:
+    return Rule(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
+        f"it must be a whole number of at least {low}",
+    )
+
+
+SOME, ANY = _whole(1), _whole(0)
+ABOVE = Rule(lambda v: math.isfinite(v) and v > 0, "it must be a finite number above 0")
+FROM = Rule(lambda v: math.isfinite(v) and v >= 0, "it must be a finite number of at least 0")
+SHARE = Rule(lambda v: math.isfinite(v) and 0 <= v <= 1, "it must lie in [0, 1]")
+
+
+def _key(default: Any, meaning: str, choices: Iterable[Any] | None = None, rule: Rule | None = None) -> Any:
+    metadata = {"meaning": meaning, "choices": None if choices is None else tuple(choices), "rule": rule}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -48,7 +69,8 @@ def _key(default: Any, meaning: str, choices: Iterable[Any] | None = None) -> An
 class Config:
     """Everything a run needs besides the objects handed to `BilevelTrainer`.
 
-    `Config.keys()` gives each key with its meaning; `bilevel-rl llm train --help` prints them. A run's batch has
+    `Config.keys()` gives each key with its meaning; `bilevel-rl llm train --help` prints them as a file has them, in
+    sections (`llm.sections`). A run's batch has
     `prompts_per_step * group` completions for each policy that is sampled.
 
     Raises:
@@ -61,13 +83,13 @@ class Config:
 
     # -- the run
     method: str = _key("bilevel", "algorithm: the bi-level method, a baseline, or plain RL on a given reward", METHODS)
-    seed: int = _key(0, "the one integer from which all randomness follows")
-    steps: int = _key(200, "iterations; each is one rollout batch and one step of every sequence")
+    seed: int = _key(0, "the one integer from which all randomness follows", rule=ANY)
+    steps: int = _key(200, "iterations; each is one rollout batch and one step of every sequence", rule=SOME)
     out: str = _key("", "run folder; empty: nothing is written")
     resume: str = _key("never", "a run that is there already: an error (never), continued (auto), or emptied (replace)",
                        RESUMES)  # fmt: skip
-    save_every: int = _key(50, "iterations between checkpoints; 0: at the end only")
-    samples_every: int = _key(50, "iterations between sample tables; 0: never")
+    save_every: int = _key(50, "iterations between checkpoints; 0: at the end only", rule=ANY)
+    samples_every: int = _key(50, "iterations between sample tables; 0: never", rule=ANY)
 
     # -- models
     policy: str = _key("", "hub id or folder of the language model, when no model object is given")
@@ -77,8 +99,8 @@ class Config:
     backend: str = _key(
         "full", "roles as separate weights (full) or adapters on one frozen base (lora)", BACKENDS
     )
-    lora_rank: int = _key(8, "rank of each adapter")
-    lora_scale: float = _key(2.0, "LoRA's alpha / rank")
+    lora_rank: int = _key(8, "rank of each adapter", rule=SOME)
+    lora_scale: float = _key(2.0, "LoRA's alpha / rank", rule=ABOVE)
     lora_targets: list[str] = _key([], "module names that get adapters; empty: the architecture's default")
     dtype: str = _key("float32", "precision of the forward passes; bfloat16 keeps 32-bit weights", DTYPES)
     gradient_checkpointing: bool = _key(False, "recompute activations in the backward pass")
@@ -89,20 +111,19 @@ class Config:
     preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
     judge: str = _key("", "FOLDER@LABEL of a classifier, builtin:vader, MODULE:NAME, FILE.py:NAME, or queue:FOLDER by hand")
     gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
-    max_prompt_tokens: int = _key(64, "longest prompt allowed")
+    max_prompt_tokens: int = _key(64, "longest prompt allowed", rule=SOME)
     long_prompts: str = _key("refuse", "a longer one: refuse, drop, or cut its beginning", LONG)
 
     # -- rollouts
-    prompts_per_step: int = _key(16, "prompts of an iteration, all processes together")
-    group: int = _key(4, "completions of each prompt")
-    max_new_tokens: int = _key(32, "longest completion")
+    prompts_per_step: int = _key(16, "prompts of an iteration, all processes together", rule=SOME)
+    group: int = _key(4, "completions of each prompt", rule=SOME)
+    max_new_tokens: int = _key(32, "longest completion", rule=SOME)
     temperature: float = _key(
-        1.0, "divides the logits of policy and reference alike: part of the policy's law"
-    )
+        1.0, "divides the logits of policy and reference alike: part of the policy's law", rule=ABOVE)
     stop_ids: list[int] = _key(
         [], "token ids that end a completion; empty: the tokenizer's and the model's EOS"
     )
-    micro_batch: int = _key(0, "rows of a forward pass; gradients accumulate; 0: all rows at once")
+    micro_batch: int = _key(0, "rows of a forward pass; gradients accumulate; 0: all rows at once", rule=ANY)
 
     # -- lower level
     regularizer: str = _key("kl", "tau weighs the KL to the reference, or the entropy bonus", REGULARIZERS)
@@ -110,14 +131,14 @@ class Config:
         "exact", "over the vocabulary, or the one-sample estimators k1, k3", KL_ESTIMATORS
     )
     recipe: str = _key("", "how a policy learns: a name, or parts (credit=..., loss=...); empty: token_rloo")
-    epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate")
+    epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate", rule=SOME)
 
     # -- upper level
     objective: dict[str, float] = _key({"label_likelihood": 1.0, "win_rate": 0.1}, "upper objectives by name and weight")
-    x_penalty: float = _key(0.0, "lambda of the term lambda |x|^2 of the upper objective")
-    pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)")
-    label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on")
-    replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only")
+    x_penalty: float = _key(0.0, "lambda of the term lambda |x|^2 of the upper objective", rule=FROM)
+    pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)", rule=ANY)
+    label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on", rule=ANY)
+    replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only", rule=ANY)
     estimator: str = _key(
         "tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)", ESTIMATORS
     )
@@ -127,17 +148,17 @@ class Config:
     ratio: str = _key(
         "sequence", "importance ratio: of whole completions, or a product's first order", RATIOS
     )
-    ratio_clip: float = _key(3.0, "bound on |log ratio|")
-    coupling: float = _key(0.0, "share of theta^L - theta taken away after each step, where theta^L is a network")
+    ratio_clip: float = _key(3.0, "bound on |log ratio|", rule=ABOVE)
+    coupling: float = _key(0.0, "share of theta^L - theta taken away after each step (theta^L a network)", rule=SHARE)
 
     # -- steps
     optimizer: str = _key("adam", "rule that turns a gradient into a step", OPTIMIZERS)
-    clip_norm: float = _key(1.0, "bound on each policy's and critic's gradient norm; 0: none")
-    x_clip_norm: float = _key(0.0, "bound on the hyper-gradient's norm; 0: none")
-    hold_x: int = _key(0, "first iterations in which x does not move, so that the followers track")
-    inner_steps: int = _key(10, "policy steps for each x step (nested, finite_difference)")
-    reward_steps: int = _key(100, "iterations that fit x before the policy moves (fixed_reward)")
-    difference: float = _key(0.1, "half-width of the central difference in x (finite_difference)")
+    clip_norm: float = _key(1.0, "bound on each policy's and critic's gradient norm; 0: none", rule=FROM)
+    x_clip_norm: float = _key(0.0, "bound on the hyper-gradient's norm; 0: none", rule=FROM)
+    hold_x: int = _key(0, "first iterations in which x does not move, so that the followers track", rule=ANY)
+    inner_steps: int = _key(10, "policy steps for each x step (nested, finite_difference)", rule=SOME)
+    reward_steps: int = _key(100, "iterations that fit x before the policy moves (fixed_reward)", rule=SOME)
+    difference: float = _key(0.1, "half-width of the central difference in x (finite_difference)", rule=ABOVE)
     zeta: float = _key(1e-3, "zeta_0, step of x")
     zeta_power: float = _key(0.0, "zeta_k = zeta_0 / (k+1)^power")
     alpha: float = _key(1e-3, "alpha_0, step of the policies")
@@ -193,6 +214,11 @@ class Config:
         """Every key with its meaning."""
         return {f.name: f.metadata["meaning"] for f in dataclasses.fields(cls)}
 
+    @classmethod
+    def top_level(cls) -> list[str]:
+        """What stands at the top of a configuration file: keys, and sections of keys."""
+        return top_level(cls.keys())
+
     # -- reading
 
     @classmethod
@@ -203,7 +229,7 @@ class Config:
             InvalidConfig: an unknown key (with the nearest known one), a wrong type, or a value not allowed.
         """
         known = {f.name: f for f in dataclasses.fields(cls)}
-        values = former_keys(values, where)
+        values = former_keys(flattened(values, where), where)
         clean = {}
         for name, value in values.items():
             if name in REFUSED:
@@ -213,7 +239,7 @@ class Config:
                     message(
                         where,
                         f"the unknown key {name!r}",
-                        did_you_mean(name, known),
+                        did_you_mean(name, [*known, *SECTIONS]),
                         "Correct or remove the key",
                     )
                 )
@@ -251,11 +277,13 @@ class Config:
                     "Write `key: value`",
                 )
             )
-        return cls.from_dict({**values, **parse_overrides(overrides)}, where=str(path))
+        warn_of_flat(values, str(path))
+        said = flattened(parse_overrides(overrides), "command line")
+        return cls.from_dict({**flattened(values, str(path)), **said}, where=str(path))
 
     def override(self, *overrides: str) -> Config:
         """A copy with `key=value` texts applied."""
-        return Config.from_dict({**self.asdict(), **parse_overrides(overrides)})
+        return Config.from_dict({**self.asdict(), **flattened(parse_overrides(overrides), "override")})
 
     # -- checking
 
@@ -268,40 +296,19 @@ class Config:
                     message(f"config.{f.name}", repr(getattr(self, f.name)),
                             did_you_mean(str(getattr(self, f.name)), choices), "Choose one of these")
                 )  # fmt: skip
-        for names, low, text in (
-            ("steps prompts_per_step group max_new_tokens max_prompt_tokens epochs lora_rank inner_steps reward_steps",
-             1, "it must be a whole number of at least 1"),
-            ("save_every samples_every micro_batch label_budget replay_pairs hold_x pairs_per_step seed",
-             0, "it must be a whole number of at least 0"),
-        ):  # fmt: skip
-            for name in names.split():
-                value = getattr(self, name)
-                if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                    raise InvalidConfig(
-                        message(f"config.{name}", repr(value), text, f"Set {name} accordingly")
-                    )
-        for names, good, text in (
-            (
-                "temperature difference ratio_clip lora_scale",
-                lambda v: v > 0,
-                "it must be a finite number above 0",
-            ),
-            ("clip_norm x_clip_norm x_penalty", lambda v: v >= 0, "it must be a finite number of at least 0"),
-            ("coupling", lambda v: 0 <= v <= 1, "it must lie in [0, 1]"),
-        ):
-            for name in names.split():
-                value = getattr(self, name)
-                if not math.isfinite(value) or not good(value):
-                    raise InvalidConfig(
-                        message(f"config.{name}", repr(value), text, f"Set {name} accordingly")
-                    )
-        self._check_together()
+            rule = f.metadata["rule"]
+            if rule is not None and not rule.holds(getattr(self, f.name)):
+                raise InvalidConfig(
+                    message(f"config.{f.name}", repr(getattr(self, f.name)), rule.text, f"Set {f.name} accordingly")
+                )
+        self._check_objective()
+        self._check_batch()
         schedules = self.schedules
         if self.method == "plain" and self.tau == 0:  # nothing divides by it: plain RL without a KL or entropy term
             schedules = dataclasses.replace(schedules, tau=PowerDecay(1.0, self.tau_power))
         schedules.check("config")
 
-    def _check_together(self) -> None:
+    def _check_objective(self) -> None:
         unknown = [name for name in self.objective if name not in OBJECTIVES]
         if unknown:
             raise InvalidConfig(
@@ -313,6 +320,13 @@ class Config:
                 message("config.objective", repr(self.objective), "at least one objective with a weight other than 0",
                         "Write `objective: {label_likelihood: 1.0}`")
             )  # fmt: skip
+        if self.regularizer == "entropy" and self.kl_estimator == "k3":
+            raise InvalidConfig(
+                message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
+                        "Choose exact or k1")
+            )  # fmt: skip
+
+    def _check_batch(self) -> None:
         if self.recipe:
             from bilevel_rl.policy_gradient.recipes import compose
 
@@ -338,11 +352,6 @@ class Config:
                     "Set group to 2 or more",
                 )
             )
-        if self.regularizer == "entropy" and self.kl_estimator == "k3":
-            raise InvalidConfig(
-                message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
-                        "Choose exact or k1")
-            )  # fmt: skip
 
 
 FORMER = {"credit": "leave_one_out", "level": "token", "gae_lambda": 0.95, "clip": 0.2}  # keys of before, and defaults

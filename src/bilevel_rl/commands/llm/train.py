@@ -11,6 +11,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.llm.config import Config, parse_overrides
 from bilevel_rl.llm.data import sources
 from bilevel_rl.llm.judges.by_name import QUEUE, make_gold, make_judge
+from bilevel_rl.llm.sections import written
 
 SHOWN = ("gold", "learned_reward", "kl", "labels", "samples")
 
@@ -32,9 +33,13 @@ def help_text() -> str:
     """Every key of a configuration, with its meaning and default."""
     keys = Config.keys()
     defaults = Config()
-    width = max(map(len, keys))
-    lines = [f"  {name:<{width}}  {meaning} [{getattr(defaults, name)!r}]" for name, meaning in keys.items()]
-    head = "usage: bilevel-rl llm train [CONFIG.yaml] [--key value | key=value ...]\n\nkeys of CONFIG.yaml:"
+    names = {key: written(key) for key in keys}
+    width = max(map(len, names.values()))
+    lines = [f"  {names[key]:<{width}}  {meaning} [{getattr(defaults, key)!r}]" for key, meaning in keys.items()]
+    head = (
+        "usage: bilevel-rl llm train [CONFIG.yaml] [--key value | key=value ...]\n\n"
+        "keys of CONFIG.yaml (a.b is the key b of the section a: `a: {b: value}` in the file, --a.b value here):"
+    )
     return "\n".join([head, *lines])
 
 

@@ -25,6 +25,9 @@ class Positive(TableEngine):
         scores = super().score(role, rows)
         return scores._replace(logp=-scores.logp)
 
+    def law(self, role):
+        return torch.full((len(self.all),), 1 / len(self.all))
+
 
 class Cut(TableEngine):
     def rewards(self, rows):

@@ -29,7 +29,8 @@ class Watched:
     def __init__(self, method: str, estimator: str, objective: str, rows: int, recipe: str = "token_rloo", **more) -> None:
         settings = Settings(
             method=method, estimator=estimator, batch=rows, group=rows, schedules=SCALES, optimizer="sgd", clip_norm=0.0,
-            ratio_clip=50.0, pairs_per_step=rows // 2, inner_steps=1, steps=10**6, **more,
+            ratio_clip=50.0, pairs_per_step=rows // 2, inner_steps=1, reward_steps=10**6,
+            steps=10**6, **more,
         )  # fmt: skip
         made = methods.make(settings)
         self.engine = TableEngine(made.networks, rows, rows)
@@ -204,9 +205,7 @@ def test_at_both_optima_the_penalty_is_the_hyper_gradient_up_to_w(estimator):
 @pytest.mark.parametrize("case", [c for c in CASES if c[3] == 2 and c[0] != "plain"], ids=lambda c: " ".join(map(str, c)))
 def test_sampled_means_are_within_their_errors(case):
     method, estimator, objective, rows = case
-    made = Watched(method, estimator, objective, rows, **({"inner_steps": 10**6} if method == "nested" else {}))
-    if method == "nested":
-        made.loop.settings = made.loop.method.settings
+    made = Watched(method, estimator, objective, rows)
     stated = made.stated(objective)
     seen: dict[str, list[Tensor]] = {key: [] for key in stated}
     for k in range(150):

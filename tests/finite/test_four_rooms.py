@@ -89,6 +89,7 @@ def test_problems_are_well_posed():
     check_problem(OneGoalFourRooms(temperature=0.005))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_starts_end_in_poor_basins(seed):
     it = FourRooms(seed=seed)

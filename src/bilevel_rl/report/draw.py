@@ -51,9 +51,6 @@ def plot(trace: Any, axis: Any = None, metric: str = "objective", label: str = "
     go = require("plotly.graph_objects", "report")
     made = figures.empty(go, *words)
     colour = figures.COLOURS[0]
-    made.add_scatter(
-        x=figures.numbers(np.concatenate([x, x[::-1]])), y=figures.numbers(np.concatenate([high, low[::-1]])), fill="toself",
-        fillcolor=figures.fade(colour), line={"width": 0}, hoverinfo="skip",
-    )  # fmt: skip
+    figures.band(made, x, low, high, colour, label)
     made.add_scatter(x=figures.numbers(x), y=figures.numbers(value), name=label, mode="lines", line={"color": colour})
     return made

@@ -16,7 +16,7 @@ from bilevel_rl.statistics import bootstrap_curve, performance_profile
 COLOURS = ("#0a84c6", "#e08a00", "#0a9e73", "#d4582a", "#b36fa8", "#7d8590", "#a59100", "#4fb3d9")
 DASHES = ("solid", "solid", "solid", "dash", "dash", "dot", "dashdot", "dot")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
-LINES, MANY, BARRED = 8, 12, 3  # ours: coordinates drawn as lines, as columns of dots, and methods drawn as bars
+BANDS, LINES, MANY, BARRED = 3, 8, 12, 3  # ours: coordinates with bands, as lines, as columns; methods drawn as bars
 BAND = "Line: interquartile mean over {runs}; band: 95 % bootstrap interval."
 
 
@@ -170,12 +170,8 @@ def x_path(section: Section) -> Figure | None:
         for i, name in enumerate(names):
             colour = colours(section)[m.label] if len(names) == 1 else COLOURS[i % len(COLOURS)]
             value, low, high = bootstrap_curve(m.trace["x"][:, :, i])
-            if m.count > 1:
-                plot.add_scatter(
-                    x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself",
-                    fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
-                    name=m.label,
-                )  # fmt: skip
+            if m.count > 1 and len(names) <= BANDS:
+                band(plot, x, low, high, colour, m.label)
             words = m.label if len(names) == 1 else name
             plot.add_scatter(
                 x=numbers(x), y=numbers(value), name=words, mode="lines", legendgroup=m.label,
@@ -191,8 +187,10 @@ def x_path(section: Section) -> Figure | None:
     if len(names) > 1:
         plot.update_layout(margin={"r": 30 + 7 * max(map(len, names))})
     whose = "each method" if len(names) == 1 else shown[0].label
+    spread = "Line: interquartile mean over {runs}; their spread at the end is under Where x ends."
+    words = BAND if len(names) <= BANDS else spread
     best = " Dotted: the best known x." if shown[0].best_x is not None else ""
-    return Figure("x", "The answer x", f"The upper variables of {whose}. {BAND.format(runs=_runs(shown))}{best}", plot)
+    return Figure("x", "The answer x", f"The upper variables of {whose}. {words.format(runs=_runs(shown))}{best}", plot)
 
 
 def endings(section: Section) -> Figure | None:
@@ -384,11 +382,7 @@ def curves(
             continue
         value, low, high = (np.maximum(v, floor) for v in (value, low, high))
         if m.count > 1 and not m.model_based:
-            plot.add_scatter(
-                x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself",
-                fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=m.label, showlegend=False,
-                name=m.label,
-            )  # fmt: skip
+            band(plot, x, low, high, colour, m.label)
         plot.add_scatter(
             x=numbers(x), y=numbers(value), name=m.label, mode="lines", legendgroup=m.label,
             line={"color": colour, "width": 2.2, "dash": dash}, hovertemplate=hover,
@@ -481,9 +475,18 @@ def empty(go, x: str, y: str):
         template="none", height=330, margin={"l": 58, "r": 16, "t": 8, "b": 46}, showlegend=False, hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": "#444b55"},
-        xaxis={**axis, "title": {"text": x, "standoff": 8}}, yaxis={**axis, "title": {"text": y, "standoff": 6}},
+        xaxis={**axis, "title": {"text": x, "standoff": 8, "font": {"size": 13}}},
+        yaxis={**axis, "title": {"text": y, "standoff": 6, "font": {"size": 13 if len(y) < 34 else 11}}},
     )  # fmt: skip
     return plot
+
+
+def band(plot, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, label: str) -> None:
+    """Fill the space between two lines; it is shown and hidden with its method."""
+    plot.add_scatter(
+        x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself", mode="lines",
+        fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=label, showlegend=False, name=label,
+    )  # fmt: skip
 
 
 def fade(colour: str) -> str:

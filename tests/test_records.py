@@ -95,6 +95,54 @@ def test_killed_while_writing_leaves_a_readable_file(tmp_path):
     assert len(np.unique(values)) == 1
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    """Its half-written file goes; that of a process that lives, and other files, stay."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for process, name in ((gone.pid, "a.npz"), (os.getppid(), "a.npz"), (gone.pid, "b.npz")):
+        (tmp_path / f".{name}.{process}.tmp").write_text("half")
+    records.write_bytes(tmp_path / "a.npz", b"whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.npz", f".a.npz.{os.getppid()}.tmp", f".b.npz.{gone.pid}.tmp"}
+
+
+def test_a_run_that_no_process_holds_is_not_running(tmp_path):
+    folder = a_run().write(tmp_path / "a")
+    records.write_json(folder / "status.json", {"state": "running", "message": ""})
+    assert records.read_status(folder)["state"] == "running"  # never locked: nothing is known
+    with records.locked(folder):
+        assert records.read_status(folder)["state"] == "running"
+    status = records.read_status(folder)
+    assert status == {"state": "stopped", "message": "its process has ended without a word"}
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "3", "[" * 100_000, '{"state": "done", "message": ""}', '{"state": "running"}']
+)
+def test_strange_status_files_are_a_clear_error(content, tmp_path):
+    folder = a_run().write(tmp_path / "a")
+    (folder / "status.json").write_text(content)
+    with pytest.raises(RunNotFound, match=r"status\.json"):
+        records.Run.read(folder)
+
+
+@pytest.mark.parametrize("change", [
+    {"config": []}, {"name": None}, {"seed": "x"}, {"provenance": 3}, {"kind": {}}, {"problem": 1.5}, {"references": "x"},
+])  # fmt: skip
+def test_strange_headers_are_a_clear_error(change, tmp_path):
+    folder = a_run().write(tmp_path / "a")
+    header = records.read_json(folder / "run.json") | change
+    records.write_json(folder / "run.json", header)
+    with pytest.raises(RunNotFound, match=r"run\.json"):
+        records.Run.read(folder)
+
+
+def test_a_line_lost_in_the_middle_is_not_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"samples": 0}\n{"sam\n{"samples": 2}\n')
+    with pytest.raises(RunNotFound, match="unreadable"):
+        records.read_lines(path)
+
+
 def test_the_lock_is_exclusive_and_released(tmp_path):
     with (
         records.locked(tmp_path),
@@ -119,3 +167,5 @@ def test_find_runs(tmp_path):
     assert records.find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b/two"]
     with pytest.raises(RunNotFound, match="no run folder"):
         records.find_runs(Path(tmp_path / "none"))
+    with pytest.raises(RunNotFound, match="no run folder"):
+        records.find_runs(tmp_path / ("a" * 300))

@@ -445,6 +445,21 @@ def peers(facts: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def reliability(facts: dict[str, Any]) -> str:
+    """Bad inputs, damaged folders and kills: how each ended."""
+    rows = ["| What | How many | How they ended |", "|---|---|---|"]
+    words = {"inputs": "inputs with a part that is wrong", "corruptions": "damaged files of a run folder"}
+    for key, label in words.items():
+        if key in facts:
+            ended = ", ".join(f"{count:,} {how}" for how, count in sorted(facts[key]["ended"].items()))
+            rows.append(f"| {label} | {facts[key].get('generated', facts[key].get('damaged')):,} | {ended} |")
+    if "kills" in facts:
+        one = facts["kills"]
+        rows.append(f"| kills, in {one['runs']} runs | {one['kills']} | {one['differing']} runs with other bits |")
+    note = "Harmless: what the file says is the same as before, such as after a flipped bit in an archive's time stamp."
+    return "\n".join(rows) + f"\n\n{note}"
+
+
 def table(facts: dict[str, Any]) -> str:
     """Heads and rows as Markdown."""
     heads = facts["heads"]
@@ -604,7 +619,7 @@ WRITERS = {
     "suite": suite,
     "exact_search": exact_search,
     "published": published,
-    "peers": peers,
+    "peers": peers, "reliability": reliability,
     "scaling": scaling,
     "search": table, "four_rooms_samples": table,
     "quality": quality, "gridworld": gridworld, "gridworld_search": gridworld_search,

@@ -462,7 +462,7 @@ def find_runs(folder: str | Path) -> list[Path]:
     except (OSError, ValueError) as error:  # no such folder, a name that is too long or has a NUL in it
         raise RunNotFound(
             message(str(folder)[:100], f"{type(error).__name__} ({getattr(error, 'strerror', None) or error})",
-                    "a folder with run folders at or below it is expected", "Check the path")
+                    "no run folder is there", "Check the path, or make one with `bilevel-rl run PROBLEM --out FOLDER`")
         ) from error  # fmt: skip
     # what a run has measured stays when its header is lost: reading it says so
     measured = {path.parent for name in ("metrics.npz", "metrics.jsonl") for path in Path(folder).rglob(name)}

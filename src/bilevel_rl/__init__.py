@@ -6,6 +6,6 @@ models. Importing this package imports neither.
 
 from bilevel_rl import moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 moved.install()

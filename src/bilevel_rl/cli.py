@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["--version"])
-        bilevel-rl 0.1.0
+        bilevel-rl 0.2.0
         0
     """
     argv = list(sys.argv[1:] if argv is None else argv)

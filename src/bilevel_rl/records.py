@@ -33,14 +33,14 @@ import filelock
 import numpy as np
 import numpy.lib.format
 
-from bilevel_rl import signals
+from bilevel_rl import __version__, signals
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
 HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
 STATES = ("running", "finished", "stopped", "failed")
 PACKAGES = (
-    "bilevel-rl", "numpy", "scipy", "jax", "jaxlib", "equinox", "torch", "transformers", "peft", "accelerate",
+    "numpy", "scipy", "jax", "jaxlib", "equinox", "torch", "transformers", "peft", "accelerate",
 )  # fmt: skip
 
 
@@ -477,7 +477,7 @@ def find_runs(folder: str | Path) -> list[Path]:
 
 def provenance(command: str | None = None) -> dict[str, Any]:
     """Versions, hardware, command and time of this process."""
-    versions = {}
+    versions = {"bilevel-rl": __version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
@@ -488,6 +488,21 @@ def provenance(command: str | None = None) -> dict[str, Any]:
         "versions": versions,
         "hardware": hardware(),
     }
+
+
+def written_by(folder: Path) -> str:
+    """The version of this library that started the run in `folder`; empty where its `run.json` does not say.
+
+    Example:
+        >>> import pathlib
+        >>> written_by(pathlib.Path("no/such/run"))
+        ''
+    """
+    try:
+        version = read_json(folder / "run.json")["provenance"]["versions"]["bilevel-rl"]
+    except (RunNotFound, KeyError, TypeError):
+        return ""
+    return version if isinstance(version, str) else ""
 
 
 def hardware() -> dict[str, Any]:

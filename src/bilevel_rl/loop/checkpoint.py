@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import records
+from bilevel_rl import __version__, records
 from bilevel_rl.errors import RunNotFound, message
 from bilevel_rl.loop.solver import Solver, State
 
@@ -61,6 +61,13 @@ def read(path: Path, expected: str, word: str) -> tuple[dict[str, np.ndarray], d
                     f"a {word} goes on from a checkpoint of its own", f"Start the {word} again in another folder")
         ) from error  # fmt: skip
     if mark != expected:
+        wrote = records.written_by(path.parent)
+        if wrote not in ("", __version__):
+            raise RunNotFound(
+                message(str(path), f"a checkpoint that bilevel-rl {wrote} wrote; this is {__version__}",
+                        f"a {word} goes on under the version that keeps its state in the same form",
+                        f"Go on with bilevel-rl {wrote}, or start a new {word} in another folder; `report` reads this one")
+            )  # fmt: skip
         budget = "schedule" if word == "run" else "budget"
         raise RunNotFound(
             message(str(path), f"a checkpoint of another problem, solver, seed or {budget}",

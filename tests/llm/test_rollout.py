@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from llm_models import gpt2, llama
+from llm_models import gold, gpt2, llama, trainer
 
+from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts, draw
 from bilevel_rl.llm.roles.policy import completion_logits
 from bilevel_rl.llm.sampling import decoding
+from bilevel_rl.llm.sampling.gathering import widen
+from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.sampling.sampler import Sampler, inverse_cdf, uniforms
 
 PADDED = [Prompt(tuple(range(3, 3 + n)), None) for n in (4, 2, 3, 1, 4, 2)]
@@ -142,3 +146,51 @@ def test_adapters_are_in_the_law_that_samples():
             laws[role] = completion_logits(model, rollout).detach()[:, 0]
     assert (laws["policy"] - laws["policy_l"]).abs().max() > 1e-2
     assert (laws["policy"] - laws["reference"]).abs().max() > 1e-2
+
+
+class Observing:
+    """A generator whose environment answers each token of the policy's with a token of its own."""
+
+    def __init__(self, inner, answer):
+        self.inner, self.answer = inner, answer
+
+    def __call__(self, model, prompts, u):
+        drawn = self.inner(model, prompts, u[:, ::2])
+        n, t = drawn.completions.shape
+        ids, attention = pad_prompts(prompts, 2)
+        both = torch.stack([drawn.completions, torch.full((n, t), self.answer)], 2).flatten(1)[:, :-1]
+        given = (torch.arange(both.shape[1]) % 2 == 1).expand(n, -1)
+        lengths = 2 * drawn.lengths - 1
+        both = torch.where(torch.arange(both.shape[1]) < lengths[:, None], both, 2)
+        logp = torch.zeros_like(both, dtype=u.dtype)  # the trainer scores the rows itself
+        return assemble(prompts, ids, attention, both, lengths, drawn.ended, logp, given=given)
+
+
+def test_given_tokens_are_read_and_are_no_ones_choice():
+    made = trainer(method="plain", reward=gold, steps=2, max_new_tokens=7, recipe="grpo")
+    made.generator = Observing(Sampler((1,), 2), answer=7)
+    history = made.train()
+    rows = made.last[0].rows
+    sampled = rows.mask.bool()
+    real = rows.real.bool()
+    assert (rows.completions[real & ~sampled] == 7).all()
+    assert (real & ~sampled).any()
+    assert history[-1]["samples"] == history[0]["samples"] + int(sampled.sum())
+    assert not made.last[0].logp[~sampled].any()
+    assert not made.last[0].kl[~sampled].any()
+    # and the models read them: with other answers the next tokens have another law
+    logits = completion_logits(gpt2(), rows)
+    other = dataclasses.replace(rows, ids=torch.where(rows.ids == 7, 8, rows.ids))
+    assert (completion_logits(gpt2(), other) - logits).abs().max() > 1e-3
+    # a gradient of the tokens' own law, observations fixed
+    part = rows.rows(torch.tensor([1, 3]))
+    assert torch.equal(part.mask, rows.mask[[1, 3]])
+    wide = widen(rows, rows.width + 2, rows.horizon + 1, 2)
+    assert torch.equal(wide.mask[:, : rows.horizon], rows.mask)
+
+
+def test_a_row_that_ends_with_a_given_token_is_refused():
+    one = torch.ones(1, 1, dtype=torch.long)
+    with pytest.raises(InvalidProblem, match=r"Rollout.mask\[0\]: got a row whose last token was given"):
+        assemble([Prompt((3,), "")], 3 * one, one, torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([True]),
+                 torch.zeros(1, 2), given=torch.tensor([[False, True]]))  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import POLICIES, Engine, Scores
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.llm import setup
@@ -83,7 +84,7 @@ class LanguageEngine(Engine):
         with self.roles.model(role) as model:
             mine = self.generator(model, prompts[self.share.rows], u)
         whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
-        self.samples += int(whole.lengths.sum())
+        self.samples += int(whole.mask.sum())
         return whole
 
     def score(self, role: str, rows: Rollout) -> Scores:
@@ -164,6 +165,12 @@ class LanguageEngine(Engine):
         """See `Engine`."""
         prompts = [self.prompts[g] for g in batch.group.tolist()]
         device = batch.mask.device
+        own = torch.arange(batch.mask.shape[1], device=device) < batch.mask.sum(1, keepdim=True)
+        if not torch.equal(own, batch.mask):
+            raise InvalidConfig(
+                message("recipe", "replay, with completions that hold given tokens", "kept rows have the policy's own alone",
+                        "Leave replay out, or a generator that gives tokens")
+            )  # fmt: skip
         ids, attention = pad_prompts(prompts, self.pad_id, device)
         completion = torch.where(batch.mask, batch.get("completions"), self.pad_id)
         lengths = batch.length.to(device)

@@ -31,6 +31,7 @@ def gather(processes: Processes, mine: Rollout, prompts: Sequence[Any], pad_id: 
         prompts, processes.gather(mine.ids), processes.gather(mine.attention), processes.gather(mine.lengths),
         processes.gather(mine.ended.to(torch.uint8)).bool(), processes.gather(mine.logp),
         torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=mine.ids.device),
+        mask=processes.gather(mine.mask),
     )  # fmt: skip
     return dataclasses.replace(whole, texts=text(whole))
 
@@ -41,5 +42,5 @@ def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:
     pad = torch.nn.functional.pad
     return dataclasses.replace(
         rollout, ids=pad(rollout.ids, (left, right), value=pad_id), attention=pad(rollout.attention, (left, right)),
-        logp=pad(rollout.logp, (0, right)),
+        logp=pad(rollout.logp, (0, right)), mask=pad(rollout.mask, (0, right)),
     )  # fmt: skip

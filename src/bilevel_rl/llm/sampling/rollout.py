@@ -4,7 +4,11 @@ Layout of a batch of N completions with prompts of at most P and completions of 
 
     ids        [N, P + T]   prompt padded on the left, completion padded on the right
     attention  [N, P + T]   1 on real tokens; made from lengths, never by comparing with the padding id
-    mask       [N, T]       1 on real completion tokens, the end token among them
+    mask       [N, T]       1 on tokens that the policy sampled, the end token among them; 0 on padding and on *given* tokens
+                            (an environment's observation, a tool's answer) that stand between the policy's own
+
+Given tokens are read by every model and part of the text, but no one's choice: they have no log-probability, no KL, no
+advantage. A row ends with a token of the policy's, where its reward is paid.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.data.prompts import Prompt
 
 
@@ -27,11 +32,15 @@ class Rollout:
         prompts: N prompts, one a row (a prompt with several completions is repeated).
         ids: [N, P + T] token ids.
         attention: [N, P + T] 1 on real tokens.
-        lengths: [N] real completion tokens.
+        lengths: [N] real completion tokens, given ones included.
         ended: [N] whether a stop id ended the completion; False means truncated at the limit.
         logp: [N, T] log-probability under the law that sampled, in nats; 0 on padding.
         group: [N] index of the row's prompt in the batch.
         texts: N completions as a reward function receives them (strings, messages, or ids without a tokenizer).
+        mask: [N, T] 1 where the policy sampled, in the type of `logp`; None: at every real token.
+
+    Raises:
+        InvalidProblem: a row whose last token was given.
     """
 
     prompts: Sequence[Prompt]
@@ -42,6 +51,19 @@ class Rollout:
     logp: Tensor
     group: Tensor
     texts: Sequence[Any] = ()
+    mask: Tensor = None  # type: ignore[assignment]  # made from lengths
+
+    def __post_init__(self) -> None:
+        if self.mask is None:
+            object.__setattr__(self, "mask", self.real)
+            return
+        ends = self.mask.gather(1, (self.lengths[:, None] - 1).clamp(min=0))[:, 0]
+        if not bool(ends.all()):
+            row = int((ends == 0).nonzero()[0])
+            raise InvalidProblem(
+                message(f"Rollout.mask[{row}]", "a row whose last token was given", "its reward is paid at a sampled token",
+                        "End each row with what the policy wrote, or cut what comes after")
+            )  # fmt: skip
 
     @property
     def size(self) -> int:
@@ -64,8 +86,8 @@ class Rollout:
         return self.ids[:, self.width :]
 
     @property
-    def mask(self) -> Tensor:
-        """[N, T] 1 on real completion tokens."""
+    def real(self) -> Tensor:
+        """[N, T] 1 on real completion tokens, sampled and given."""
         return (torch.arange(self.horizon, device=self.ids.device) < self.lengths[:, None]).to(
             self.logp.dtype
         )
@@ -101,6 +123,7 @@ class Rollout:
         return Rollout(
             [self.prompts[i] for i in where], self.ids[index], self.attention[index], self.lengths[index],
             self.ended[index], self.logp[index], self.group[index], [self.texts[i] for i in where] if self.texts else (),
+            self.mask[index],
         )  # fmt: skip
 
     def completion_ids(self) -> list[list[int]]:
@@ -119,15 +142,29 @@ def pad_prompts(prompts: Sequence[Prompt], pad_id: int, device: Any = None) -> t
 
 def assemble(
     prompts: Sequence[Prompt], ids: Tensor, attention: Tensor, completion: Tensor, lengths: Tensor, ended: Tensor,
-    logp: Tensor, tokenizer: Any = None,
+    logp: Tensor, tokenizer: Any = None, given: Tensor | None = None,
 ) -> Rollout:  # fmt: skip
-    """A rollout from prompts [N, P] and completions [N, T]; rows with the same prompt share a group number."""
+    """A rollout from prompts [N, P] and completions [N, T]; rows with the same prompt share a group number.
+
+    Args:
+        prompts, ids, attention: the prompts and their padded layout.
+        completion, lengths, ended, logp: see `Rollout`.
+        tokenizer: makes the texts.
+        given: [N, T] True at tokens that the policy did not sample; None: it sampled all.
+
+    Example:
+        >>> prompt, one = Prompt((3,), ""), torch.ones(1, 1, dtype=torch.long)
+        >>> made = assemble([prompt], 3 * one, one, torch.tensor([[5, 6, 7, 0]]), torch.tensor([3]), torch.tensor([True]),
+        ...                 torch.zeros(1, 4), given=torch.tensor([[False, True, False, False]]))
+        >>> made.mask.tolist(), made.completion_ids()
+        ([[1.0, 0.0, 1.0, 0.0]], [[5, 6, 7]])
+    """
     real = torch.arange(completion.shape[1], device=completion.device) < lengths[:, None]
     numbers: dict[tuple[int, ...], int] = {}
     group = torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=ids.device)
     rollout = Rollout(
         prompts, torch.cat([ids, completion], 1), torch.cat([attention, real.to(attention.dtype)], 1), lengths, ended,
-        logp, group,
+        logp, group, mask=None if given is None else (real & ~given).to(logp.dtype),
     )  # fmt: skip
     return dataclasses.replace(rollout, texts=texts(rollout, tokenizer))
 

@@ -10,6 +10,7 @@ import torch
 from llm_models import PROMPTS, config, gold, gpt2, judge, trainer, untimed, weights
 
 from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.llm import trainer as trainer_module
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.rewards.models import GatedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
@@ -376,10 +377,79 @@ def test_a_recipe_that_cannot_be_written_is_refused_where_there_is_a_folder(tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_act_is_said_before_training(caplog):
-    with caplog.at_level("WARNING"):
-        plain(recipe="credit=truncated_gae, loss=clipped, regular=0.1*kl_cov", epochs=2)
-    assert "can't act here" not in caplog.text
-    with caplog.at_level("WARNING"):
-        plain(recipe="credit=hgpo, loss=clipped, regular=0.1*kl_cov", fields=FIELDS | {"turn": FIELDS["turn"]})
-    assert "regular 'kl_cov' can't act here: one gradient step a batch" in caplog.text
+def test_what_cannot_act_is_said_before_training(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(trainer_module.log, "warning", lambda text, *more: said.append(text % more))
+    plain(recipe="credit=truncated_gae, loss=clipped, regular=0.1*kl_cov", epochs=2)
+    assert not any("can't act here" in line for line in said)
+    plain(recipe="credit=hgpo, loss=clipped, regular=0.1*kl_cov", fields=FIELDS)
+    assert any(line.startswith("regular 'kl_cov' can't act here: one gradient step a batch") for line in said)
+
+
+# -- the rollout slot asks for generation -------------------------------------------------------------------
+
+
+def test_starts_are_chosen_before_they_cost_a_token():
+    """The prompts written are those nearest to one half of what is remembered, and nothing else is generated."""
+    made = plain(recipe="pcl", steps=1)
+    rates = torch.linspace(0, 1, len(made.prompts))
+    made.learner.memory["pass_rates"]["value"] = rates.clone()
+    made.train()
+    rows = made.learner.rewarded
+    line = made.engine._line(0)(8).unique()
+    wanted = line[(rates[line] - 0.5).abs().argsort(stable=True)][:2]
+    assert rows.group.unique().tolist() == wanted.sort().values.tolist()
+    assert made.tokens == int(rows.length.sum())  # what was learnt from is all that was written
+
+
+def test_rows_are_spread_by_contrast():
+    made = plain(recipe="v0_budget", steps=1)
+    rates = torch.full((len(made.prompts),), 0.95)
+    hard = int(made.engine._line(0)(1)[0])
+    rates[hard] = 0.5
+    made.learner.memory["pass_rates"]["value"] = rates
+    made.train()
+    rows = torch.bincount(made.learner.rewarded.group, minlength=len(rates))
+    assert rows.sum() == 8
+    assert rows[hard] == rows.max()
+
+
+@pytest.mark.parametrize("estimator", ["tilted", "shared"])
+def test_groups_that_say_nothing_are_refilled_from_the_line(estimator):
+    """A reward that is the same for all answers to even prompts: their rows are written again for other prompts."""
+    ids = [p if isinstance(p, (list, tuple)) else list(p) for p in PROMPTS]
+    flat = {tuple(ids[i]) for i in range(len(ids)) if i % 2 == 0}
+
+    def reward(prompts, completion_ids, **_):
+        rows = zip(prompts, completion_ids, strict=True)
+        return [0.0 if tuple(p) in flat else float(len(set(c))) + 0.01 * sum(c) for p, c in rows]
+
+    made = plain(recipe="rollout=refill(attempts=3), credit=group_norm", reward=reward, steps=1)
+    before = plain(recipe="credit=group_norm", reward=reward, steps=1)
+    made.train(), before.train()
+    silent_now = sum(b.unique().numel() == 1 for b in groups(made))
+    silent_before = sum(b.unique().numel() == 1 for b in groups(before))
+    assert silent_before > 0
+    assert silent_now < silent_before
+    assert made.tokens > before.tokens  # what was thrown away counts
+    assert len(made.learner.rewarded) == 8
+    both = run(recipe="dapo", estimator=estimator, objective="gold", steps=1)
+    assert all(math.isfinite(v) for v in both.train()[0].values())
+
+
+def groups(made):
+    """Scores of each group of the last batch."""
+    batch = made.learner.rewarded
+    return [batch.score[batch.group == g] for g in batch.group.unique()]
+
+
+def test_refill_with_a_rollout_each_is_refused():
+    with pytest.raises(InvalidConfig, match=r"rollout 'refill': got bilevel with two rollouts; each policy would be"):
+        run(recipe="dapo", estimator="paired")
+
+
+def test_both_policies_write_from_the_same_plan():
+    made = run(recipe="pcl", estimator="paired", steps=1, objective="gold")
+    made.learner.memory["pass_rates"]["value"] = torch.linspace(0, 1, len(made.prompts))
+    one, two = (made.engine.sample(role, 0) for role in ("policy", "policy_l"))
+    assert [p.ids for p in one.prompts] == [p.ids for p in two.prompts]

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.policy_gradient.rollout.ask import Plan
 
 POLICIES = ("policy", "policy_l")  # theta and theta^L
 CRITICS = ("critic", "critic_l")
@@ -75,10 +76,14 @@ class Engine(abc.ABC):
     Attributes:
         names: roles that train, in a fixed order: of `POLICIES`, `CRITICS`, and `REWARD`.
         samples: actions drawn so far, of all policies and processes.
+        planner: (candidates, k) -> what a recipe wants generated in iteration k; None: whatever the engine draws. An
+            engine that does not ask it has `plans = False`, and recipes with a rollout are refused.
     """
 
     names: tuple[str, ...]
+    plans: bool = False
     samples: int = 0
+    planner: Callable[[Callable[[int], Tensor], int], Plan] | None = None
 
     @abc.abstractmethod
     def sample(self, role: str, k: int) -> Any:

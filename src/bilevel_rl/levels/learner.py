@@ -35,9 +35,9 @@ from bilevel_rl.levels.settings import Settings
 from bilevel_rl.policy_gradient.aggregate import sum_of_tokens
 from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Slot
-from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
+from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan
 from bilevel_rl.policy_gradient.segments import label, segment_mean
 from bilevel_rl.policy_gradient.select.prompts import PassRates
 from bilevel_rl.policy_gradient.select.replay import Replay, ReplayBuffer
@@ -75,6 +75,9 @@ class Learner:
         self.memory: Memory = self.recipe.init()
         if "prompt_value" in self.needs and "prompt_value" not in given:
             self.memory["pass_rates"] = self.rates.init()
+        self.starts = starts
+        if self.recipe.rollout:
+            self._will_plan()
         self.rewarded: Batch | None = None
         self.finished_only = any(c.card.name == "truncated_gae" for c in self.recipe.components)
         self.weighs_importance = any(getattr(c, "reads_importance", False) for c in self.recipe.components)
@@ -88,6 +91,26 @@ class Learner:
     def buffers(self) -> list[ReplayBuffer]:
         """Replay buffers of the recipe."""
         return [c.buffer for c in self.recipe.components if isinstance(c, Replay)]
+
+    # -- what is generated --------------------------------------------------------------------------------------
+
+    def _will_plan(self) -> None:
+        """Let the engine ask what to generate, or say that it can't."""
+        name = getattr(self.recipe.rollout[0], "card", None)
+        if not self.engine.plans:
+            raise InvalidConfig(
+                message(f"rollout '{name.name if name else '?'}'", f"{type(self.engine).__name__}, which draws by itself",
+                        "the rollout slot needs an engine that asks what to generate", "Leave rollout out")
+            )  # fmt: skip
+        self.engine.planner = self.plan
+
+    def plan(self, candidates: Callable[[int], Tensor], k: int) -> Plan:
+        """What iteration k generates: the same for both followers, a function of what is remembered before it."""
+        known = self.memory.get("pass_rates")
+        settings = self.settings
+        return self.recipe.plan(
+            Ask(candidates, settings.batch // settings.group, settings.group, known and known["value"], k)
+        )
 
     # -- what is learned from ---------------------------------------------------------------------------------
 
@@ -164,7 +187,7 @@ class Learner:
         rows = None if same else (self.engine.again(ready) if len(ready) else f.rows)
         targets = known = None
         if f.critic:
-            targets = value_targets(ready)
+            targets = self.recipe.value_targets(ready)
             known = finished_only(ready) if self.finished_only else ready.mask
         return Ready(f, ready, rows, rho, targets, known)
 
@@ -411,6 +434,11 @@ def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
         if card is not None and method.own_rows and not card.by_prompt:
             raise _refuse(card, f"{settings.method} with two rollouts", "it picks responses, and each policy has its own",
                           "Choose estimator=tilted or shared")  # fmt: skip
+    for rollout in recipe.rollout:
+        card = getattr(rollout, "card", None)
+        if card is not None and card.name == "refill" and method.own_rows:
+            raise _refuse(card, f"{settings.method} with two rollouts", "each policy would be refilled from other starts",
+                          "Choose estimator=tilted or shared, or leave rollout out")  # fmt: skip
     card = getattr(recipe.step, "card", None)
     if card is not None and card.name == "harpg":
         raise _refuse(card, "a language model", "the trainer takes no Hessian-vector products",

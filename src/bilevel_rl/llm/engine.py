@@ -24,10 +24,12 @@ from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.roles.policy import token_statistics
 from bilevel_rl.llm.sampling.gathering import gather
-from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts, texts
+from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts, replaced_rows, texts
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.reward.novelty import sensitivity
+from bilevel_rl.policy_gradient.rollout.ask import Plan
+from bilevel_rl.policy_gradient.rollout.refill import silent
 
 ROLLOUT, ROLLOUT_L = 0x20, 0x21  # random streams, beside (seed, step)
 Field = Callable[[Rollout], Tensor]
@@ -74,17 +76,56 @@ class LanguageEngine(Engine):
 
     # -- the four questions ---------------------------------------------------------------------------------------
 
+    plans = True
+
     def sample(self, role: str, k: int) -> Rollout:
         """See `Engine`."""
         config = self.config
         stream = ROLLOUT if role == POLICIES[0] or config.common != "none" else ROLLOUT_L
-        drawn = draw(self.prompts, config.prompts_per_step, config.seed, k)
-        prompts = [p for p in drawn for _ in range(config.group)]
+        if self.planner is None:
+            drawn = draw(self.prompts, config.prompts_per_step, config.seed, k)
+            return self._written(role, [p for p in drawn for _ in range(config.group)], stream, k)
+        plan = self.planner(self._line(k), k)
+        whole = self._written(role, [self.prompts[i] for i in plan.start.tolist()], stream, k)
+        return self._refilled(role, whole, plan, stream, k) if plan.attempts else whole
+
+    def _line(self, k: int) -> Callable[[int], Tensor]:
+        """Numbers of the prompts that stand in line for iteration k: its own first, then those of later ones."""
+        count, seed = self.config.prompts_per_step, self.config.seed
+
+        def line(number: int) -> Tensor:
+            ahead = range(-(-number // count))
+            drawn = [p for step in ahead for p in draw(self.prompts, count, seed, k + step)]
+            return torch.tensor([self.number[p.ids] for p in drawn[:number]])
+
+        return line
+
+    def _written(self, role: str, prompts: Sequence[Prompt], stream: int, k: int) -> Rollout:
+        """One completion a row, each process writing its own."""
+        config = self.config
         u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]
         with self.roles.model(role) as model:
             mine = self.generator(model, prompts[self.share.rows], u)
         whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
         self.samples += int(whole.mask.sum())
+        return whole
+
+    @torch.no_grad()
+    def _refilled(self, role: str, whole: Rollout, plan: Plan, stream: int, k: int) -> Rollout:
+        """The rows of groups with equal rewards written again, from starts to spare; every process writes them all."""
+        spare = iter(plan.spare.tolist())
+        for attempt in range(1, plan.attempts + 1):
+            replaced = silent(self.roles.rewards(whole), whole.group)
+            prompts = {row: number for rows, number in zip(replaced, spare, strict=False) for row in rows}
+            if not prompts:
+                break
+            chosen = [self.prompts[number] for number in prompts.values()]
+            u = uniforms(whole.size, self.config.max_new_tokens, self.config.seed, stream, k, attempt)
+            with self.roles.model(role) as model:
+                new = self.generator(model, chosen, u[: len(chosen)])
+            self.samples += int(new.lengths.sum())
+            whole = replaced_rows(whole, list(prompts), new, self.pad_id)
+            whole = dataclasses.replace(whole, texts=texts(whole, self.tokenizer))
         return whole
 
     def score(self, role: str, rows: Rollout) -> Scores:

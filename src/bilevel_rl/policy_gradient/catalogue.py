@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot, Status
+from bilevel_rl.policy_gradient.credit.sums import Sum
 from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS
 
 HEADER = """# Catalogue of policy-gradient components
@@ -61,10 +62,11 @@ def render() -> str:
         lines += [row(card) for card in cards(slot)]
         lines.append("")
     lines.append("## Recipes by name\n")
-    lines.append("| recipe | select | reward | credit | weigh | loss | regular |")
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append("| recipe | rollout | select | reward | credit | weigh | loss | regular |")
+    lines.append("|---|---|---|---|---|---|---|---|")
     for recipe in ALL:
         slots = [
+            " ".join(_label(c) for c in recipe.rollout),
             " ".join(_label(c) for c in recipe.select),
             " ".join(_label(c) for c in recipe.reward),
             _label(recipe.credit),
@@ -77,6 +79,10 @@ def render() -> str:
 
 
 def _label(component: object) -> str:
+    if isinstance(component, Sum):
+        return " + ".join(
+            f"{w:g} {_label(c)}" for w, c in zip(component.weights, component.terms, strict=True)
+        )
     inner = getattr(component, "inner", None)
     name = component.card.name  # type: ignore[attr-defined]
     return f"{name}({_label(inner)})" if inner is not None else name

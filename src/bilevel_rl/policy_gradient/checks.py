@@ -130,8 +130,8 @@ def check_component(component: Any, batch: Batch | None = None) -> list[str]:
     if not isinstance(getattr(component, "card", None), Card) or not callable(component):
         return [f"{type(component).__name__} is no component: it needs `card`, a Card, and `__call__`"]
     name = f"{component.card.slot} '{component.card.name}'"
-    if component.card.slot is Slot.STEP:
-        return [f"{name} is a step, which takes gradients and not batches: this check does not apply"]
+    if component.card.slot in (Slot.STEP, Slot.ROLLOUT):
+        return [f"{name} takes no batch: this check does not apply to a {component.card.slot}"]
     start: list[Batch] = []
     broken = list(_tried(lambda: _begin(component, batch, start), name))
     if broken:

@@ -18,8 +18,9 @@ NOBODY = "Nobody is known to provide it: say who in `card.fields`, and give it w
 
 
 class Slot(enum.StrEnum):
-    """The seven slots of a recipe, and the two around them."""
+    """The eight slots of a recipe."""
 
+    ROLLOUT = "rollout"
     SELECT = "select"
     REWARD = "reward"
     CREDIT = "credit"

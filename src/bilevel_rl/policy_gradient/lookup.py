@@ -21,7 +21,17 @@ from types import ModuleType
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.policy_gradient import aggregate, credit, losses, regularizers, reward, select, steps, weigh
+from bilevel_rl.policy_gradient import (
+    aggregate,
+    credit,
+    losses,
+    regularizers,
+    reward,
+    rollout,
+    select,
+    steps,
+    weigh,
+)
 from bilevel_rl.policy_gradient.component import Card, Slot
 from bilevel_rl.policy_gradient.losses import unified
 from bilevel_rl.policy_gradient.regularizers import kl
@@ -33,7 +43,7 @@ GROUP = "bilevel_rl.components"  # entry points of packages that offer component
 OUTSIDE = re.compile(r"(?<![\w'\"./~-])([\w./~-]*[\w~-]):([A-Za-z_]\w*)")  # module:Name or file.py:Name
 
 COMPONENTS: tuple[type, ...] = (
-    *reward.ALL, *select.ALL, *credit.ALL, *weigh.ALL, *losses.ALL, *regularizers.ALL, *steps.ALL,
+    *rollout.ALL, *reward.ALL, *select.ALL, *credit.ALL, *weigh.ALL, *losses.ALL, *regularizers.ALL, *steps.ALL,
 )  # fmt: skip
 
 # values that components take as options, by the names they have in the code

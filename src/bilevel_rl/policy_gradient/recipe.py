@@ -18,6 +18,7 @@ from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.credit.reward_to_go import RewardToGo
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
+from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan, planned
 from bilevel_rl.policy_gradient.select.replay import fitted
 from bilevel_rl.policy_gradient.setting import Setting, configured, idle
 
@@ -35,6 +36,7 @@ class Recipe:
 
     Args:
         name: label in tables and run folders.
+        rollout: functions (Ask, Plan) -> Plan, in order: what to generate, decided before it is generated.
         reward: functions Batch -> [N, T, K], in order (rewards first, so that a selection may read credit).
         select: functions Batch -> Batch, in order. With a `credit` that they read, selection happens
             after credit.
@@ -44,9 +46,9 @@ class Recipe:
         regular: pairs (coefficient, Batch -> scalar), added.
         step: rule that turns the gradient into an update; None leaves it to whoever runs the recipe.
 
-    The rollout belongs to the caller. `prepare` runs under no_grad, once an iteration; what it selects and
-    weighs for one follower of a bi-level run, `follow` applies to the other, or the difference of their
-    gradients is biased.
+    Generation belongs to the caller, who asks `plan` what to generate. `prepare` runs under no_grad, once an
+    iteration; what it selects and weighs for one follower of a bi-level run, `follow` applies to the other, or the
+    difference of their gradients is biased.
 
     Example:
         >>> import torch
@@ -64,6 +66,7 @@ class Recipe:
     loss: Callable[[Batch], Tensor] = PolicyGradient()
     regular: tuple[tuple[float, Callable[[Batch], Tensor]], ...] = ()
     step: Any = None
+    rollout: tuple[Callable[[Ask, Plan], Plan], ...] = ()
 
     @property
     def components(self) -> Iterator[Any]:
@@ -74,7 +77,16 @@ class Recipe:
     def _slots(self) -> tuple[Any, ...]:
         regular = (r for _, r in self.regular)
         step = () if self.step is None else (self.step,)
-        return (*self.reward, *self.select, self.credit, *self.weigh, self.loss, *regular, *step)
+        return (
+            *self.rollout,
+            *self.reward,
+            *self.select,
+            self.credit,
+            *self.weigh,
+            self.loss,
+            *regular,
+            *step,
+        )
 
     def check(self, fields: Collection[str], group_size: int = 2) -> None:
         """Say before training what will be missing.
@@ -91,6 +103,10 @@ class Recipe:
         for one in self._slots():
             check_before(one, have, group_size)
 
+    def plan(self, ask: Ask) -> Plan:
+        """What an iteration is to generate."""
+        return planned(self.rollout, ask)
+
     def configured(self, setting: Setting) -> Recipe:
         """The recipe with the limits that its components leave open taken from the run."""
         changed = {
@@ -98,7 +114,7 @@ class Recipe:
             for slot in ("credit", "loss", "step")
             if getattr(self, slot) is not None
         }
-        for slot in ("reward", "select", "weigh"):
+        for slot in ("rollout", "reward", "select", "weigh"):
             changed[slot] = tuple(configured(one, setting) for one in getattr(self, slot))
         regular = tuple((k, configured(one, setting)) for k, one in self.regular)
         return dataclasses.replace(self, **changed, regular=regular)

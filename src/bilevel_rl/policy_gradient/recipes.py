@@ -7,7 +7,7 @@ and the trainer adds it.
 from __future__ import annotations
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.policy_gradient import aggregate, credit, losses, regularizers, reward, select, weigh
+from bilevel_rl.policy_gradient import aggregate, credit, losses, regularizers, reward, rollout, select, weigh
 from bilevel_rl.policy_gradient.lookup import COMPONENTS, FACTORIES, OPTIONS, component
 from bilevel_rl.policy_gradient.recipe import Recipe
 
@@ -27,8 +27,8 @@ ALL: tuple[Recipe, ...] = (
     Recipe("grpo", credit=_GROUP, loss=_CLIP),
     Recipe("dr_grpo", credit=credit.GroupMean(), loss=losses.Clipped(aggregate=aggregate.sum_of_tokens)),
     Recipe(
-        "dapo", reward=(reward.SoftOverlong(),), select=(select.Informative(),), credit=_GROUP,
-        loss=losses.Clipped(high=0.28),
+        "dapo", rollout=(rollout.Refill(),), reward=(reward.SoftOverlong(),), select=(select.Informative(),),
+        credit=_GROUP, loss=losses.Clipped(high=0.28),
     ),
     Recipe("gspo", credit=_GROUP, loss=losses.SequenceRatio()),
     Recipe("gspo_token", credit=_GROUP, loss=losses.SequenceRatio(by_token=True)),
@@ -61,8 +61,10 @@ ALL: tuple[Recipe, ...] = (
     Recipe("segment_chain", credit=credit.SegmentChain(), weigh=(weigh.Confident(),), loss=losses.Clipped()),
     Recipe("segment_tree", credit=credit.SegmentTree(), weigh=(weigh.Confident(),), loss=losses.Clipped()),
     Recipe("d3s", select=(select.MostVaried(),), credit=_GROUP, weigh=(weigh.EntropyTokens(),), loss=_CLIP),
-    Recipe("pcl", select=(select.PromptCurriculum(),), credit=credit.GroupMean()),
-    Recipe("v0_budget", select=(select.Budget(),), credit=_GROUP, loss=_CLIP),
+    Recipe("pcl", rollout=(rollout.Nearest(),), credit=credit.GroupMean()),
+    Recipe("pcl_thinned", select=(select.PromptCurriculum(),), credit=credit.GroupMean()),
+    Recipe("v0_budget", rollout=(rollout.Spread(),), credit=_GROUP, loss=_CLIP),
+    Recipe("v0_thinned", select=(select.Budget(),), credit=_GROUP, loss=_CLIP),
     Recipe("capo", credit=_GROUP, weigh=(weigh.Curvature(),), loss=_CLIP),
     Recipe("duration", credit=credit.LeaveOneOut(), weigh=(weigh.Duration(),)),
     Recipe("clip_cov", credit=_GROUP, weigh=(weigh.ClipCovariance(),), loss=losses.Clipped(low=1.0, high=1.0)),

@@ -140,6 +140,29 @@ def pad_prompts(prompts: Sequence[Prompt], pad_id: int, device: Any = None) -> t
     return ids, attention
 
 
+def replaced_rows(old: Rollout, rows: Sequence[int], new: Rollout, pad_id: int) -> Rollout:
+    """`old` with some rows taken from `new`, in order; the texts are the caller's to write again."""
+    source = {row: i for i, row in enumerate(rows)}
+    prompts = [new.prompts[source[r]] if r in source else old.prompts[r] for r in range(old.size)]
+    width = max(old.horizon, new.horizon)
+    index = torch.tensor(rows, dtype=torch.long, device=old.ids.device)
+
+    def merged(one: Tensor, two: Tensor, fill: float) -> Tensor:
+        one = torch.nn.functional.pad(one, (0, width - one.shape[1]), value=fill)
+        two = torch.nn.functional.pad(two, (0, width - two.shape[1]), value=fill)
+        return one.index_copy(0, index, two.to(one))
+
+    ids, attention = pad_prompts(prompts, pad_id, old.ids.device)
+    return dataclasses.replace(
+        assemble(
+            prompts, ids, attention, merged(old.completions, new.completions, pad_id),
+            old.lengths.index_copy(0, index, new.lengths), old.ended.index_copy(0, index, new.ended),
+            merged(old.logp, new.logp, 0.0),
+        ),
+        texts=old.texts,
+    )  # fmt: skip
+
+
 def assemble(
     prompts: Sequence[Prompt], ids: Tensor, attention: Tensor, completion: Tensor, lengths: Tensor, ended: Tensor,
     logp: Tensor, tokenizer: Any = None, given: Tensor | None = None,

@@ -115,7 +115,7 @@ class LanguageEngine(Engine):
         """The rows of groups with equal rewards written again, from starts to spare; every process writes them all."""
         spare = iter(plan.spare.tolist())
         for attempt in range(1, plan.attempts + 1):
-            replaced = silent(self.roles.rewards(whole), whole.group)
+            replaced = silent(self.rewards(whole), whole.group)
             prompts = {row: number for rows, number in zip(replaced, spare, strict=False) for row in rows}
             if not prompts:
                 break

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.finite import oracles, solve, starts
+from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite.learn.counts import Counts
 from bilevel_rl.finite.problems import FrozenLake, GoalPlacement, RandomMDP, SmallTaxDesign
 from bilevel_rl.finite.solvers import CertaintyEquivalence, ExactQuasiNewton
+from bilevel_rl.loop import starts
 
 SMALL = RandomMDP(6, 3, 3, features=3, discount=0.8)
 
@@ -24,7 +26,7 @@ def ended(it, solver, iterations, **options):
 def test_counts_are_the_transitions_and_their_shares_the_kernel():
     solver = CertaintyEquivalence(chains=8, length=256)
     trace = ended(SMALL, solver, 20, seed=3)
-    counts = np.asarray(trace.state.counts[0])
+    counts = np.asarray(jax.tree.map(lambda v: v[0], trace.state.counts).dense())
     assert counts.sum() == trace["samples"][0, -1] == 20 * 8 * 256
     tried = counts.sum(-1)
     assert tried.min() > 200  # the action tried least is taken often enough
@@ -40,9 +42,9 @@ def test_model_with_all_successors_is_the_exact_problem_in_the_limit():
     """With the true kernel for counts the model's hyper-objective and gradient are the oracles'."""
     import equinox as eqx
 
-    solver = CertaintyEquivalence()
-    counts = 1e6 * SMALL.mdp.dense()
-    model = eqx.tree_at(lambda p: p.mdp, SMALL, solver._model(SMALL.mdp, counts, SMALL.mdp.start))
+    everything = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32), (6, 3, 6))
+    counts = Counts(everything, 1e6 * SMALL.mdp.dense())
+    model = eqx.tree_at(lambda p: p.mdp, SMALL, counts.model(SMALL.mdp, SMALL.mdp.start))
     x = SMALL.x0 + 0.3
     for of in (oracles.hyper_objective, oracles.hyper_gradient):
         np.testing.assert_allclose(of(model, x, 0.1), of(SMALL, x, 0.1), rtol=1e-9)
@@ -118,5 +120,32 @@ def test_kernels_that_x_moves_are_refused_with_the_solvers_that_can():
 
 
 def test_a_table_that_is_too_large_is_refused():
-    with pytest.raises(InvalidProblem, match="S x A x S"):
-        solve(RandomMDP(20_000, 2, 2, features=2), CertaintyEquivalence(), iterations=1)
+    it = RandomMDP(20_000, 2, 2, features=2)
+    CertaintyEquivalence().check(it)  # 32 slots a pair
+    with pytest.raises(InvalidProblem, match="S x A x K"):
+        solve(it, CertaintyEquivalence(successors=20_000), iterations=1)
+
+
+def test_counts_with_slots_for_all_are_exact_and_with_fewer_keep_the_most_frequent():
+    rng = np.random.default_rng(0)
+    s, a = rng.integers(0, 3, 600), rng.integers(0, 2, 600)
+    s_next = np.where(rng.uniform(size=600) < 0.6, 1, rng.integers(0, 3, 600))
+    exact = np.zeros((3, 2, 3))
+    np.add.at(exact, (s, a, s_next), 1)
+    batch = [jnp.asarray(v) for v in (s, a, s_next)]
+    full = Counts.empty(3, 2, 8).plus(*batch)
+    np.testing.assert_array_equal(full.dense(), exact)
+    few = Counts.empty(3, 2, 2).plus(*batch)
+    np.testing.assert_array_equal(few.tried, exact.sum(-1))
+    assert (np.asarray(few.dense()).argmax(-1) == 1).all()
+    over = np.asarray(few.dense()) - exact
+    assert (over[np.asarray(few.dense()) > 0] >= 0).all()  # never too low where it is kept
+
+
+def test_counts_of_a_long_corridor_take_memory_linear_in_its_states():
+    sizes = []
+    for states in (1_000, 100_000):
+        counts = Counts.empty(states, 2, 4).plus(jnp.array([states - 2]), jnp.array([1]), jnp.array([states - 1]))
+        assert float(counts.tried[states - 2, 1]) == 1.0
+        sizes.append(counts.seen.nbytes + counts.successors.nbytes)
+    assert sizes[1] == 100 * sizes[0]

@@ -74,7 +74,7 @@ def test_a_learnt_model_in_a_batch_is_that_of_its_run_alone():
     settings = [make(CertaintyEquivalence, explore=share) for share in (0.3, 0.6)]
     options = {"iterations": 5, "record_every": 5, "evaluate": False, "seed": 3}
     together, alone = solve(it, settings, runs=4, **options), solve(it, settings[1], runs=1, **options)
-    np.testing.assert_array_equal(together.state.counts[4], alone.state.counts[0])
+    np.testing.assert_array_equal(together.state.counts.seen[4], alone.state.counts.seen[0])
     for one, two in zip(final(together), final(alone), strict=True):
         np.testing.assert_allclose(one[4], two[0], rtol=1e-9, atol=1e-11)
 

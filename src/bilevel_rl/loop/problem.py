@@ -67,7 +67,7 @@ class Problem(eqx.Module):
         box = self.box()
         return x if box is None else jnp.clip(x, *box)
 
-    def bounded_part(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def bounded_part(self) -> tuple[Float[Array, " d"], Float[Array, " d"]] | None:
         """The part of the box that searches cover: `REACH` sizes of x0 where a side is open; None where x is free.
 
         The size of x0 is its distance from the side that is closed, or from 0, and at least 1, in units of x.
@@ -75,11 +75,11 @@ class Problem(eqx.Module):
         box = self.box()
         if box is None:
             return None
-        low, high = (np.array(bound, float) for bound in box)
-        x0 = np.asarray(self.x0, float)
-        closed = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0))
-        span = REACH * np.maximum(1.0, np.abs(x0 - closed))
-        return np.where(np.isfinite(low), low, x0 - span), np.where(np.isfinite(high), high, x0 + span)
+        low, high = (jnp.asarray(bound, float) for bound in box)  # traced where a solver draws its starts
+        x0 = jnp.asarray(self.x0, float)
+        closed = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 0.0))
+        span = REACH * jnp.maximum(1.0, jnp.abs(x0 - closed))
+        return jnp.where(jnp.isfinite(low), low, x0 - span), jnp.where(jnp.isfinite(high), high, x0 + span)
 
     # -- the follower's problem, in two numbers -----------------------------------------------------------------------
 

@@ -17,29 +17,29 @@ from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite import quasi_newton
+from bilevel_rl.finite.learn.counts import Counts
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.model import planning, sampling
-from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.loop import starts
 
-LARGEST = 2**27  # ours: entries of the table of counts, 1 GiB
+LARGEST = 2**26  # ours: entries of the table of counts, three quarters of a GiB
 
 
 class CertaintyState(State):
     """What was seen, and where each start has come.
 
     Attributes:
-        counts: [S, A, S] how often each transition was seen.
+        counts: how often each transition was seen, in `successors` slots a pair.
         begins: [S] how often an episode began in s.
         V: [S] the follower's value by the model, at x.
         s: [N] where the chains are.
         climbers: one quasi-Newton state a start, stacked.
     """
 
-    counts: Float[Array, "S A S"]
+    counts: Counts
     begins: Float[Array, " S"]
     V: Float[Array, " S"]
     s: Int[Array, " N"]
@@ -65,11 +65,12 @@ class CertaintyEquivalence(Solver):
         length: transitions of each chain an iteration.
         descents: quasi-Newton steps of each start an iteration; the first only evaluates, the model being new.
         starts: x0, then the problem's `structured_starts` if it has any, then points drawn as a search draws them.
-        successors: K, so many next states of a pair has the model, the ones seen most; plans cost O(S A K + S^3).
+        successors: K, so many next states of a pair are counted, the ones seen most where there are more; memory is
+            O(S A K), plans cost O(S A K + S^3), beyond 1,024 states what an iterative solve costs.
 
     References:
         The plug-in planner for one level: Agarwal, Kakade, Yang 2020 (arXiv 1906.03804), among others; its use for the
-        hyper-objective is ours. Cost of an iteration: O(N length A + $S^2 A$) for the counts, and `starts` times `descents`
+        hyper-objective is ours. Cost of an iteration: O(N length (A + K)) for the counts, and `starts` times `descents`
         soft-optimal plans.
     """
 
@@ -102,11 +103,11 @@ class CertaintyEquivalence(Solver):
             ("successors", self.successors, self.successors >= 1, "it must be at least 1"),
         )  # fmt: skip
         S, A = problem.mdp.n_states, problem.mdp.n_actions
-        if S * S * A > LARGEST:
+        if S * A * min(self.successors, S) > LARGEST:
             raise InvalidProblem(
-                message(f"{self.name} on {problem.name}", f"{S} states and {A} actions",
-                        f"it counts transitions in a table of S x A x S, at most {LARGEST:,} entries",
-                        "Take coupled_penalty, whose memory is linear in the states")
+                message(f"{self.name} on {problem.name}", f"{S} states, {A} actions and {self.successors} successors",
+                        f"it counts transitions in a table of S x A x K, at most {LARGEST:,} entries",
+                        "Lower `successors`, or take coupled_penalty")
             )  # fmt: skip
 
     def draws(self, problem: BilevelProblem) -> int:
@@ -118,14 +119,14 @@ class CertaintyEquivalence(Solver):
         s = sampling.start_state(problem.mdp, jax.random.uniform(own, (self.chains,)))
         x = starts.points(problem, self.starts, others, first=x0)
         return CertaintyState(
-            x0, jnp.zeros((), int), jnp.zeros((S, A, S)), jnp.zeros(S).at[s].add(1.0), jnp.zeros(S), s,
+            x0, jnp.zeros((), int), Counts.empty(S, A, self.successors), jnp.zeros(S).at[s].add(1.0), jnp.zeros(S), s,
             jax.vmap(lambda x: quasi_newton.begin(problem, x, MEMORY))(x),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: CertaintyState, k, noise) -> CertaintyState:
         mdp, N = problem.mdp, self.chains
         u = noise.reshape(self.length, 3, N)
-        model = self._model(mdp, state.counts, state.begins)
+        model = state.counts.model(mdp, state.begins)
         Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
         pi = planning.soft_policy(Q, self.tau)
 
@@ -141,13 +142,13 @@ class CertaintyEquivalence(Solver):
             onward, restart = sampling.continue_chain(mdp, s_next, u[2])
             return (onward, tried.at[s, a].add(1.0)), (s, a, s_next, onward, restart)
 
-        (s, _), seen = jax.lax.scan(walk, (state.s, jnp.sum(state.counts, -1)), u)
+        (s, _), seen = jax.lax.scan(walk, (state.s, state.counts.tried), u)
         at, a, s_next, onward, restart = (v.ravel() for v in seen)
-        counts = state.counts.at[at, a, s_next].add(1.0)
+        counts = state.counts.plus(at, a, s_next)
         begins = state.begins.at[onward].add(restart.astype(float))
 
         # descend
-        guess = eqx.tree_at(lambda p: p.mdp, problem, self._model(mdp, counts, begins))
+        guess = eqx.tree_at(lambda p: p.mdp, problem, counts.model(mdp, begins))
         climbers = eqx.tree_at(lambda c: c.tau, state.climbers, jnp.full_like(state.climbers.tau, NEVER))
         climbers = eqx.tree_at(lambda c: c.settled, climbers, jnp.zeros_like(climbers.settled))
 
@@ -162,16 +163,6 @@ class CertaintyEquivalence(Solver):
         )
 
     def tracked(self, problem, state, k):
-        model = self._model(problem.mdp, state.counts, state.begins)
+        model = state.counts.model(problem.mdp, state.begins)
         Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
         return planning.soft_policy(Q, self.tau)
-
-    def _model(self, mdp: FiniteMDP, counts: Float[Array, "S A S"], begins: Float[Array, " S"]) -> FiniteMDP:
-        """The MDP as counted."""
-        S = mdp.n_states
-        seen, successors = jax.lax.top_k(counts, min(self.successors, S))
-        tried = jnp.sum(seen, -1, keepdims=True)
-        stay = jnp.zeros_like(seen).at[..., 0].set(1.0)
-        P = jnp.where(tried > 0, seen / jnp.maximum(tried, 1.0), stay)
-        successors = jnp.where(tried > 0, successors, jnp.arange(S)[:, None, None]).astype(mdp.successors.dtype)
-        return FiniteMDP(successors, P, begins / jnp.sum(begins), None, None, mdp.discount, False, mdp.ends)

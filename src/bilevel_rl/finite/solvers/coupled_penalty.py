@@ -308,7 +308,7 @@ class CoupledPenalty(Solver):
             """Its gradient at the present x is what derivatives of the problem contribute."""
             total = 0.0
             if problem.objective.linear:
-                utility = problem.objective.bonus_at(x, seen.s, seen.a)
+                utility = problem.mdp.ongoing(problem.objective.bonus_at(x, seen.s, seen.a), seen.s)
                 total = problem.objective.cost(x) - jnp.mean(says.rho * utility)
             if says.weights is not None:
                 r = problem.mdp.ongoing(problem.reward_at(x, seen.s, seen.a), seen.s)

@@ -142,7 +142,7 @@ class LanguageEngine(Engine):
             found = []
             for role in roles:
                 stats = token_statistics(self.roles.logits(role, rows), rows.completions, law)
-                found.append(Scores(*(value * mask for value in stats), reference))
+                found.append(Scores(stats.logp * mask, stats.kl * mask, stats.entropy * mask, reference))
         return found
 
     def rewards(self, rows: Rollout) -> Tensor:

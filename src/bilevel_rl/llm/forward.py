@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def context(model: nn.Module) -> int | None:
         >>> context(RobertaForSequenceClassification(config))
         8
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if rows is None:

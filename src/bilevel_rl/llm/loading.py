@@ -117,9 +117,9 @@ def classifier_rows(
     if not own:
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         rows = [_framed(row, first, tokenizer.eos_token_id, begin) for row in rows]
-    cut = sum(len(row) > longest for row in rows) if longest is not None else 0
-    if not cut:
+    if longest is None or all(len(row) <= longest for row in rows):
         return rows
+    cut = sum(len(row) > longest for row in rows)
     log.warning(
         "%d of %d texts are longer than the classifier's %d tokens: their beginning is cut",
         cut,

@@ -198,13 +198,14 @@ def _make_roles(
                 message("BilevelTrainer.reference", "a model, with backend=lora",
                         "the reference is the base with its adapters off", "Leave reference out, or use backend=full")
             )  # fmt: skip
-        roles: Roles = LoraRoles(
+        adapted = LoraRoles(
             policy, rank=config.lora_rank, scale=config.lora_scale, targets=config.lora_targets, **common
         )
-        modules = [roles.base]
+        roles: Roles = adapted
+        modules = [adapted.base]
     else:
-        roles = FullRoles(policy, reference=reference, **common)
-        modules = list(roles.modules.values())
+        roles = full = FullRoles(policy, reference=reference, **common)
+        modules = list(full.modules.values())
     roles.reward.to(device=device, dtype=dtype)
     if not roles.parameters("reward") and config.method != "plain":
         raise InvalidConfig(
@@ -337,7 +338,7 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
 def _kept(roles: Roles, recomputes: bool) -> int:
     """Numbers that the policy's blocks keep for the backward pass, a token."""
     with roles.model("policy") as model:
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
     body = config.get_text_config() if hasattr(config, "get_text_config") else None
     layers, width = getattr(body, "num_hidden_layers", 0), getattr(body, "hidden_size", 0)
     return width * (layers + KEPT) if recomputes else width * layers * KEPT

@@ -238,9 +238,10 @@ def _make(
     stored = setup.as_pairs(preferences, tokenizer, config, vocabulary, stop_ids)
     if method.asks:
         check_sources(objective, judge is not None, gold is not None, bool(stored))
+    truncates: Any = None if stop_ids else True  # unknown before the run, where there are stop ids
     setting = Setting(
         epochs=config.epochs, group=config.group, max_new_tokens=config.max_new_tokens,
-        turns="turn" in fields, truncates=None if stop_ids else True,
+        turns="turn" in fields, truncates=truncates,
     )  # fmt: skip
     recipe = recipe.configured(setting)
     if recipe.name != DEFAULT:

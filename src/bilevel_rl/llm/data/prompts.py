@@ -140,7 +140,8 @@ def _same_columns(prompts: list[Prompt], where: str) -> list[Prompt]:
 
 def draw(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of iteration `step`: pass after pass over seeded permutations, a function of (seed, step) alone."""
-    size, chosen = len(prompts), []
+    size = len(prompts)
+    chosen: list[Prompt] = []
     for position in range(step * count, (step + 1) * count):
         epoch, offset = divmod(position, size)
         if offset == 0 or not chosen:

@@ -45,12 +45,12 @@ class _Statistics(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_p = torch.log_softmax(logits, -1)
         p = log_p.exp()
-        logp = log_p.gather(-1, tokens[..., None])[..., 0]
         entropy = -torch.linalg.vecdot(p, log_p)
         barred = bool(torch.isnan(entropy).any())  # 0 log 0: ids that a law leaves out contribute nothing
         if barred:
             log_p = log_p.clamp(min=LOWEST)
             entropy = -torch.linalg.vecdot(p, log_p)
+        logp = log_p.gather(-1, tokens[..., None])[..., 0]
         if reference is None:
             kl, difference = torch.zeros_like(entropy), None
         else:
@@ -63,14 +63,13 @@ class _Statistics(torch.autograd.Function):
     def backward(ctx: Any, g_logp: Tensor | None, g_kl: Tensor | None, g_entropy: Tensor | None) -> Any:
         p, log_p, difference, tokens, kl, entropy = ctx.saved_tensors
         g_logp = torch.zeros_like(kl) if g_logp is None else g_logp
-        use_kl = g_kl is not None and difference is not None and bool(g_kl.any())
-        use_entropy = g_entropy is not None and bool(g_entropy.any())
-        if use_kl:
+        inner: Tensor | None
+        if g_kl is not None and difference is not None and bool(g_kl.any()):
             inner = difference * g_kl[..., None]
             constant = g_logp + g_kl * kl
         else:
             inner, constant = None, g_logp
-        if use_entropy:
+        if g_entropy is not None and bool(g_entropy.any()):
             term = log_p * -g_entropy[..., None]
             inner = term if inner is None else inner.add_(term)
             constant = constant + g_entropy * entropy

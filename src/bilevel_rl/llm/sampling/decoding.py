@@ -69,16 +69,15 @@ class GPT2Decoder:
         position = (attention.cumsum(1) - 1).clamp(min=0)
         self.position = position[:, -1]
         # allowed[i, 0, 0, t]: whether row i may look at column t
-        self.allowed = None
+        self.allowed: Tensor | None = None
+        causal: Tensor | None = None
         if padded:
             ones = attention.new_ones(rows, self.horizon)
-            self.allowed = torch.cat([attention, ones], 1).bool()[:, None, None, :]
-        causal = None
-        if padded:
-            causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()[None, None]
+            allowed = torch.cat([attention, ones], 1).bool()[:, None, None, :]
+            below = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()[None, None]
             # a padding row looks at itself, so that its softmax is not empty
             eye = torch.eye(width, dtype=torch.bool, device=ids.device)[None, None]
-            causal = (causal & self.allowed[..., :width]) | eye
+            self.allowed, causal = allowed, (below & allowed[..., :width]) | eye
         hidden = body.wte(ids) + body.wpe(position)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []

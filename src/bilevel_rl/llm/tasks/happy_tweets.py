@@ -37,7 +37,7 @@ from bilevel_rl.llm.tasks.pretrain import (
 TWEETEVAL = {
     "language": (("emoji", "train"), ("sentiment", "test"), ("sentiment", "val")),
     "prompts": (("emoji", "val"),),
-    "labels": ("emotion", "train", "val"),
+    "labels": (("emotion", "train"), ("emotion", "val")),
 }
 # The models of each size, ours. Small ones take seconds to minutes on two cores, large ones want a GPU.
 SIZES: dict[str, dict[str, tuple[LanguageModelConfig, ClassifierConfig]]] = {
@@ -191,8 +191,8 @@ def from_tweeteval(
     parts = {name: [read_tweeteval(data / folder, split).texts for folder, split in TWEETEVAL[name]]
              for name in ("language", "prompts")}  # fmt: skip
     texts = [text for part in parts["language"] for text in part if text]
-    folder, train, val = TWEETEVAL["labels"]
-    known, unseen = read_tweeteval(data / folder, train), read_tweeteval(data / folder, val)
+    known, unseen = (read_tweeteval(data / folder, split) for folder, split in TWEETEVAL["labels"])
+    folder = TWEETEVAL["labels"][0][0]
     if "joy" not in known.names:
         raise InvalidProblem(
             message(str(data / folder), f"the labels {known.names}",

@@ -9,6 +9,20 @@ from typing import Any, NamedTuple
 from bilevel_rl.errors import InvalidConfig, message
 
 
+class Unstated(float):
+    """A default that gives way to the problem's own number; a number that a user states is none, and is kept.
+
+    It calculates like the number it stands in for. `Solver.on` puts the problem's in its place.
+
+    Example:
+        >>> Unstated(0.05) * 2, isinstance(0.05, Unstated)
+        (0.1, False)
+    """
+
+
+TEMPERATURE = Unstated(0.05)  # of a solver that is told none, on a problem that has none
+
+
 @dataclasses.dataclass(frozen=True)
 class PowerDecay:
     r"""A sequence $v_k = v_0 / (k+1)^p$.
@@ -77,11 +91,11 @@ class TimeScales:
     alpha: PowerDecay = PowerDecay(1.0, 1 / 2)
     beta: PowerDecay = PowerDecay(0.5, 1 / 2)
     w: PowerDecay = PowerDecay(1.0, 3 / 20)
-    tau: PowerDecay = PowerDecay(0.05, 1 / 20)
+    tau: PowerDecay = PowerDecay(TEMPERATURE, 1 / 20)
 
     @classmethod
     def attenuating(
-        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = 0.05
+        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = TEMPERATURE
     ) -> TimeScales:
         """The paper's exponents for the unregularised problem: entropy fades away; O(eps^-10) samples."""
         return cls(
@@ -91,7 +105,7 @@ class TimeScales:
 
     @classmethod
     def constant_entropy(
-        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = 0.05
+        cls, zeta: float = 0.1, alpha: float = 1.0, beta: float = 0.5, w: float = 1.0, tau: float = TEMPERATURE
     ) -> TimeScales:
         """Exponents 2/3, 2/3, 2/3, 1/6, 0 (derived) for the regularised problem; O(eps^-3) samples."""
         return cls(
@@ -101,7 +115,7 @@ class TimeScales:
 
     @classmethod
     def steady_critics(
-        cls, discount: float, zeta: float = 0.5, beta: float = 0.2, w: float = 20.0, tau: float = 0.05
+        cls, discount: float, zeta: float = 0.5, beta: float = 0.2, w: float = 20.0, tau: float = TEMPERATURE
     ) -> TimeScales:
         r"""Followers that keep up with x: critics and actors at constant steps, $\alpha = (1-\gamma)\,\beta$ (ours).
 

@@ -67,7 +67,7 @@ class Method:
         mdp = getattr(
             problem, "mdp", None
         )  # followers in closed form have none; what needs one is refused later
-        tau, gamma = problem.temperature(), 0.0 if mdp is None else float(mdp.discount)
+        tau, gamma = problem.follower_temperature(), 0.0 if mdp is None else float(mdp.discount)
         scales = hasattr(solver, "scales")
         unit: dict[str, Any] = {"scales.tau.initial" if scales else "tau": tau}
         if scales:  # results are graded at one temperature: it is constant

@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     if solver is not None:
         made = solver.build(options.values(given.solver) if solver.options else {})
         check_fits(made, problem)
+        made = made.on(problem)
         note = temperature_note(made, problem.temperature())
         if note is not None:
             print(f"warning: {words[1]}: {note}")

@@ -61,10 +61,12 @@ def main(argv: Sequence[str]) -> int:
         return 0
     s, solver, problem = asked.settings, asked.make_solver(), asked.make_problem()
     assert asked.solver is not None
+    problem.check(thorough=False)
     folder = s.out or screen.new_folder(Path("runs"), f"search-{_stem(asked.problem.name)}-{_stem(asked.solver.name)}")
+    solver_options = execute.stated(execute.complete(asked.solver, asked.given_solver), problem)
     config = {
         "problem": asked.problem.name, "problem_options": execute.complete(asked.problem, asked.given_problem),
-        "solver": asked.solver.name, "solver_options": execute.complete(asked.solver, asked.given_solver),
+        "solver": asked.solver.name, "solver_options": solver_options,
         "seed": s.seed, "command": shlex.join(["bilevel-rl", "search", *argv]), "search": s.chosen(),
     }  # fmt: skip
     search_folder.check_free(folder)

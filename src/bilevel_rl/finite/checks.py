@@ -132,11 +132,16 @@ def _check_parts(problem: TableProblem, name: str) -> None:
                     "it must be a vector [d] of finite floats", "Set x0 = jnp.array([...], float)")
         )  # fmt: skip
     tau = _asked(f"{name}.temperature", problem.temperature)
-    number = isinstance(tau, (int, float, np.number, np.ndarray, jax.Array)) and np.size(tau) == 1
-    if not number or not 0 <= float(tau) < np.inf:
+    if not _number(tau) or not 0 <= float(tau) < np.inf:
         raise InvalidProblem(
             message(f"{name}.temperature()", tau, "it must be a finite number of at least 0, in units of reward",
                     "Return for instance 0.05; 0 grades the unregularised problem")
+        )  # fmt: skip
+    own = _asked(f"{name}.follower_temperature", problem.follower_temperature)
+    if not _number(own) or not 0 < float(own) < np.inf:
+        raise InvalidProblem(
+            message(f"{name}.follower_temperature()", own, "it must be a finite number above 0, in units of reward",
+                    "Return for instance 0.05, and the temperature of the grade from `temperature`")
         )  # fmt: skip
     if _closed(problem):
         return
@@ -151,6 +156,10 @@ def _check_parts(problem: TableProblem, name: str) -> None:
         raise InvalidProblem(
             message(f"{name}.layout()", type(layout).__name__, "it must be a GridLayout or None", "Return GridLayout(...)")
         )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and np.size(value) == 1
 
 
 def _check_set(problem: TableProblem, name: str, x: jax.Array) -> None:

@@ -59,7 +59,7 @@ class BilevelProblem(TableProblem):
             f"{self.mdp.n_states} states, {self.mdp.n_actions} actions, discount {float(self.mdp.discount):g}, "
             f"{d} upper variables, {moved} on x, objective "
             f"{'linear' if self.objective.linear else 'not linear'} in the visitation, graded at temperature "
-            f"{float(self.temperature()):g}",
+            f"{float(self.temperature()):g}{_learnt_at(self)}",
             "shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
             "hyper-objective and hyper-gradient, at x0 and three points near it; probabilities, ends and steps at eight",
         )
@@ -118,6 +118,12 @@ class BilevelProblem(TableProblem):
     def backdrop(self) -> dict[str, np.ndarray]:
         layout = self.layout()
         return {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
+
+
+def _learnt_at(problem: BilevelProblem) -> str:
+    """The follower's own temperature, where it is another than that of the grade."""
+    own = float(problem.follower_temperature())
+    return "" if own == float(problem.temperature()) else f", its follower's own {own:g}"
 
 
 def _answered(problem: BilevelProblem, x, tau) -> tuple[Array, planning.Plan | None]:

@@ -121,7 +121,7 @@ def plan(
             message(f"plan({solver.name})", "a solver without the five sequences", "plan needs `scales` and `hold`",
                     "Plan for coupled_penalty or penalty_actor_critic, or use `bilevel-rl sweep`")
         )  # fmt: skip
-    tau, gamma = problem.temperature(), float(problem.mdp.discount)
+    tau, gamma = float(problem.follower_temperature()), float(problem.mdp.discount)
     reward = problem.reward(problem.x0)
     r_max, A = float(jnp.max(jnp.abs(reward))), problem.mdp.n_actions
     theory = (8 * r_max + tau * (4 + 8 * np.log(A))) / (1 - gamma) ** 3

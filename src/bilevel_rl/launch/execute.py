@@ -17,6 +17,7 @@ from bilevel_rl.launch.load import Target, find_problem, find_solver, from_confi
 from bilevel_rl.loop import Optimum, Trace, noise, solve
 from bilevel_rl.loop.meter import samples_per_iteration
 from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.schedules import Unstated
 
 EXACT_STATES = 200  # ours: above this, the exact answer would outlast the run it stands beside
 EXACT_ITERATIONS = 60  # ours: quasi-Newton from x0 on a small model ends long before
@@ -98,6 +99,7 @@ def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
     problem.check(thorough=False)
     solver = ask.solver.build(complete(ask.solver, ask.solver_options))
     check_fits(solver, problem)
+    solver = solver.on(problem)
     iterations = iterations_of(ask, problem, solver)
     every = max(1, iterations // max(1, ask.records))
     iterations -= iterations % every
@@ -108,7 +110,7 @@ def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
         "problem": ask.problem.name,
         "problem_options": complete(ask.problem, ask.problem_options),
         "solver": ask.solver.name,
-        "solver_options": complete(ask.solver, ask.solver_options),
+        "solver_options": stated(complete(ask.solver, ask.solver_options), problem),
         "label": ask.label or getattr(solver, "name", ask.solver.name),
         "iterations": iterations,
         "samples": ask.samples,
@@ -201,6 +203,18 @@ def complete(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
         kind(**{o.name: _nested(o, given[o.name]) for o in target.options if o.name in given})
     )
     return filled
+
+
+def stated(values: Mapping[str, Any], problem: Any) -> dict[str, Any]:
+    """Options with the numbers that a solver takes from the problem in place of its defaults, as `Solver.on` does."""
+    tau = float(problem.follower_temperature())
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: of(inner) for name, inner in value.items()}
+        return tau if isinstance(value, Unstated) else value
+
+    return {name: of(value) for name, value in values.items()}
 
 
 def _nested(option: options.Option, value: Any) -> Any:

@@ -72,6 +72,7 @@ def solve(
     """
     solvers = [solver] if isinstance(solver, Solver) else list(solver)
     checked_before_work(problem, solvers, runs)
+    solvers = [one.on(problem) for one in solvers]
     problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
     every = interval(iterations, record_every)
     count = iterations // every

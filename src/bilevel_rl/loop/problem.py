@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
 
+UNREGULARISED = 0.05  # ours: the follower's temperature where results are graded without one
 REACH = 10.0  # ours: how far searches go where a box is open, in sizes of x0
 
 
@@ -86,6 +87,14 @@ class Problem(eqx.Module):
     def temperature(self) -> float:
         """The entropy weight tau at which results are graded, in units of reward."""
         return 0.05
+
+    def follower_temperature(self) -> float:
+        """The follower's own tau, above 0, in units of reward: that of every solver which is told none.
+
+        By default that of the grade; where the grade is that of the unregularised problem, 0.05.
+        """
+        graded = self.temperature()
+        return graded if graded > 0 else UNREGULARISED
 
     def discount_factor(self) -> float:
         """The lower level's gamma; 0 where nothing comes after one decision."""

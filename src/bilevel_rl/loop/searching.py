@@ -159,6 +159,7 @@ class _Search:
     ):  # fmt: skip
         problem.check(thorough=False)
         check_fits(solver, problem)
+        solver = solver.on(problem)
         self.cost = meter.iteration_cost(problem, solver)
         # solvers that use the model are compared by what is exact, whatever that costs
         self.comparison = None if comparison is None or not self.cost.each else comparison(problem, solver, by, tau)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.loop.problem import Problem
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import PowerDecay, TimeScales, Unstated
 
 # The schedules know no array library; here JAX learns that their numbers may be traced and batched.
 jax.tree_util.register_dataclass(PowerDecay, ["initial", "power", "floor"], [])
@@ -56,6 +56,18 @@ class Solver(eqx.Module):
     def tracked(self, problem: Problem, state: State, k) -> Any | None:
         """The tracked answer to x, in the engine's terms; None for solvers that track none."""
         return None
+
+    def on(self, problem: Problem) -> Solver:
+        """The solver with the problem's follower temperature wherever it was told none; what was stated is kept.
+
+        Example:
+            >>> from bilevel_rl.finite.problems import PreferenceLearning
+            >>> from bilevel_rl.finite.solvers import ExactDescent
+            >>> ExactDescent().on(PreferenceLearning()).tau, ExactDescent(tau=0.05).on(PreferenceLearning()).tau
+            (0.5, 0.05)
+        """
+        tau = float(problem.follower_temperature())
+        return jax.tree.map(lambda leaf: tau if isinstance(leaf, Unstated) else leaf, self)
 
     def check(self, problem: Problem) -> None:
         """Raise `InvalidConfig` or `InvalidProblem` when the settings are wrong on this problem."""

@@ -24,7 +24,7 @@ from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
-from bilevel_rl.schedules import PowerDecay, Sequences, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, Sequences, TimeScales
 
 Follows = Literal["q_learning", "soft_vi"]
 
@@ -363,7 +363,7 @@ class TrajectorySolver(Solver):
 
     scales: TimeScales = TimeScales(
         # ours: near what 8 settings on goal placement chose; benchmarks/quality.py holds the grid
-        PowerDecay(0.1, 1 / 3), PowerDecay(1.0), PowerDecay(0.5, 0.3), PowerDecay(1.0), PowerDecay(0.05),
+        PowerDecay(0.1, 1 / 3), PowerDecay(1.0), PowerDecay(0.5, 0.3), PowerDecay(1.0), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     clip: float = 1.0
     optimism: float = 0.0

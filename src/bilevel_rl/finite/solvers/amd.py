@@ -19,6 +19,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class DesignState(State):
@@ -59,7 +60,7 @@ class AMD(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     sweeps: int = eqx.field(static=True, default=20)
     warm: bool = eqx.field(static=True, default=True)
     clip: float | None = None

@@ -24,6 +24,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.loop import starts
+from bilevel_rl.schedules import TEMPERATURE
 
 LARGEST = 2**26  # ours: entries of the table of counts, three quarters of a GiB
 
@@ -74,7 +75,7 @@ class CertaintyEquivalence(Solver):
         soft-optimal plans.
     """
 
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     step_size: float = 0.1
     explore: float = 0.5
     chains: int = eqx.field(static=True, default=16)

@@ -26,7 +26,7 @@ from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 EstimatorName = Literal["auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
 AUTO_DIMENSIONS = 16  # ours: up to this many dimensions of x, `"auto"` affords a gradient critic
@@ -35,7 +35,7 @@ AUTO_DIMENSIONS = 16  # ours: up to this many dimensions of x, `"auto"` affords 
 # the paper's 3/20, since nothing is divided by it here: on logit pricing its bias is a fortieth, and no seed is lost.
 SCALES = TimeScales(
     zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
-    w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(0.05, 0.0),
+    w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(TEMPERATURE, 0.0),
 )  # fmt: skip
 WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has raised since
 

@@ -13,6 +13,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class ExactDescent(Solver):
@@ -27,7 +28,7 @@ class ExactDescent(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
 
     name: ClassVar[str] = "exact_descent"
     action_sets: ClassVar[bool] = True

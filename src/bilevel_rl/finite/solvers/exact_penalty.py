@@ -61,7 +61,7 @@ class ExactPenalty(Solver):
         arXiv 2601.16399, Algorithm 1, in expectation. Cost of two linear solves, O(S^3), an iteration.
     """
 
-    scales: TimeScales = TimeScales.constant_entropy(zeta=1.0, alpha=2.0, beta=1.0, w=1.0, tau=0.05)
+    scales: TimeScales = TimeScales.constant_entropy(zeta=1.0, alpha=2.0, beta=1.0, w=1.0)
     hold: float = 0.0
     per_state: bool = eqx.field(static=True, default=True)
 

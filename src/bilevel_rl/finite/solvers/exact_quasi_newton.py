@@ -20,6 +20,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class ExactQuasiNewton(Solver):
@@ -54,7 +55,7 @@ class ExactQuasiNewton(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     memory: int = eqx.field(static=True, default=MEMORY)
     trials: int = eqx.field(static=True, default=TRIALS)
 

@@ -18,7 +18,7 @@ from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
 class F2SAState(State):
@@ -52,7 +52,7 @@ class F2SA(Solver):
     """
 
     scales: TimeScales = TimeScales(
-        PowerDecay(0.2, 1 / 2), PowerDecay(0.3, 0.3), PowerDecay(0.5, 0.1), PowerDecay(3.0, 1 / 7), PowerDecay(0.05),
+        PowerDecay(0.2, 1 / 2), PowerDecay(0.3, 0.3), PowerDecay(0.5, 0.1), PowerDecay(3.0, 1 / 7), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     reward_bound: float = 1.0
     hold: float = 0.0

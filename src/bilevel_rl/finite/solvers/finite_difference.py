@@ -19,7 +19,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 from bilevel_rl.loop import leader
 from bilevel_rl.loop.leader import MovingState
-from bilevel_rl.schedules import PowerDecay, Sequences, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, Sequences, TimeScales
 
 Perturbation = Literal["simultaneous", "two_sided", "one_sided"]
 
@@ -58,7 +58,7 @@ class FiniteDifference(Solver):
 
     scales: TimeScales = TimeScales(
         # ours: constant steps within the inner solves; found by a small sweep on goal placement
-        PowerDecay(0.5, 1 / 3), PowerDecay(0.5), PowerDecay(0.5), PowerDecay(1.0), PowerDecay(0.05),
+        PowerDecay(0.5, 1 / 3), PowerDecay(0.5), PowerDecay(0.5), PowerDecay(1.0), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     radius: PowerDecay = PowerDecay(0.25, 1 / 6)
     reward_bound: float = 1.0

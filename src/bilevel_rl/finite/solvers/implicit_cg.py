@@ -18,6 +18,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class KrylovState(State):
@@ -54,7 +55,7 @@ class ImplicitCG(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     sweeps: int = eqx.field(static=True, default=10)
     products: int = eqx.field(static=True, default=10)
     method: Literal["bicgstab", "cg"] = eqx.field(static=True, default="bicgstab")

@@ -18,7 +18,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 from bilevel_rl.loop import leader
 from bilevel_rl.loop.leader import MovingState
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
 class NestedState(MovingState):
@@ -53,7 +53,7 @@ class NestedPenalty(Solver):
 
     scales: TimeScales = TimeScales(
         # ours: constant steps within the loop; found by a small sweep on goal placement
-        PowerDecay(0.05, 1 / 3), PowerDecay(0.1), PowerDecay(0.5), PowerDecay(3.0, 1 / 6), PowerDecay(0.05),
+        PowerDecay(0.05, 1 / 3), PowerDecay(0.1), PowerDecay(0.5), PowerDecay(3.0, 1 / 6), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     reward_bound: float = 1.0
     hold: float = 0.0

@@ -17,7 +17,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
 class BellmanPenaltyState(State):
@@ -48,7 +48,7 @@ class PBRLBellman(Solver):
     """
 
     scales: TimeScales = TimeScales(
-        PowerDecay(0.1), PowerDecay(10.0), PowerDecay(1.0), PowerDecay(0.01), PowerDecay(0.05),
+        PowerDecay(0.1), PowerDecay(10.0), PowerDecay(1.0), PowerDecay(0.01), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     weights: Literal["uniform", "start"] = eqx.field(static=True, default="uniform")
     outer: int = eqx.field(static=True, default=5)

@@ -17,7 +17,7 @@ from bilevel_rl.finite import ascent, oracles
 from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
 class ValuePenaltyState(State):
@@ -48,7 +48,7 @@ class PBRLValue(Solver):
 
     scales: TimeScales = TimeScales(
         # ours: half of soft policy iteration's step at tau = .05
-        PowerDecay(0.1), PowerDecay(10.0), PowerDecay(1.0), PowerDecay(0.1), PowerDecay(0.05),
+        PowerDecay(0.1), PowerDecay(10.0), PowerDecay(1.0), PowerDecay(0.1), PowerDecay(TEMPERATURE),
     )  # fmt: skip
     hold: float = 0.0
     inner: int = eqx.field(static=True, default=3)

@@ -18,6 +18,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class AlignmentState(State):
@@ -50,7 +51,7 @@ class PolicyAlignment(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     alpha: float = 10.0
     damping: float = 1e-3
     inner: int = eqx.field(static=True, default=3)

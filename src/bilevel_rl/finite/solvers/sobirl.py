@@ -20,6 +20,7 @@ from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.loop.noise import Draws
+from bilevel_rl.schedules import TEMPERATURE
 
 
 class SobirlState(State):
@@ -71,7 +72,7 @@ class SoBiRL(Solver):
     """
 
     step_size: float = 0.1
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     rate: float = 1.0
     beta: float = 0.3
     hold: float = 0.0

@@ -21,7 +21,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.schedules import PowerDecay
+from bilevel_rl.schedules import TEMPERATURE, PowerDecay
 
 
 class WarmState(State):
@@ -57,7 +57,7 @@ class ZeroOrder(Solver):
 
     step_size: PowerDecay = PowerDecay(0.05)
     radius: PowerDecay = PowerDecay(0.05)
-    tau: float = 0.05
+    tau: float = TEMPERATURE
     clip: float = 10.0
     points: Literal["two", "central", "one"] = eqx.field(static=True, default="two")
     directions: int = eqx.field(static=True, default=1)

@@ -72,7 +72,7 @@ def test_the_best_price_is_that_of_the_docstring():
 
 @pytest.mark.parametrize(
     ("solver", "iterations", "within"),
-    [(ExactDescent(step_size=5.0), 100, 1e-6), (ExactQuasiNewton(), 40, 1e-4), (CoupledPenalty(), 4000, 0.5)],
+    [(ExactDescent(step_size=5.0), 100, 1e-6), (ExactQuasiNewton(), 40, 1e-4), (CoupledPenalty(), 8000, 0.4)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_other_units_are_right_by_default(solver, iterations, within):

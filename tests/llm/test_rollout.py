@@ -191,6 +191,6 @@ def test_given_tokens_are_read_and_are_no_ones_choice():
 
 def test_a_row_that_ends_with_a_given_token_is_refused():
     one = torch.ones(1, 1, dtype=torch.long)
-    with pytest.raises(InvalidProblem, match=r"Rollout.mask\[0\]: got a row whose last token was given"):
+    with pytest.raises(InvalidProblem, match="completion 0: got a last token that was given"):
         assemble([Prompt((3,), "")], 3 * one, one, torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([True]),
                  torch.zeros(1, 2), given=torch.tensor([[False, True]]))  # fmt: skip

@@ -38,9 +38,6 @@ class Rollout:
         group: [N] index of the row's prompt in the batch.
         texts: N completions as a reward function receives them (strings, messages, or ids without a tokenizer).
         mask: [N, T] 1 where the policy sampled, in the type of `logp`; None: at every real token.
-
-    Raises:
-        InvalidProblem: a row whose last token was given.
     """
 
     prompts: Sequence[Prompt]
@@ -56,14 +53,6 @@ class Rollout:
     def __post_init__(self) -> None:
         if self.mask is None:
             object.__setattr__(self, "mask", self.real)
-            return
-        ends = self.mask.gather(1, (self.lengths[:, None] - 1).clamp(min=0))[:, 0]
-        if not bool(ends.all()):
-            row = int((ends == 0).nonzero()[0])
-            raise InvalidProblem(
-                message(f"Rollout.mask[{row}]", "a row whose last token was given", "its reward is paid at a sampled token",
-                        "End each row with what the policy wrote, or cut what comes after")
-            )  # fmt: skip
 
     @property
     def size(self) -> int:
@@ -175,6 +164,9 @@ def assemble(
         tokenizer: makes the texts.
         given: [N, T] True at tokens that the policy did not sample; None: it sampled all.
 
+    Raises:
+        InvalidProblem: a row whose last token was given.
+
     Example:
         >>> prompt, one = Prompt((3,), ""), torch.ones(1, 1, dtype=torch.long)
         >>> made = assemble([prompt], 3 * one, one, torch.tensor([[5, 6, 7, 0]]), torch.tensor([3]), torch.tensor([True]),
@@ -183,6 +175,8 @@ def assemble(
         ([[1.0, 0.0, 1.0, 0.0]], [[5, 6, 7]])
     """
     real = torch.arange(completion.shape[1], device=completion.device) < lengths[:, None]
+    if given is not None:
+        _check_ends(given, lengths)
     numbers: dict[tuple[int, ...], int] = {}
     group = torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=ids.device)
     rollout = Rollout(
@@ -190,6 +184,16 @@ def assemble(
         logp, group, mask=None if given is None else (real & ~given).to(logp.dtype),
     )  # fmt: skip
     return dataclasses.replace(rollout, texts=texts(rollout, tokenizer))
+
+
+def _check_ends(given: Tensor, lengths: Tensor) -> None:
+    ends = given.gather(1, (lengths[:, None] - 1).clamp(min=0))[:, 0]
+    if bool(ends.any()):
+        raise InvalidProblem(
+            message(f"completion {int(ends.nonzero()[0])}", "a last token that was given",
+                    "the reward of a row is paid at a sampled token",
+                    "End each row with what the policy wrote: cut what comes after")
+        )  # fmt: skip
 
 
 def texts(rollout: Rollout, tokenizer: Any) -> list[Any]:

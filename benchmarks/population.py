@@ -1,6 +1,6 @@
 """A population of problems, not one grid: what a solver's defaults do on instances that nobody arranged.
 
-    python benchmarks/population.py [--draw tuning|reporting] [--variants NAME ...] [--kinds placement ...]
+    python benchmarks/population.py [--draw tuning|reporting|reference] [--variants NAME ...] [--kinds placement ...]
 
 Instances are drawn at random, from two seeds that were fixed before the first run: defaults are chosen on the tuning
 draw and reported on the other. A run succeeds when its gap is at most 5 % of max(|best|, initial gap); the best value
@@ -26,14 +26,15 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_m
 from bilevel_rl import records
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
 from bilevel_rl.finite.objectives import VisitationUtility
-from bilevel_rl.finite.problems import GoalPlacement, RandomMDP
+from bilevel_rl.finite.problems import FrozenLake8x8, GoalPlacement, RandomMDP, WalledGoalPlacement
 from bilevel_rl.finite.problems.toy_text import Incentives
 from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
 from bilevel_rl.finite.tuning import with_options
 
 RESULTS = Path(__file__).parent / "results" / "population.json"
 SEEDS = {"tuning": 20261125, "reporting": 16399}  # written here before anything was run
-SAMPLES, RUNS = 128_000, 10
+SAMPLES = 128_000
+RUNS = {"tuning": 10, "reporting": 10, "reference": 30}
 RECORDS = 4  # at 32,000, 64,000, 96,000 and 128,000 transitions
 TOLERANCE = 0.05
 DISCOUNTS, SLIPS, WIDTHS = (0.9, 0.95, 0.98), (0.0, 0.1, 0.3), (0.15, 0.25, 0.4)
@@ -124,8 +125,14 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator], BilevelProblem], int]] = 
 
 
 def instances(draw: str) -> dict[str, BilevelProblem]:
-    """All instances of a draw by name. Each kind has a stream of its own: adding to one changes no other."""
+    """All instances of a draw by name. Each kind has a stream of its own: adding to one changes no other.
+
+    `reference` is no draw: the grids on which the steps were once tuned.
+    """
     found = {}
+    if draw == "reference":
+        fixed = GoalPlacement(), WalledGoalPlacement(), FrozenLake8x8()
+        return {problem.name: jax.tree.map(jnp.asarray, problem) for problem in fixed}
     for place, (kind, (make, count)) in enumerate(KINDS.items()):
         rng = np.random.default_rng([SEEDS[draw], place])
         for i in range(count):
@@ -169,13 +176,13 @@ def known(problem: BilevelProblem) -> dict:
     return {"best": best, "start": start, "allowed": allowed, "exact_descent": bool(reached[0] - best <= allowed)}
 
 
-def cell(problem: BilevelProblem, solver, best: float) -> dict:
+def cell(problem: BilevelProblem, solver, best: float, runs: int) -> dict:
     """Gaps [runs][records] of one variant on one instance, at equal samples."""
     began = time.process_time()
     solver = with_options(solver, {"scales.tau.initial": problem.temperature()})
     pilot = solve(problem, solver, iterations=1, evaluate=False)
     iterations = RECORDS * int(SAMPLES / float(pilot["samples"][0, -1]) / RECORDS)
-    trace = solve(problem, solver, iterations=iterations, record_every=iterations // RECORDS, runs=RUNS, evaluate=False)
+    trace = solve(problem, solver, iterations=iterations, record_every=iterations // RECORDS, runs=runs, evaluate=False)
     x = trace.x[:, 1:]
     gaps = np.asarray(values(problem, jnp.asarray(x.reshape(-1, x.shape[-1])), problem.temperature())) - best
     gaps = np.where(trace.status[:, None] == 0, gaps.reshape(x.shape[:2]), np.inf)
@@ -204,8 +211,8 @@ def table(results: dict, draw: str) -> str:
             solvable = [(k, c) for k, c in cells if k["exact_descent"]]
             there = sum(within(c, k["allowed"]) for k, c in solvable)
             lines.append(
-                f"{variant:38s} {late:4d} of {RUNS * len(cells)} ({early} by 32,000); where exact descent succeeds "
-                f"{there} of {RUNS * len(solvable)}"
+                f"{variant:38s} {late:4d} of {RUNS[draw] * len(cells)} ({early} by 32,000); where exact descent succeeds "
+                f"{there} of {RUNS[draw] * len(solvable)}"
             )
     return "\n".join(lines)
 
@@ -213,13 +220,13 @@ def table(results: dict, draw: str) -> str:
 def main() -> None:
     """Fill every missing cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", default="tuning", choices=list(SEEDS))
+    parser.add_argument("--draw", default="tuning", choices=list(RUNS))
     parser.add_argument("--variants", nargs="*", default=["coupled_penalty"], choices=list(VARIANTS))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"known": {}, "cells": {}}
     for name, problem in instances(options.draw).items():
-        if name.split()[0] not in options.kinds:
+        if options.draw in SEEDS and name.split()[0] not in options.kinds:
             continue
         place = f"{options.draw} | {name}"
         if place not in results["known"]:
@@ -228,11 +235,11 @@ def main() -> None:
             key = f"{place} | {variant}"
             if key in results["cells"]:
                 continue
-            result = cell(problem, VARIANTS[variant], results["known"][place]["best"])
+            result = cell(problem, VARIANTS[variant], results["known"][place]["best"], RUNS[options.draw])
             results["cells"][key] = result
             facts = results["known"][place]
             print(
-                f"{key}: {within(result, facts['allowed'])} of {RUNS}; exact descent "
+                f"{key}: {within(result, facts['allowed'])} of {RUNS[options.draw]}; exact descent "
                 f"{'succeeds' if facts['exact_descent'] else 'fails'}; {result['cpu_seconds']} s",
                 flush=True,
             )

@@ -200,12 +200,7 @@ class Batch:
         rows = torch.arange(n, device=device)
         done = ids(done, torch.ones(n, dtype=torch.bool, device=device), torch.bool)
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(name for name in fields if name not in known and name not in PROVIDERS)
-        if unknown:
-            raise InvalidConfig(
-                message("Batch.make", f"the field {unknown[0]!r}", "names are those of Batch and PROVIDERS",
-                        "Rename it, or give a field of your own as extras={...}")
-            )  # fmt: skip
+        _known(set(fields) - known)
         extras = {**fields.pop("extras", {}), **{k: fields.pop(k) for k in list(fields) if k not in known}}
         given: dict[str, Any] = {
             k: torch.as_tensor(v, device=device) if _is_data(k, v) else v for k, v in fields.items()
@@ -386,6 +381,16 @@ class Batch:
                             "action tokens need finite numbers (log-probabilities may be -inf)",
                             PROVIDERS.get(name, "Check the component that wrote it"))
                 )  # fmt: skip
+
+
+def _known(names: set[str]) -> None:
+    """Raise `InvalidConfig` for an extra that nobody provides: most likely a slip of the pen."""
+    unknown = sorted(names - set(PROVIDERS))
+    if unknown:
+        raise InvalidConfig(
+            message("Batch.make", f"the field {unknown[0]!r}", "names are those of Batch and PROVIDERS",
+                    "Rename it, or give a field of your own as extras={...}")
+        )  # fmt: skip
 
 
 def paid_at_end(mask: Tensor, reward: Tensor) -> Tensor:

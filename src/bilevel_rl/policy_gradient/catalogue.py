@@ -55,12 +55,24 @@ def render() -> str:
         f"{len(every)} components of {len(papers)} papers and of common practice; {keeps} keep the objective. Papers with a "
         f"component that is INFERRED: {', '.join(map(str, inferred))}.\n"
     )
+    return "\n".join([*lines, *_components(), *_recipes()]) + "\n"
+
+
+def _components() -> list[str]:
+    """A table a slot."""
+    lines: list[str] = []
     for slot in Slot:
         lines.append(f"## {slot}\n")
         lines.append("| name | # | effect | needs | compares | cost | source | formula |")
         lines.append("|---|---|---|---|---|---|---|---|")
         lines += [row(card) for card in cards(slot)]
         lines.append("")
+    return lines
+
+
+def _recipes() -> list[str]:
+    """The named recipes, slot by slot."""
+    lines: list[str] = []
     lines.append("## Recipes by name\n")
     lines.append("| recipe | rollout | select | reward | credit | weigh | loss | regular |")
     lines.append("|---|---|---|---|---|---|---|---|")
@@ -75,7 +87,7 @@ def render() -> str:
             " ".join(f"{k:g} {_label(c)}" for k, c in recipe.regular),
         ]
         lines.append(f"| `{recipe.name}` | " + " | ".join(slots) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _label(component: object) -> str:

@@ -100,11 +100,18 @@ def _written(value: Any) -> str:
         return repr(value)
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else "inf" if value > 0 else "-inf"
-    if not hasattr(value, "card"):
-        for name, factory in FACTORIES.items():
-            if type(value) is factory:
-                return f"{name}({_options(value, inspect.signature(factory).parameters)})"
-        return reference(value)
+    return _component(value) if hasattr(value, "card") else _made_or_named(value)
+
+
+def _made_or_named(value: Any) -> str:
+    """An option that a factory makes, or a function by its name."""
+    for name, factory in FACTORIES.items():
+        if type(value) is factory:
+            return f"{name}({_options(value, inspect.signature(factory).parameters)})"
+    return reference(value)
+
+
+def _component(value: Any) -> str:
     if not dataclasses.is_dataclass(value):
         raise InvalidConfig(
             message(f"{value.card.slot} '{value.card.name}'", f"{type(value).__name__}, which is no dataclass",
@@ -244,11 +251,7 @@ class _Reader:
         if isinstance(node, ast.Name):
             return self._named_option(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            word = self._name(node.func.id)
-            if word in FACTORIES:
-                values = {k.arg or "**": self._option(k.value) for k in node.keywords}
-                return FACTORIES[word](*[self._option(a) for a in node.args], **values)
-            return self._part(node, component(word).card.slot)  # type: ignore[attr-defined]
+            return self._called_option(node, self._name(node.func.id))
         if (
             isinstance(node, ast.UnaryOp)
             and isinstance(node.op, ast.USub)
@@ -256,6 +259,13 @@ class _Reader:
         ):
             return -self._option(node.operand)
         return self._literal(node)
+
+    def _called_option(self, node: ast.Call, word: str) -> Any:
+        """What a factory makes, or a component with its options."""
+        if word not in FACTORIES:
+            return self._part(node, component(word).card.slot)  # type: ignore[attr-defined]
+        values = {k.arg or "**": self._option(k.value) for k in node.keywords}
+        return FACTORIES[word](*[self._option(a) for a in node.args], **values)
 
     def _named_option(self, node: ast.Name) -> Any:
         """A function by its name, a component with its defaults, or what `module:name` holds."""

@@ -6,7 +6,7 @@ Instances are drawn at random, from two seeds that were fixed before the first r
 draw and reported on the other. A run succeeds when its gap is at most 5 % of max(|best|, initial gap); the best value
 comes from a grid polished by exact descent, and exact descent from the same start is the yardstick: what it misses is
 another basin. Each variant runs as shipped, 10 seeds an instance. Results go to `results/population.json`; a second call
-runs what is missing. One variant on one draw takes about four minutes of one core.
+runs what is missing. One variant on one draw takes about two minutes of one core.
 """
 
 from __future__ import annotations

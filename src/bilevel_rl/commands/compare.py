@@ -87,12 +87,12 @@ def main(argv: Sequence[str]) -> int:
         )
     facts = {key: value for key, value in dataclasses.asdict(settings).items() if key != "out"}
     unfinished.begin("compare", folder, unfinished.without_out(argv), problem.source, facts | {"problem": problem_options})
-    with signals.hinted(f"bilevel-rl resume {folder}"):
+    with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}"):
         rows, exact = _fill(asks, folder)
     title = f"{words[0]}: {settings.runs} runs of {settings.samples:,} samples"
     screen.console().print(screen.results_table(title, rows))
     screen.show_x([(label, trace) for label, trace, _ in rows], exact)
-    screen.say(f"run folders: {folder}   report: bilevel-rl report {folder}")
+    screen.say(f"run folders: {folder}   report: bilevel-rl report {screen.quoted(folder)}")
     return 0
 
 

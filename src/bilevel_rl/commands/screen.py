@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # of a table that no terminal shows
 COORDINATES = 12  # ours: upper variables shown on the screen; the report shows all
+WORSE = 0.01  # ours: a run that ends so much above where it began is spoken of, as a share of 1 + |objective|
 SUCCESS = 0.05  # paper's wording of our benchmark: within 5 % of the optimum
 
 
@@ -112,13 +114,44 @@ def show_run(
     note = temperature_note(ready.solver, ready.config["tau"])
     if note is not None:
         say(f"[yellow]temperatures:[/] {escape(note)}")
+    note = worse_note(trace)
+    if note is not None:
+        say(f"[yellow]worse than x0:[/] {escape(note)}")
     for text in broken_order(ready.problem, ready.solver):
         say(f"[yellow]order of the sequences:[/] {escape(text)}")
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
         say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
-    say(escape(f"run folder: {folder}   report: bilevel-rl report {folder}"))
+    say(escape(f"run folder: {folder}   report: bilevel-rl report {quoted(folder)}"))
     return int(bool((trace.status != 0).all()))
+
+
+def quoted(folder: Path) -> str:
+    """A path as one word of a command that can be pasted."""
+    return shlex.quote(str(folder))
+
+
+def worse_note(trace: Trace) -> str | None:
+    """A sentence where runs end above the objective that they began at; None where none does.
+
+    Example:
+        >>> from bilevel_rl.finite.problems import GoalPlacement
+        >>> from bilevel_rl.finite.solvers import ExactDescent
+        >>> from bilevel_rl.loop import solve
+        >>> worse_note(solve(GoalPlacement(rows=3, columns=3), ExactDescent(), iterations=10)) is None
+        True
+    """
+    values = trace.metrics.get("objective")
+    if values is None:
+        return None
+    first, last = values[:, 0], values[:, -1]
+    worse = int((last > first + WORSE * (1 + np.abs(first))).sum())
+    if not worse:
+        return None
+    return (
+        f"{worse} of {len(first)} runs end at a higher objective than x0 has: x moved before its followers had caught up, "
+        "or too far. Lower the step size of x, or hold x longer (--solver.hold)"
+    )
 
 
 def show_x(rows: Sequence[tuple[str, Trace]], exact: execute.Exact | None = None) -> None:

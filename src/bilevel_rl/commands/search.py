@@ -121,7 +121,7 @@ def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -
     print("stages: " + "; ".join(rounds))
     if not kept.all():
         print(f"stopped: {int((~kept).sum())} starts became non-finite and were given up")
-    print(f"run folders: {folder}/starts {folder}/best   report: bilevel-rl report {folder}")
+    print(f"run folders: {folder}/starts {folder}/best   report: bilevel-rl report {screen.quoted(folder)}")
     return int(not kept.any())
 
 

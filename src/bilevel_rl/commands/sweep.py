@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         facts = {key: value for key, value in dataclasses.asdict(s).items() if key != "out"}
         facts |= {"problem": asked.given_problem, "solver": [solver.name, asked.given_solver]}
         unfinished.begin("sweep", folder, unfinished.without_out(argv), asked.problem.source, facts)
-    with signals.hinted(f"bilevel-rl resume {folder}" if folder is not None else ""):
+    with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}" if folder is not None else ""):
         found = tuning.sweep(
             problem, solver, axes, samples=s.samples, runs=s.runs, seed=s.seed, iterations=s.iterations, folder=folder,
         )  # fmt: skip

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def begin(verb: str, folder: Path, argv: Sequence[str], source: Path | None, fac
         if read(folder)["facts"] != records.plain(facts):
             raise InvalidConfig(
                 message(str(folder), f"a {verb} that was asked something else", f"one folder holds one {verb}",
-                        f"Choose another --out, or continue with `bilevel-rl resume {folder}`")
+                        f"Choose another --out, or continue with `bilevel-rl resume {shlex.quote(str(folder))}`")
             )  # fmt: skip
         return
     for name in ("run.json", "search.json", *(f"{other}.json" for other in VERBS)):

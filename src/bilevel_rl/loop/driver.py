@@ -19,7 +19,7 @@ from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Optimum, Problem
 from bilevel_rl.loop.run_folder import RunFolder
 from bilevel_rl.loop.solver import Solver, check_fits
-from bilevel_rl.loop.starts import checked
+from bilevel_rl.loop.starts import checked, checked_seed
 from bilevel_rl.loop.trace import OK, Trace
 
 
@@ -72,6 +72,7 @@ def solve(
     """
     solvers = [solver] if isinstance(solver, Solver) else list(solver)
     checked_before_work(problem, solvers, runs)
+    seed = checked_seed(seed)
     solvers = [one.on(problem) for one in solvers]
     problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
     every = interval(iterations, record_every)

@@ -52,6 +52,12 @@ class Problem(eqx.Module):
 
     x0: eqx.AbstractVar[Float[Array, " d"]]
 
+    def __check_init__(self):
+        """x0 may be given as a list or tuple of numbers."""
+        x0 = vars(self).get("x0")
+        if isinstance(x0, (list, tuple)) and all(isinstance(v, (int, float, np.number)) for v in x0):
+            object.__setattr__(self, "x0", jnp.asarray(x0, float))  # fields are frozen by now
+
     name: ClassVar[str] = "problem"
     kind: ClassVar[str] = "loop"  # of the run folder: which engine it was
     references: ClassVar[tuple[str, ...]] = ()

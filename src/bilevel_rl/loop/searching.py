@@ -30,7 +30,7 @@ from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.search_folder import Place, SearchFolder
 from bilevel_rl.loop.solver import Solver, State, check_fits
 from bilevel_rl.loop.stages import COMPARING, SETTLING, Shape, Stage, plan
-from bilevel_rl.loop.starts import checked, starting_points
+from bilevel_rl.loop.starts import checked, checked_seed, starting_points
 from bilevel_rl.loop.trace import NON_FINITE, OK
 
 
@@ -137,6 +137,7 @@ def search(
         (True, False)
     """
     shape = Shape(starts, samples, iterations, eta, stages, continuation, comparing, settling)
+    seed = checked_seed(seed)
     points = starting_points(problem, starts, seed, spread) if x0 is None and starts >= 1 else x0
     it = _Search(problem, solver, shape, points, comparison, by, seed, tau)
     store = SearchFolder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -36,6 +37,28 @@ def points(
 def starting_points(problem: Problem, count: int, seed: int = 0, spread: float = 1.0) -> Float[Array, "N d"]:
     """The starts of a search with this seed: `points`, from a key that no run uses."""
     return points(problem, count, jax.random.fold_in(jax.random.key(seed), 2**31), spread)
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed as an integer.
+
+    Raises:
+        InvalidConfig: it is none, or has more than 64 bits.
+
+    Example:
+        >>> import numpy as np
+        >>> checked_seed(np.int32(7))
+        7
+    """
+    try:
+        whole = operator.index(seed)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(seed, bool) or not -(2**63) <= whole < 2**63:
+        raise InvalidConfig(
+            message("solve.seed", repr(seed), "it must be an integer of at most 64 bits", "Set for instance seed=0")
+        )
+    return whole
 
 
 def checked(problem: Problem, x0: Any, batch: int) -> Float[Array, "B d"]:

@@ -57,11 +57,10 @@ def contract() -> np.ndarray:
 
 
 # file -> (solver and its options, the right x or None where brute force knows it, tolerance)
-TAU = "--solver.scales.tau.initial"  # the follower's own temperature, as `check` says
 SESSIONS = {
-    "toll": (["coupled_penalty", "--samples", "32000", TAU, "0.1"], toll, 0.06),
-    "demonstrations": (["coupled_penalty", "--samples", "128000", TAU, "0.3"], demonstrations, 0.06),
-    "contract": (["coupled_penalty", "--samples", "64000", TAU, "0.1"], contract, 0.15),
+    "toll": (["coupled_penalty", "--samples", "32000"], toll, 0.06),
+    "demonstrations": (["coupled_penalty", "--samples", "128000"], demonstrations, 0.06),
+    "contract": (["coupled_penalty", "--samples", "64000"], contract, 0.15),
     "lake": (["coupled_penalty", "--samples", "128000"], None, 0.15),
 }  # fmt: skip
 

@@ -75,9 +75,12 @@ def row(final: dict[str, Any], optimum: dict[str, Any]) -> dict[str, Any]:
     """Every record of a method: how many seeds succeed, mean and median of both grades, the mean's interval."""
     hard, soft = np.array(final["unregularised"]), np.array(final["regularised"])
     within = hard <= optimum["value"] + tolerance(optimum)
+    best_soft, start_soft = optimum["regularised"]["value"], optimum["start"]["regularised"]
+    within_soft = soft <= best_soft + SUCCESS * max(abs(best_soft), start_soft - best_soft)
     half = scipy.stats.t.ppf(0.975, len(hard) - 1) * hard.std(0, ddof=1) / np.sqrt(len(hard))
     return {
         "budgets": final["budgets"], "runs": len(hard), "within": within.sum(0).tolist(),
+        "regularised within": within_soft.sum(0).tolist(),
         "success at the end": list(statistics.success_rate(within[:, -1])),
         "mean": hard.mean(0).round(4).tolist(), "half": half.round(4).tolist(),
         "median": np.median(hard, 0).round(4).tolist(),

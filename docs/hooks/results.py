@@ -596,7 +596,8 @@ def verdicts(root: Path) -> str:
             f"goal as a {p}: ahead at {a} of {n} budgets, behind at {b}" for p, (a, b, n) in found.items() if n
         )
         ahead, behind = (sum(v[i] for v in found.values()) for i in (0, 1))
-        return words, "contradicted here" if behind > ahead else "consistent" if ahead else "undecided"
+        verdict = "mixed" if ahead and behind else "contradicted here" if behind else "consistent" if ahead else "undecided"
+        return words, verdict
 
     for name, rivals in (
         ("partial SGD", ["partial_sgd"]),

@@ -90,7 +90,7 @@ def load_module(name: str, where: str) -> ModuleType:
             message(where, f"no module named {error.name!r}", "an importable module, installed or in the current folder",
                     "Check the name and the folder, or give the file: FILE.py:NAME")
         ) from error  # fmt: skip
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(name, error) from error
 
 
@@ -115,8 +115,8 @@ def load_file(file: str | Path, where: str) -> ModuleType:
     try:
         with _searched(str(path.resolve().parent)):
             spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
-        raise _broken(str(path), error) from error
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, and a script's exit
+        raise _broken(str(path), error, "file") from error
     return module
 
 
@@ -131,9 +131,9 @@ def _searched(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _broken(name: str, error: Exception) -> InvalidProblem:
+def _broken(name: str, error: BaseException, what: str = "module") -> InvalidProblem:
     return InvalidProblem(
-        message(name, f"{type(error).__name__}: {error}", "the module must import without errors", "Mend it")
+        message(name, f"{type(error).__name__}: {error}", f"the {what} must import without errors", f"Mend the {what}")
     )
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl import launch
+from bilevel_rl import launch, names
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
 from bilevel_rl.finite import problems, solvers
 from bilevel_rl.launch import options
@@ -118,7 +115,7 @@ def _from_file(name: str, base: type, word: str) -> Target:
         raise InvalidProblem(
             message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path")
         )
-    module = _load_module(path)
+    module = names.load_file(path, name)
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise InvalidProblem(
@@ -142,32 +139,6 @@ def _from_file(name: str, base: type, word: str) -> Target:
             f"Subclass bilevel_rl.finite.{WANTED[word]}",
         )
     )
-
-
-def _load_module(path: Path) -> Any:
-    label = f"bilevel_rl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(label, path)
-    if spec is None or spec.loader is None:
-        raise InvalidProblem(
-            message(str(path), "a file that is not Python", "a .py file is expected", "Rename it")
-        )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[label] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises, and a script's exit
-        raise InvalidProblem(
-            message(
-                str(path),
-                f"{type(error).__name__}: {error}",
-                "the file must import without errors",
-                "Mend the file",
-            )
-        ) from error
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 # -- run folders ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ FORMS = (
 )  # fmt: skip
 
 
-def cell(task: tasks.Task, method: methods.Method, by: str, comparing: float, settling: float, seeds: int) -> dict:
+def cell(task: tasks.Task, method: methods.Contender, by: str, comparing: float, settling: float, seeds: int) -> dict:
     """Searches that differ in their seed only; lists have an entry each."""
     began = time.perf_counter()
     problem = task.make()

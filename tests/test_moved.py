@@ -29,6 +29,28 @@ def test_the_usual_form_of_import_works():
     assert horizon.unrolled.__module__ == "bilevel_rl.finite.model.horizon"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("policy_gradient.optimiser.Solver", "PolicyOptimiser"),
+        ("policy_gradient.optimiser.State", "OptimiserState"),
+        ("policy_gradient.rollout.Ask", "RolloutAsk"),
+        ("policy_gradient.rollout.Plan", "RolloutPlan"),
+        ("levels.objectives.UpperObjective", "SampledObjective"),
+        ("llm.UpperObjective", "SampledObjective"),
+        ("llm.data.sources.Preference", "PreferenceText"),
+    ],
+)
+def test_classes_that_got_another_name_keep_the_old_one_with_a_warning(old, new):
+    pytest.importorskip("torch")
+    where, _, name = f"bilevel_rl.{old}".rpartition(".")
+    module = importlib.import_module(where)
+    with pytest.warns(DeprecationWarning, match=f"{name} is .*{new} now"):
+        assert getattr(module, name) is getattr(module, new)
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        _ = module.nosuch
+
+
 def test_names_that_never_were_are_no_modules():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("bilevel_rl.finite.nosuch")

@@ -16,7 +16,9 @@ MOVED = {
     "bilevel_rl.finite.sampling": "bilevel_rl.finite.model.sampling",
     "bilevel_rl.finite.horizon": "bilevel_rl.finite.model.horizon",
     "bilevel_rl.finite.contexts": "bilevel_rl.finite.model.contexts",
-    "bilevel_rl.finite.leader": "bilevel_rl.finite.model.leader",
+    "bilevel_rl.finite.leader": "bilevel_rl.finite.model.game",
+    "bilevel_rl.finite.model.leader": "bilevel_rl.finite.model.game",
+    "bilevel_rl.policy_gradient.solver": "bilevel_rl.policy_gradient.optimiser",
     "bilevel_rl.finite.linear_quadratic": "bilevel_rl.finite.model.linear_quadratic",
     "bilevel_rl.finite.small": "bilevel_rl.finite.model.small",
     "bilevel_rl.finite.followers": "bilevel_rl.finite.learn.followers",
@@ -101,6 +103,27 @@ def names_of(package: str, *modules: str) -> Callable[[str], Any]:
                 )
                 return getattr(found, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return forwarded
+
+
+def renamed(module: str, **names: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a module whose classes got other names, with the same warning.
+
+    Args:
+        module: the module, e.g. "bilevel_rl.policy_gradient.optimiser".
+        names: what each old name is called now.
+    """
+
+    def forwarded(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is {module}.{names[name]} now; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(module), names[name])
 
     return forwarded
 

@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.finite import BilevelProblem, oracles
 from bilevel_rl.finite.checks import check_problem
 from bilevel_rl.finite.model import planning, sampling
-from bilevel_rl.finite.model.leader import Game
+from bilevel_rl.finite.model.game import Game
 from bilevel_rl.finite.objectives import LeaderReturn, VisitationUtility
 from bilevel_rl.finite.problems import LeaderToy
 from bilevel_rl.finite.solvers import ExactPenalty

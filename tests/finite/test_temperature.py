@@ -16,7 +16,7 @@ from bilevel_rl.finite.checks import check_problem
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import CoupledPenalty, ExactDescent, ExactQuasiNewton
-from bilevel_rl.launch.execute import Ask, prepare
+from bilevel_rl.launch.execute import RunAsk, prepare
 from bilevel_rl.launch.load import Target, find_solver
 from bilevel_rl.loop.searching import search
 from bilevel_rl.loop.settings import has_temperature, temperature, with_options
@@ -120,11 +120,11 @@ def test_a_search_takes_it_too():
 
 def test_a_run_records_the_number_that_it_took():
     target = Target("pricing", make=Pricing)
-    ready = prepare(Ask(target, find_solver("exact_descent"), iterations=1, search=False))
+    ready = prepare(RunAsk(target, find_solver("exact_descent"), iterations=1, search=False))
     assert ready.config["solver_options"]["tau"] == 5.0
     assert not isinstance(ready.config["solver_options"]["tau"], Unstated)
-    ready = prepare(Ask(target, find_solver("coupled_penalty"), iterations=1, search=False))
+    ready = prepare(RunAsk(target, find_solver("coupled_penalty"), iterations=1, search=False))
     assert ready.config["solver_options"]["scales"]["tau"]["initial"] == 5.0
     assert dataclasses.asdict(ready.solver.scales.tau)["initial"] == 5.0
-    told = Ask(target, find_solver("exact_descent"), solver_options={"tau": 0.05}, iterations=1, search=False)
+    told = RunAsk(target, find_solver("exact_descent"), solver_options={"tau": 0.05}, iterations=1, search=False)
     assert prepare(told).config["solver_options"]["tau"] == 0.05

@@ -204,11 +204,11 @@ def test_lengths_are_checked_in_tokens(tokenizer, chat):
 
 def test_preferences_standard_conversational_and_implicit(chat):
     explicit = data.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
-    assert explicit == [data.Preference("my cat", " purrs", " hisses")]
+    assert explicit == [data.PreferenceText("my cat", " purrs", " hisses")]
     implicit = data.load_preferences([{"chosen": "my cat is happy", "rejected": "my cat is hungry"}])
-    assert implicit == [data.Preference("my cat is", " happy", " hungry")]
+    assert implicit == [data.PreferenceText("my cat is", " happy", " hungry")]
     good, bad = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
-    expected = [data.Preference("[user]hello[assistant]", "yes", "no")]
+    expected = [data.PreferenceText("[user]hello[assistant]", "yes", "no")]
     plain = TEMPLATE.replace(
         "[{{ m['role'] }}]", "{% if m['role'] == 'user' %}[user]{% else %}[assistant]{% endif %}"
     )

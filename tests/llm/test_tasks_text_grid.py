@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.llm.tasks.text_grid import MOVES, Episode, Grid, Position, generate, play, replay, to_batch
+from bilevel_rl.llm.tasks.text_grid import (
+    MOVES,
+    Grid,
+    GridEpisode,
+    Position,
+    generate,
+    play,
+    replay,
+    to_batch,
+)
 from bilevel_rl.policy_gradient.credit import HierarchyOfGroups, LeaveOneOut, TrajectoryGraph
 from bilevel_rl.policy_gradient.losses import PolicyGradient
 from bilevel_rl.policy_gradient.recipe import Recipe
@@ -100,7 +109,7 @@ def test_batches_hold_what_happened():
     assert b.truncated.tolist() == [False, True, False]
     assert b.get("action_key")[1, 0] == 4
     assert b.state_key[0, :4].tolist() == [GRID.state_key(s) for s in episodes[0].states]
-    assert isinstance(episodes[0], Episode)
+    assert isinstance(episodes[0], GridEpisode)
 
 
 def test_states_recur_so_that_step_level_credit_has_something_to_compare():

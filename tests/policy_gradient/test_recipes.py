@@ -16,10 +16,10 @@ from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.catalogue import render
 from bilevel_rl.policy_gradient.checks import SETTING
 from bilevel_rl.policy_gradient.losses.unified import ClipMask
+from bilevel_rl.policy_gradient.optimiser import PolicyOptimiser
 from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS, component, compose, named
 from bilevel_rl.policy_gradient.regularizers import SampledKL
 from bilevel_rl.policy_gradient.regularizers.kl import k3
-from bilevel_rl.policy_gradient.solver import Solver
 from bilevel_rl.policy_gradient.steps import HARPG, SGD, Adam, ImplicitTransport
 from bilevel_rl.schedules import PowerDecay
 
@@ -134,7 +134,7 @@ def evaluate(parameters, batch):
 
 
 def solved(recipe, method, extra_loss=None, steps=600, tau=TAU):
-    solver = Solver(recipe, rollout, evaluate, method)
+    solver = PolicyOptimiser(recipe, rollout, evaluate, method)
     state = solver.init({"theta": torch.zeros(ARMS, dtype=torch.float64)})
     average = torch.zeros(ARMS, dtype=torch.float64)
     for k in range(steps):
@@ -181,7 +181,7 @@ def test_the_extra_loss_moves_the_follower_to_the_penalised_optimum():
 
 
 def test_decisions_are_made_once_and_can_be_shared():
-    solver = Solver(Recipe(), rollout, evaluate, SGD())
+    solver = PolicyOptimiser(Recipe(), rollout, evaluate, SGD())
     one = solver.init({"theta": torch.zeros(ARMS, dtype=torch.float64)})
     batch = solver.decide(one, lambda b: REWARD[b.get("target")], TAU)
     assert batch.reward.shape[-1] == 2

@@ -7,7 +7,7 @@ import torch
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.policy_gradient import compose, named
-from bilevel_rl.policy_gradient.rollout import Ask, Nearest, Plan, Refill, Spread
+from bilevel_rl.policy_gradient.rollout import Nearest, Refill, RolloutAsk, RolloutPlan, Spread
 from bilevel_rl.policy_gradient.rollout.refill import silent
 from bilevel_rl.policy_gradient.select.prompts import contrast
 
@@ -15,7 +15,7 @@ VALUE = torch.tensor([0.0, 0.5, 1.0, 0.45, 0.9, 0.1, 0.53, 0.0])
 
 
 def ask(value=VALUE, starts=2, group=4):
-    return Ask(torch.arange, starts, group, value)
+    return RolloutAsk(torch.arange, starts, group, value)
 
 
 def test_without_a_rollout_the_next_starts_are_written():
@@ -23,21 +23,21 @@ def test_without_a_rollout_the_next_starts_are_written():
 
 
 def test_the_starts_nearest_to_one_half_are_written_and_no_others():
-    plan = Nearest(candidates=4)(ask(), Plan.plain(ask()))
+    plan = Nearest(candidates=4)(ask(), RolloutPlan.plain(ask()))
     assert plan.start.tolist() == [1] * 4 + [6] * 4  # .5 and .53, nearer than .45
-    few = Nearest(candidates=2)(ask(), Plan.plain(ask()))
+    few = Nearest(candidates=2)(ask(), RolloutPlan.plain(ask()))
     assert few.start.tolist() == [1] * 4 + [3] * 4  # of the first four in line
-    unknown = Nearest()(ask(None), Plan.plain(ask()))
+    unknown = Nearest()(ask(None), RolloutPlan.plain(ask()))
     assert unknown.start.tolist() == [0] * 4 + [1] * 4  # nothing is remembered: the line's own
 
 
 def test_a_start_is_chosen_once_even_if_it_comes_twice_in_line():
-    line = Ask(lambda number: torch.arange(number) % 3, 4, 2, torch.tensor([0.5, 0.4, 0.0]))
-    assert Nearest()(line, Plan.plain(line)).start.tolist() == [0, 0, 1, 1, 2, 2, 0, 0]
+    line = RolloutAsk(lambda number: torch.arange(number) % 3, 4, 2, torch.tensor([0.5, 0.4, 0.0]))
+    assert Nearest()(line, RolloutPlan.plain(line)).start.tolist() == [0, 0, 1, 1, 2, 2, 0, 0]
 
 
 def test_rows_go_where_they_promise_contrast_and_their_number_is_that_of_the_iteration():
-    plan = Spread(candidates=4, smallest=1)(ask(), Plan.plain(ask()))
+    plan = Spread(candidates=4, smallest=1)(ask(), RolloutPlan.plain(ask()))
     assert len(plan.start) == 8
     rows = torch.bincount(plan.start, minlength=8)
     assert rows[2] == 1  # always solved: the least
@@ -63,12 +63,12 @@ def test_every_plan_has_the_rows_of_an_iteration(starts, group):
         "[choose_nearest, refill]",
         "[refill, spread_budget]",
     ):
-        plan = compose(f"rollout={text}").plan(Ask(lambda n: torch.arange(n) % 8, starts, group, VALUE))
+        plan = compose(f"rollout={text}").plan(RolloutAsk(lambda n: torch.arange(n) % 8, starts, group, VALUE))
         assert len(plan.start) == one.rows
 
 
 def test_refill_has_the_next_starts_to_spare():
-    plan = Refill(attempts=2)(ask(), Plan.plain(ask()))
+    plan = Refill(attempts=2)(ask(), RolloutPlan.plain(ask()))
     assert plan.attempts == 2
     assert plan.spare.tolist() == [2, 3, 4, 5]
     assert silent(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1])) == [[0, 1]]

@@ -18,7 +18,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl import records
-from bilevel_rl.bench.methods import HOLD, Method
+from bilevel_rl.bench.methods import HOLD, Contender
 from bilevel_rl.bench.tasks import Task
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.finite import BilevelProblem, Solver, solve, tuning
@@ -31,7 +31,7 @@ MODEL_RUNS = 5  # ours: solvers that use the model vary only with their start
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class CellAsk:
     """What a cell is.
 
     Attributes:
@@ -44,7 +44,7 @@ class Ask:
     """
 
     task: Task
-    method: Method
+    method: Contender
     runs: int = 24
     seed: int = 0
     tuning_runs: int = 3
@@ -71,13 +71,13 @@ class Ask:
         return dataclasses.asdict(self)
 
     @classmethod
-    def read(cls, folder: Path) -> Ask:
+    def read(cls, folder: Path) -> CellAsk:
         """From `ask.json`."""
         facts = records.read_json(folder / "ask.json")
         second = facts["method"]["second"]
         method = facts["method"] | {"second": None if second is None else (second[0], tuple(second[1]))}
         method |= {"travels": tuple(method["travels"])}
-        return cls(**facts | {"task": Task(**facts["task"]), "method": Method(**method)})
+        return cls(**facts | {"task": Task(**facts["task"]), "method": Contender(**method)})
 
 
 def fill(folder: Path) -> None:
@@ -89,7 +89,7 @@ def fill(folder: Path) -> None:
     with records.locked(folder):
         if (folder / "cell.json").exists():
             return
-        ask = Ask.read(folder)
+        ask = CellAsk.read(folder)
         began = time.perf_counter()
         idle = peak_memory()
         result = {"task": ask.task.name, "method": ask.label, "solver": ask.method.solver}
@@ -114,12 +114,12 @@ def fill(folder: Path) -> None:
         })  # fmt: skip
 
 
-def _every(ask: Ask, iterations: int) -> int:
+def _every(ask: CellAsk, iterations: int) -> int:
     return max(1, iterations // ask.task.records)
 
 
 def _tuned(
-    folder: Path, ask: Ask, problem: BilevelProblem, solver: Solver, each: int, iterations: int
+    folder: Path, ask: CellAsk, problem: BilevelProblem, solver: Solver, each: int, iterations: int
 ) -> dict:
     """The setting with the least mean final hyper-objective, by oracle, on half the budget and on seeds of its own."""
     if ask.chosen is not None:
@@ -145,7 +145,7 @@ def _tuned(
 
 
 def _run(
-    folder: Path, ask: Ask, problem: BilevelProblem, solver: Solver, each: int, iterations: int
+    folder: Path, ask: CellAsk, problem: BilevelProblem, solver: Solver, each: int, iterations: int
 ) -> dict[str, Any]:
     """The final runs in one program, and what an iteration costs once it is compiled."""
     model = each == 0
@@ -170,7 +170,7 @@ def _run(
 
 def _search(
     folder: Path,
-    ask: Ask,
+    ask: CellAsk,
     problem: BilevelProblem,
     solver: Solver,
     chosen: dict[str, float],

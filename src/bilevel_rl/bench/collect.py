@@ -29,7 +29,7 @@ def collect(
         settings: of the suite.
         provenance: of the call that makes the file.
     """
-    asks = [cell.Ask.read(folder) for folder in cells]
+    asks = [cell.CellAsk.read(folder) for folder in cells]
     found = {ask.key: _cell(folder, ask) for folder, ask in zip(cells, asks, strict=True)}
     tasks: dict[str, dict[str, Any]] = {}
     for task in dict.fromkeys(ask.task.name for ask in asks):
@@ -54,7 +54,7 @@ def collect(
     return {"format": 1, "settings": settings, "provenance": provenance, "tasks": tasks, "cells": found}
 
 
-def _cell(folder: Path, ask: cell.Ask) -> dict[str, Any]:
+def _cell(folder: Path, ask: cell.CellAsk) -> dict[str, Any]:
     for name in ("cell.json", "failed.json"):
         if (folder / name).exists():
             facts = records.read_json(folder / name)

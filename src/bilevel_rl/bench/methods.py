@@ -29,7 +29,7 @@ HORIZON = 3.0  # ours: trajectories last this many times 1/(1 - gamma), which cu
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Contender:
     """One column of the table.
 
     Attributes:
@@ -140,43 +140,43 @@ BETA = ("scales.beta.initial", (0.2, 0.5))
 SHORT = {"trajectories": 4}
 CENTRED = SHORT | {"baseline": "visits"}
 LEARNS = {"length": 512, "descents": 10}
-ALL: tuple[Method, ...] = (
+ALL: tuple[Contender, ...] = (
     # by samples alone
-    Method("coupled_penalty", "coupled_penalty", {}, (W, (1.0, 10.0)), {HOLD: 0.2, OPTIMISM: 1.0}, relative_w=True,
+    Contender("coupled_penalty", "coupled_penalty", {}, (W, (1.0, 10.0)), {HOLD: 0.2, OPTIMISM: 1.0}, relative_w=True,
            quick=True),
-    Method("certainty_equivalence", "certainty_equivalence", LEARNS, ("explore", (0.25, 0.5)), travels=(1.0, 16.0)),
-    Method("certainty_equivalence, 12 starts", "certainty_equivalence", LEARNS | {"starts": 12}, travels=(1.0, 16.0)),
-    Method("penalty_actor_critic", "penalty_actor_critic", {"chains": 32}, ALPHA, relative_w=True, quick=True),
-    Method("nested_penalty", "nested_penalty", {}, ALPHA, relative_w=True),
-    Method("partial_sgd", "partial_sgd", {"chains": 32}, ALPHA),
-    Method("finite_difference", "finite_difference", {"inner": 100}, ALPHA),
-    Method("hpgd", "hpgd", SHORT, BETA, quick=True),
-    Method("hpgd, carried critic", "hpgd", SHORT | {"critic": "sarsa"}, BETA),
-    Method("boltzmann_covariance", "boltzmann_covariance", SHORT, BETA, quick=True),
+    Contender("certainty_equivalence", "certainty_equivalence", LEARNS, ("explore", (0.25, 0.5)), travels=(1.0, 16.0)),
+    Contender("certainty_equivalence, 12 starts", "certainty_equivalence", LEARNS | {"starts": 12}, travels=(1.0, 16.0)),
+    Contender("penalty_actor_critic", "penalty_actor_critic", {"chains": 32}, ALPHA, relative_w=True, quick=True),
+    Contender("nested_penalty", "nested_penalty", {}, ALPHA, relative_w=True),
+    Contender("partial_sgd", "partial_sgd", {"chains": 32}, ALPHA),
+    Contender("finite_difference", "finite_difference", {"inner": 100}, ALPHA),
+    Contender("hpgd", "hpgd", SHORT, BETA, quick=True),
+    Contender("hpgd, carried critic", "hpgd", SHORT | {"critic": "sarsa"}, BETA),
+    Contender("boltzmann_covariance", "boltzmann_covariance", SHORT, BETA, quick=True),
     # with a control variate that is ours: a fairer rival where x moves the transitions
-    Method("hpgd, our baseline", "hpgd", CENTRED, BETA),
-    Method("boltzmann_covariance, our baseline", "boltzmann_covariance", CENTRED, BETA),
-    Method("f2sa", "f2sa", {}, ALPHA, relative_w=True),
-    Method("sobirl, sampled", "sobirl", {"form": "sampled"}, ("beta", (0.1, 0.3))),
+    Contender("hpgd, our baseline", "hpgd", CENTRED, BETA),
+    Contender("boltzmann_covariance, our baseline", "boltzmann_covariance", CENTRED, BETA),
+    Contender("f2sa", "f2sa", {}, ALPHA, relative_w=True),
+    Contender("sobirl, sampled", "sobirl", {"form": "sampled"}, ("beta", (0.1, 0.3))),
     # the leader samples, the follower plans with the model, as in the studies of HPGD and BC-HG
-    Method("hpgd, planned follower", "hpgd", SHORT | {"follower": "soft_vi"}, BETA, plans=True),
-    Method("boltzmann_covariance, planned follower", "boltzmann_covariance", SHORT | {"follower": "soft_vi"}, BETA,
+    Contender("hpgd, planned follower", "hpgd", SHORT | {"follower": "soft_vi"}, BETA, plans=True),
+    Contender("boltzmann_covariance, planned follower", "boltzmann_covariance", SHORT | {"follower": "soft_vi"}, BETA,
            plans=True),
     # by the model
-    Method("exact_descent", "exact_descent", quick=True),
-    Method("exact_quasi_newton", "exact_quasi_newton"),
-    Method("exact_penalty", "exact_penalty", {}, ALPHA, relative_w=True),
-    Method("implicit_cg", "implicit_cg"),
-    Method("sobirl", "sobirl", {}, ("rate", (0.3, 1.0))),
-    Method("pbrl_value", "pbrl_value", {}, ALPHA, relative_w=True),
-    Method("pbrl_bellman", "pbrl_bellman", {}, ("scales.w.initial", (0.01, 0.1))),
-    Method("policy_alignment", "policy_alignment", {}, ("alpha", (1.0, 10.0))),
-    Method("amd", "amd"),
-    Method("zero_order", "zero_order", {}, ("radius.initial", (0.05, 0.2))),
+    Contender("exact_descent", "exact_descent", quick=True),
+    Contender("exact_quasi_newton", "exact_quasi_newton"),
+    Contender("exact_penalty", "exact_penalty", {}, ALPHA, relative_w=True),
+    Contender("implicit_cg", "implicit_cg"),
+    Contender("sobirl", "sobirl", {}, ("rate", (0.3, 1.0))),
+    Contender("pbrl_value", "pbrl_value", {}, ALPHA, relative_w=True),
+    Contender("pbrl_bellman", "pbrl_bellman", {}, ("scales.w.initial", (0.01, 0.1))),
+    Contender("policy_alignment", "policy_alignment", {}, ("alpha", (1.0, 10.0))),
+    Contender("amd", "amd"),
+    Contender("zero_order", "zero_order", {}, ("radius.initial", (0.05, 0.2))),
 )  # fmt: skip
 
 
-def named(names: tuple[str, ...], quick: bool) -> list[Method]:
+def named(names: tuple[str, ...], quick: bool) -> list[Contender]:
     """Methods by label or by solver, user files as `file.py:solver`; all of them, or the quick ones, by default.
 
     Raises:
@@ -184,7 +184,7 @@ def named(names: tuple[str, ...], quick: bool) -> list[Method]:
     """
     if not names:
         return [method for method in ALL if method.quick or not quick]
-    found: list[Method] = []
+    found: list[Contender] = []
     for name in names:
         hits = [m for m in ALL if m.label == name] or [m for m in ALL if m.solver == name]
         if not hits and ":" not in name:
@@ -197,5 +197,5 @@ def named(names: tuple[str, ...], quick: bool) -> list[Method]:
                     "Name some of these",
                 )
             )
-        found += hits or [Method(name.rpartition(":")[2], name)]
+        found += hits or [Contender(name.rpartition(":")[2], name)]
     return found

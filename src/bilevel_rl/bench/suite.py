@@ -49,7 +49,7 @@ class Settings:
     ray: Annotated[str, arg(help="address of a running Ray cluster, or 'auto'; 'local' starts one here")] = ""
 
 
-def asks(s: Settings) -> list[cell.Ask]:
+def asks(s: Settings) -> list[cell.CellAsk]:
     """The cells, those that sample first, then searches, then solvers that use the model.
 
     Raises:
@@ -79,7 +79,7 @@ def asks(s: Settings) -> list[cell.Ask]:
             records=5 if s.quick else task.records,
         )
         for method in columns:
-            one = cell.Ask(task, method, runs, s.seed, tuning_runs)
+            one = cell.CellAsk(task, method, runs, s.seed, tuning_runs)
             found.append(dataclasses.replace(one, chosen=chosen.get(one.key)))
             if s.starts and task.basins:
                 # a search is tuned as its method is: the same settings
@@ -87,7 +87,7 @@ def asks(s: Settings) -> list[cell.Ask]:
     return sorted(found, key=_order)
 
 
-def _order(ask: cell.Ask) -> int:
+def _order(ask: cell.CellAsk) -> int:
     names = [m.label for m in methods.ALL]
     first = ("coupled_penalty", "exact_descent")
     model = ask.method.label in names and names.index(ask.method.label) >= names.index("exact_descent")
@@ -102,7 +102,7 @@ def _chosen(file: str) -> dict[str, dict[str, float]]:
     return {name: facts["tuning"]["chosen"] for name, facts in cells.items() if "tuning" in facts}
 
 
-def prepare(out: Path, wanted: Sequence[cell.Ask]) -> list[Path]:
+def prepare(out: Path, wanted: Sequence[cell.CellAsk]) -> list[Path]:
     """Folders of the cells, each with its `ask.json`.
 
     Raises:
@@ -149,7 +149,7 @@ def run(s: Settings, say=print) -> dict[str, Any]:
         nonlocal left
         left -= event != "died"
         again = "; once more" if event == "died" else ""
-        say(f"{event:6s} {cell.Ask.read(folder).key:56s} {said or _line(folder)}{again} ({left} left)")
+        say(f"{event:6s} {cell.CellAsk.read(folder).key:56s} {said or _line(folder)}{again} ({left} left)")
 
     try:
         pool.fill(folders, worker, jobs, watch)

@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _fill(asks: Sequence[execute.Ask], folder: Path) -> tuple[list[Any], execute.Exact | None]:
+def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], execute.Exact | None]:
     """Run what is not there, go on with what was stopped, read what is finished."""
     from bilevel_rl.launch import execute
 
@@ -121,7 +121,7 @@ def _fill(asks: Sequence[execute.Ask], folder: Path) -> tuple[list[Any], execute
     return rows, exact
 
 
-def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.Ask:
+def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.RunAsk:
     """One solver of the comparison, from `NAME` or `NAME:field=value,...`."""
     from bilevel_rl.launch import execute, load
     from bilevel_rl.loop import noise
@@ -145,7 +145,7 @@ def ask(text: str, problem: load.Target, problem_options: dict, settings: Settin
         "--seed",
         str(settings.seed),
     ]
-    return execute.Ask(
+    return execute.RunAsk(
         problem, target, problem_options, solver_options, runs=settings.runs, seed=settings.seed, label=text,
         iterations=settings.iterations if exact else None, samples=None if exact else settings.samples,
         command=shlex.join([*words, *" ".join(extra).split()]),

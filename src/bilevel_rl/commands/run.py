@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
     return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
 
 
-def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
-    """Words and options of a run as an `Ask` and its settings."""
+def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.RunAsk, Any]:
+    """Words and options of a run as a `RunAsk` and its settings."""
     if len(words) > 2:
         raise InvalidConfig(
             message(
@@ -106,7 +106,7 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.Ask, Any]:
     given = options.parse(f"run {' '.join(words)}", kind, rest, kind.__doc__)
     settings = given.run
     limits.check("run", settings)
-    ask = execute.Ask(
+    ask = execute.RunAsk(
         problem,
         solver,
         options.values(given.problem) if hasattr(given, "problem") else {},

@@ -84,7 +84,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def show_run(
-    ready: execute.Ready, ask: execute.Ask, folder: Path, resume: bool = False, tensorboard: bool = False
+    ready: execute.Ready, ask: execute.RunAsk, folder: Path, resume: bool = False, tensorboard: bool = False
 ) -> int:
     """Run with a progress bar, print the result, x and the folder; return 1 when every seed failed."""
     from bilevel_rl.launch import execute

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         "seed": s.seed, "command": shlex.join(["bilevel-rl", "search", *argv]), "search": s.chosen(),
     }  # fmt: skip
     search_folder.check_free(folder)
-    execute.keep_sources(execute.Ask(asked.problem, asked.solver), config, folder)
+    execute.keep_sources(execute.RunAsk(asked.problem, asked.solver), config, folder)
     return _show(problem, solver, folder, config, resume=False)
 
 

@@ -155,7 +155,7 @@ def _grade_regularised(folder: Path, problem: Any, x: np.ndarray) -> None:
     records.write_arrays(file, records.read_arrays(file) | {M.REGULARISED.key: values})
 
 
-def _same(ready: execute.Ready, ask: execute.Ask) -> bool:
+def _same(ready: execute.Ready, ask: execute.RunAsk) -> bool:
     """Whether the run of a folder is the one that is asked for."""
     config = ready.config
     options = execute.complete(ask.solver, ask.solver_options)

@@ -24,7 +24,7 @@ EXACT_ITERATIONS = 60  # ours: quasi-Newton from x0 on a small model ends long b
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class RunAsk:
     """What a run is asked to be.
 
     Attributes:
@@ -85,7 +85,7 @@ class Ready:
         )
 
 
-def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
+def prepare(ask: RunAsk, optimum: Optimum | None = None) -> Ready:
     """Build the objects, check the numbers, find the best known value.
 
     Raises:
@@ -127,7 +127,7 @@ def prepare(ask: Ask, optimum: Optimum | None = None) -> Ready:
 
 
 def start(
-    ask: Ask, folder: Path | None, optimum: Optimum | None = None, on_record: Callable | None = None
+    ask: RunAsk, folder: Path | None, optimum: Optimum | None = None, on_record: Callable | None = None
 ) -> Trace:
     """`prepare`, write the user's own source beside the run, and run."""
     ready = prepare(ask, optimum)
@@ -145,7 +145,7 @@ def check_free(folder: Path) -> None:
         )  # fmt: skip
 
 
-def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
+def keep_sources(ask: RunAsk, config: dict[str, Any], folder: Path) -> None:
     """Copy a user's own files into the run folder, so that it can be rebuilt without them."""
     check_free(folder)
     for word, target in (("problem", ask.problem), ("solver", ask.solver)):
@@ -155,7 +155,7 @@ def keep_sources(ask: Ask, config: dict[str, Any], folder: Path) -> None:
             config[f"{word}_source"] = f"{word}.py"
 
 
-def again(folder: Path) -> tuple[Ready, Ask]:
+def again(folder: Path) -> tuple[Ready, RunAsk]:
     """A run folder, ready to go on or to start anew.
 
     Raises:
@@ -179,7 +179,7 @@ def again(folder: Path) -> tuple[Ready, Ask]:
         if found is None
         else Optimum(np.asarray(found["x"]), found["value"], found["grid_value"])
     )
-    ask = Ask(
+    ask = RunAsk(
         problem_target,
         solver_target,
         config["problem_options"],
@@ -224,7 +224,7 @@ def _nested(option: options.Option, value: Any) -> Any:
     return kind(**{o.name: _nested(o, value[o.name]) for o in option.nested if o.name in value})
 
 
-def iterations_of(ask: Ask, problem: Any, solver: Any) -> int:
+def iterations_of(ask: RunAsk, problem: Any, solver: Any) -> int:
     """The number of iterations; a sample budget is divided by what an iteration uses.
 
     Raises:
@@ -313,9 +313,9 @@ def exact_answer(ready: Ready) -> Exact | None:
                  f"--iterations {EXACT_ITERATIONS}`")  # fmt: skip
 
 
-def named(problem: str, solver: str, **rest: Any) -> Ask:
-    """An `Ask` by names."""
-    return Ask(find_problem(problem), find_solver(solver), **rest)
+def named(problem: str, solver: str, **rest: Any) -> RunAsk:
+    """A `RunAsk` by names."""
+    return RunAsk(find_problem(problem), find_solver(solver), **rest)
 
 
 def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], None]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.policy_gradient.rollout.ask import Plan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan
 
 POLICIES = ("policy", "policy_l")  # theta and theta^L
 CRITICS = ("critic", "critic_l")
@@ -83,7 +83,7 @@ class Engine(abc.ABC):
     names: tuple[str, ...]
     plans: bool = False
     samples: int = 0
-    planner: Callable[[Callable[[int], Tensor], int], Plan] | None = None
+    planner: Callable[[Callable[[int], Tensor], int], RolloutPlan] | None = None
 
     @abc.abstractmethod
     def sample(self, role: str, k: int) -> Any:

@@ -2,7 +2,7 @@
 
     Drawn    which rows a policy learns from, and which of them are this process's
     Scored   what rewards, policies and reference say of them
-    Ready    the prepared batch of a recipe (see `learner`)
+    Prepared    the prepared batch of a recipe (see `learner`)
 
 Each record is made whole by one phase and read by the next.
 """
@@ -92,7 +92,7 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ready:
+class Prepared:
     """A follower's prepared batch.
 
     Attributes:

@@ -27,7 +27,7 @@ from torch import Tensor
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import Engine, Scores
 from bilevel_rl.levels.estimators import Ratios, value_loss
-from bilevel_rl.levels.followers import Drawn, Facing, Lower, Ready, Scored
+from bilevel_rl.levels.followers import Drawn, Facing, Lower, Prepared, Scored
 from bilevel_rl.levels.guards import check_finite
 from bilevel_rl.levels.methods.base import Incentive, Method
 from bilevel_rl.levels.processes import Processes, Share
@@ -37,7 +37,7 @@ from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
 from bilevel_rl.policy_gradient.component import Effect, Slot
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
-from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
 from bilevel_rl.policy_gradient.segments import label, segment_mean
 from bilevel_rl.policy_gradient.select.prompts import PassRates
 from bilevel_rl.policy_gradient.select.replay import Replay, ReplayBuffer
@@ -104,19 +104,19 @@ class Learner:
             )  # fmt: skip
         self.engine.planner = self.plan
 
-    def plan(self, candidates: Callable[[int], Tensor], k: int) -> Plan:
+    def plan(self, candidates: Callable[[int], Tensor], k: int) -> RolloutPlan:
         """What iteration k generates: the same for both followers, a function of what is remembered before it."""
         known = self.memory.get("pass_rates")
         settings = self.settings
         return self.recipe.plan(
-            Ask(candidates, settings.batch // settings.group, settings.group, known and known["value"], k)
+            RolloutAsk(candidates, settings.batch // settings.group, settings.group, known and known["value"], k)
         )
 
     # -- what is learned from ---------------------------------------------------------------------------------
 
     def prepare(
         self, followers: Sequence[Scored], incentive: Incentive | None, ratios: Ratios | None, facing: Facing, k: int
-    ) -> list[Ready]:  # fmt: skip
+    ) -> list[Prepared]:  # fmt: skip
         """The prepared batch of each follower, theta first.
 
         Args:
@@ -126,7 +126,7 @@ class Learner:
             facing: at which x a role is rewarded: credit may read x.
             k: iteration.
         """
-        found: list[Ready] = []
+        found: list[Prepared] = []
         for f in followers:
             with facing(f.role):
                 batch = self.recipe.paid(self._batch(f, k))
@@ -178,7 +178,7 @@ class Learner:
         cost = torch.nn.functional.pad(cost, (0, longer, 0, len(batch) - len(cost)))
         return batch.replace(cost=cost[..., None])
 
-    def _ready(self, f: Scored, batch: Batch, ready: Batch, weight: Tensor | None) -> Ready:
+    def _ready(self, f: Scored, batch: Batch, ready: Batch, weight: Tensor | None) -> Prepared:
         rho = None
         if weight is not None:
             rho = _along(weight, batch, ready, f.rows.size)
@@ -189,9 +189,9 @@ class Learner:
         if f.critic:
             targets = self.recipe.value_targets(ready)
             known = finished_only(ready) if self.finished_only else ready.mask
-        return Ready(f, ready, rows, rho, targets, known)
+        return Prepared(f, ready, rows, rho, targets, known)
 
-    def finish(self, theta: Ready) -> None:
+    def finish(self, theta: Prepared) -> None:
         """Let stateful components see the batch, once an iteration, after the last step on it."""
         assert self.rewarded is not None
         self.memory = self.recipe.update(self.memory, theta.batch) | {
@@ -207,7 +207,7 @@ class Learner:
 
     # -- gradients ----------------------------------------------------------------------------------------------
 
-    def backward(self, f: Ready, tau: float, graph: bool, first: bool, k: int, half: int | None = None) -> None:
+    def backward(self, f: Prepared, tau: float, graph: bool, first: bool, k: int, half: int | None = None) -> None:
         """Gradients of one follower and its critic on its prepared batch.
 
         The loss is a function of [n, T] tensors of the whole batch, whatever it compares. Its gradient in them goes
@@ -241,7 +241,7 @@ class Learner:
                 self._through_critic(f, part, here, graph and f.rows is None, retain, k)
 
     def _token_gradients(
-        self, f: Ready, kept: Scores | None, tau: float, first: bool, k: int
+        self, f: Prepared, kept: Scores | None, tau: float, first: bool, k: int
     ) -> dict[str, Tensor]:
         """The loss's gradient in the [n, T] statistics of the whole batch, by name."""
         batch, role = f.batch, f.scored.role
@@ -275,7 +275,7 @@ class Learner:
                 given["logits"] = self.engine.logits(role, part)
             torch.stack([(given[n] * g).sum() for n, g in gradients.items()]).sum().backward(retain_graph=retain)
 
-    def _through_critic(self, f: Ready, part: Any, here: slice, graph: bool, retain: bool, k: int) -> None:
+    def _through_critic(self, f: Prepared, part: Any, here: slice, graph: bool, retain: bool, k: int) -> None:
         assert f.targets is not None
         assert f.known is not None
         with self.engine.acting(f.scored.critic):
@@ -288,7 +288,7 @@ class Learner:
             check_finite(f"loss of {f.scored.critic}", loss, k)
             loss.backward(retain_graph=retain)
 
-    def _parts(self, f: Ready) -> list[tuple[slice, Any]]:
+    def _parts(self, f: Prepared) -> list[tuple[slice, Any]]:
         """This process's rows of a prepared batch: where they are in it, and the rows."""
         if f.rows is None:
             return [
@@ -473,7 +473,7 @@ def _refuse(card: Any, got: str, why: str, do: str) -> InvalidConfig:
     return InvalidConfig(message(f"{card.slot} '{card.name}'", got, why, do))
 
 
-def _visited(f: Ready) -> Tensor:
+def _visited(f: Prepared) -> Tensor:
     """[n, T] weight of the regulariser's own gradient: importance, 0 where another policy chose the history."""
     batch = f.batch
     weight = torch.ones_like(batch.get("old")) if f.rho is None else f.rho

@@ -37,10 +37,10 @@ from bilevel_rl.levels.callbacks import Callbacks
 from bilevel_rl.levels.coupled_adam import CoupledAdam
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD, Engine
 from bilevel_rl.levels.estimators import Ratios
-from bilevel_rl.levels.followers import Drawn, Facing, Lower, Ready, Scored, distinct
+from bilevel_rl.levels.followers import Drawn, Facing, Lower, Prepared, Scored, distinct
 from bilevel_rl.levels.labels import Labels, LabelsPending
 from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader
-from bilevel_rl.levels.methods.base import Plan
+from bilevel_rl.levels.methods.base import IterationPlan
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.levels.step_rules import StepRule
@@ -295,12 +295,12 @@ class Loop:
         return self.lower.score(drawn, tau, graph, self.facing(k), k)
 
     def ask(
-        self, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: Plan, k: int
+        self, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: IterationPlan, k: int
     ) -> Answer | None:
         """f and its gradients, with fresh labels while the budget lasts."""
         return self.method.ask(self.leader, followers, ratios, gold, plan, k)
 
-    def learn(self, ready: Sequence[Ready], at: Sequences, k: int) -> dict[str, float]:
+    def learn(self, ready: Sequence[Prepared], at: Sequences, k: int) -> dict[str, float]:
         """Critics regress on their targets, theta ascends J, theta^L ascends J - w f; returns gradient norms."""
         norms: dict[str, float] = {}
         policies = [f.scored.role for f in ready]

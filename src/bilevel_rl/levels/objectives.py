@@ -26,6 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.moved import renamed
+
+__getattr__ = renamed("bilevel_rl.levels.objectives", UpperObjective="SampledObjective")
 
 
 @dataclasses.dataclass
@@ -105,7 +108,7 @@ class Upper:
         return self.bonus if self.pairs is None else self.bonus + self.pairs.centred
 
 
-class UpperObjective(Protocol):
+class SampledObjective(Protocol):
     """A user's own objective: any object with `evaluate` and these flags.
 
     Attributes:
@@ -141,7 +144,7 @@ class Preference:
     contrasts: ClassVar[bool] = True
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         bonus, pairs = torch.zeros_like(sample.rewards.detach()), None
         fresh, loss, value, share = len(sample.pairs), None, float("nan"), 0.0
         count = fresh + sample.replayed_total
@@ -186,7 +189,7 @@ class LabelLikelihood:
     needs_stored: bool = False
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         upper = Preference().evaluate(sample)
         return dataclasses.replace(upper, pairs=None)
 
@@ -206,7 +209,7 @@ class WinRate:
     fits: ClassVar[bool] = False
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         nothing = torch.zeros_like(sample.rewards.detach())
         if not len(sample.pairs):
             return Upper(0.0, None, nothing)
@@ -225,7 +228,7 @@ class StoredPreference:
     needs_stored: bool = True
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         bonus = torch.zeros_like(sample.rewards.detach())
         if not sample.stored_total:
             return Upper(float("nan"), None, bonus)
@@ -245,7 +248,7 @@ class Gold:
     fits: ClassVar[bool] = False
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         assert sample.gold is not None
         weights = sample.weights / sample.weights.sum()
         return Upper(-float((weights * sample.gold).sum()), None, sample.gold.to(sample.weights))
@@ -278,7 +281,7 @@ class Mixture:
         return any(getattr(term, "contrasts", False) for _, term in self.terms)
 
     def evaluate(self, sample: Sample) -> Upper:
-        """See `UpperObjective`."""
+        """See `SampledObjective`."""
         parts = [(weight, term.evaluate(sample)) for weight, term in self.terms]
         losses = [weight * part.loss for weight, part in parts if part.loss is not None]
         bonus = sum((weight * part.bonus for weight, part in parts), torch.zeros_like(sample.weights))

@@ -15,7 +15,8 @@ from bilevel_rl.errors import require
 _WHERE = {
     "BilevelTrainer": "trainer", "Config": "config", "Rollout": "sampling.rollout", "Sampler": "sampling.sampler",
     "Prompt": "data.prompts", "WeightedRewards": "rewards.models", "LinearReward": "rewards.models",
-    "ClassifierReward": "rewards.models", "Upper": "objectives", "Sample": "objectives", "UpperObjective": "objectives",
+    "ClassifierReward": "rewards.models", "Upper": "..levels.objectives", "Sample": "..levels.objectives",
+    "SampledObjective": "..levels.objectives", "UpperObjective": "..levels.objectives",
     "LabelsPending": "judges.asking", "JudgeFailed": "judges.asking",
 }  # fmt: skip
 
@@ -27,7 +28,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bilevel_rl.llm' has no attribute {name!r}")
     if name != "Config":
         require("torch", "llm")
-    return getattr(importlib.import_module(f"bilevel_rl.llm.{_WHERE[name]}"), name)
+    where = _WHERE[name]
+    return getattr(importlib.import_module(where if where[0] == "." else f".{where}", "bilevel_rl.llm"), name)
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,7 @@ from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_p
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.reward.novelty import sensitivity
-from bilevel_rl.policy_gradient.rollout.ask import Plan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan
 from bilevel_rl.policy_gradient.rollout.refill import silent
 
 ROLLOUT, ROLLOUT_L = 0x20, 0x21  # random streams, beside (seed, step)
@@ -111,7 +111,7 @@ class LanguageEngine(Engine):
         return whole
 
     @torch.no_grad()
-    def _refilled(self, role: str, whole: Rollout, plan: Plan, stream: int, k: int) -> Rollout:
+    def _refilled(self, role: str, whole: Rollout, plan: RolloutPlan, stream: int, k: int) -> Rollout:
         """The rows of groups with equal rewards written again, from starts to spare; every process writes them all."""
         spare = iter(plan.spare.tolist())
         for attempt in range(1, plan.attempts + 1):

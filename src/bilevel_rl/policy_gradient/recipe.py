@@ -18,7 +18,7 @@ from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.credit.reward_to_go import RewardToGo
 from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
-from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan, planned
+from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan, planned
 from bilevel_rl.policy_gradient.select.replay import fitted
 from bilevel_rl.policy_gradient.setting import Setting, configured, idle
 
@@ -36,7 +36,8 @@ class Recipe:
 
     Args:
         name: label in tables and run folders.
-        rollout: functions (Ask, Plan) -> Plan, in order: what to generate, decided before it is generated.
+        rollout: functions (RolloutAsk, RolloutPlan) -> RolloutPlan, in order: what to generate, decided before
+            it is generated.
         reward: functions Batch -> [N, T, K], in order (rewards first, so that a selection may read credit).
         select: functions Batch -> Batch, in order. With a `credit` that they read, selection happens
             after credit.
@@ -66,7 +67,7 @@ class Recipe:
     loss: Callable[[Batch], Tensor] = PolicyGradient()
     regular: tuple[tuple[float, Callable[[Batch], Tensor]], ...] = ()
     step: Any = None
-    rollout: tuple[Callable[[Ask, Plan], Plan], ...] = ()
+    rollout: tuple[Callable[[RolloutAsk, RolloutPlan], RolloutPlan], ...] = ()
 
     @property
     def components(self) -> Iterator[Any]:
@@ -103,7 +104,7 @@ class Recipe:
         for one in self._slots():
             check_before(one, have, group_size)
 
-    def plan(self, ask: Ask) -> Plan:
+    def plan(self, ask: RolloutAsk) -> RolloutPlan:
         """What an iteration is to generate."""
         return planned(self.rollout, ask)
 

@@ -32,7 +32,7 @@ OWN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class MethodRuns:
     """All runs of one method on one problem.
 
     Attributes:
@@ -118,7 +118,7 @@ class Section:
     kind: str
     problem: str
     options: str
-    methods: tuple[Method, ...]
+    methods: tuple[MethodRuns, ...]
 
     @property
     def title(self) -> str:
@@ -139,7 +139,7 @@ class Section:
         return min(budgets)
 
 
-class Found(NamedTuple):
+class Collected(NamedTuple):
     """Everything at or below some folders.
 
     Attributes:
@@ -156,7 +156,7 @@ def sections(paths: Sequence[str | Path]) -> list[Section]:
     return read(paths).sections
 
 
-def read(paths: Sequence[str | Path]) -> Found:
+def read(paths: Sequence[str | Path]) -> Collected:
     """Read every run folder at or below `paths` and sort the runs into sections and methods.
 
     Raises:
@@ -193,7 +193,7 @@ def read(paths: Sequence[str | Path]) -> Found:
         twins = {s for k, p, o, s in groups if (k, p, o) == (kind, problem, options)}
         words = f"{options} · problem file {source}".strip(" ·") if len(twins) > 1 else options
         made.append(Section(kind, problem, words, tuple(found)))
-    return Found(made, trouble)
+    return Collected(made, trouble)
 
 
 def _settings(run: records.Run) -> list[records.Run]:
@@ -229,7 +229,7 @@ def label_of(run: records.Run) -> str:
     return run.name
 
 
-def _methods(label: str, found: list[tuple[Path, records.Run]]) -> list[Method]:
+def _methods(label: str, found: list[tuple[Path, records.Run]]) -> list[MethodRuns]:
     """Runs under one label, apart where their settings or lengths differ."""
     apart: dict[str, list[tuple[Path, records.Run]]] = {}
     about: dict[str, dict[str, Any]] = {}
@@ -282,7 +282,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _method(label: str, found: list[tuple[Path, records.Run]]) -> Method:
+def _method(label: str, found: list[tuple[Path, records.Run]]) -> MethodRuns:
     folders, runs = zip(*found, strict=True)
     keys = set.intersection(*(set(run.trace) for run in runs))
     length = min(run.trace["samples"].shape[1] for run in runs)
@@ -302,7 +302,7 @@ def _method(label: str, found: list[tuple[Path, records.Run]]) -> Method:
     rows, torn = _samples(folders[0] / "samples.jsonl")
     if torn:
         damage.append(f"{folders[0].name}: {torn} lines of samples.jsonl can't be read.")
-    return Method(label, trace, tuple(runs), tuple(folders), scene, tuple(rows), tuple(damage))
+    return MethodRuns(label, trace, tuple(runs), tuple(folders), scene, tuple(rows), tuple(damage))
 
 
 def _samples(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import require
-from bilevel_rl.report.collect import Method, Section
+from bilevel_rl.report.collect import MethodRuns, Section
 from bilevel_rl.statistics import bootstrap_curve, performance_profile
 
 # Okabe and Ito's palette, its extremes moved to the middle so that every colour reads on white and on near-black.
@@ -206,7 +206,7 @@ def endings(section: Section) -> Figure | None:
     return _columns(go, section, found) if d <= MANY else _bars(go, section, found)
 
 
-def _columns(go, section: Section, found: list[Method]) -> Figure:
+def _columns(go, section: Section, found: list[MethodRuns]) -> Figure:
     """Final x by run: a column of dots for each variable, the methods side by side within it."""
     names = found[0].names()
     plot = empty(go, "", "x at the end")
@@ -231,7 +231,7 @@ def _columns(go, section: Section, found: list[Method]) -> Figure:
     return Figure("endings", "Where x ends", caption, plot)
 
 
-def _bars(go, section: Section, found: list[Method]) -> Figure:
+def _bars(go, section: Section, found: list[MethodRuns]) -> Figure:
     """Final x of many variables: a bar each, with its interval over runs, for the first methods."""
     shown = found[:BARRED]
     plot = empty(go, "upper variable", "x at the end")
@@ -251,7 +251,7 @@ def _bars(go, section: Section, found: list[Method]) -> Figure:
     return Figure("endings", "Where x ends", caption, plot)
 
 
-def _plane(go, section: Section, found: list[Method]) -> Figure:
+def _plane(go, section: Section, found: list[MethodRuns]) -> Figure:
     names = found[0].names()
     plot = empty(go, *names)
     for m in found:
@@ -392,7 +392,7 @@ def curves(
     return Figure(metric.key, title, words, plot, log_y=log_y)
 
 
-def _floor(methods: list[Method], key: str) -> float:
+def _floor(methods: list[MethodRuns], key: str) -> float:
     """Lowest value worth an axis: a tenth of the lowest that a sampling method reaches on average."""
     sampled = [m for m in methods if not m.model_based]
     if not sampled:
@@ -499,7 +499,7 @@ def numbers(values: np.ndarray) -> list[float | None]:
     return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
-def _runs(methods: list[Method]) -> str:
+def _runs(methods: list[MethodRuns]) -> str:
     counts = sorted({m.count for m in methods})
     return (
         f"{counts[0]} run{'s' if counts[0] > 1 else ''}"

@@ -31,7 +31,7 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
     return build_found(collect.read(paths), out, title, note)
 
 
-def build_found(found: collect.Found, out: str | Path, title: str = "", note: str = "") -> Path:
+def build_found(found: collect.Collected, out: str | Path, title: str = "", note: str = "") -> Path:
     """Write the report of what was read."""
     sections = [_section(i, section) for i, section in enumerate(found.sections)]
     return render(sections, out, title or _title(found.sections), note, found.trouble)

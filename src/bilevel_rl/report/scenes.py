@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_rl.report.collect import Method
+from bilevel_rl.report.collect import MethodRuns
 
 NUMBERS = 250_000  # ours: a scene holds at most about this many, so that a page stays a few megabytes
 NEEDED = ("rows", "columns", "cells", "arrows", "policy", "visitation", "reward")
 
 
-def scene(method: Method) -> dict[str, Any] | None:
+def scene(method: MethodRuns) -> dict[str, Any] | None:
     """Frames of the first run, or None where the run folder holds no scene.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bilevel_rl import statistics
-from bilevel_rl.report.collect import EQUAL, SUCCESS, Method, Section
+from bilevel_rl.report.collect import EQUAL, SUCCESS, MethodRuns, Section
 
 FINITE_NOTE = (
     "Objective and gap: interquartile mean over runs with its 95 % bootstrap interval, graded by exact oracles, never by "
@@ -55,12 +55,12 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
     return heads, rows, FINITE_NOTE + ("" if common is None else UNEQUAL.format(common=common))
 
 
-def within(m: Method, budget: float) -> int:
+def within(m: MethodRuns, budget: float) -> int:
     """The last record of a method within a budget."""
     return max(0, int(np.sum(m.trace["samples"].mean(0) <= (1 + EQUAL) * budget)) - 1)
 
 
-def success(m: Method) -> list[str]:
+def success(m: MethodRuns) -> list[str]:
     """Success count with interval, and samples to success."""
     if m.best is None or "gap" not in m.trace:
         return ["–", "–"]
@@ -80,7 +80,7 @@ def llm(section: Section) -> tuple[list[str], list[list[str]], str]:
     return ["method", "seeds", *(head for _, head in shown)], rows, LLM_NOTE
 
 
-def interval(m: Method, key: str, record: int | None = None) -> str:
+def interval(m: MethodRuns, key: str, record: int | None = None) -> str:
     """Interquartile mean over runs with its interval: of the last record, or of a noisy metric's last tenth.
 
     Args:

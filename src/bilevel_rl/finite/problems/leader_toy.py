@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.model.leader import Game
+from bilevel_rl.finite.model.game import Game
 from bilevel_rl.finite.objectives.leader_return import LeaderReturn
 from bilevel_rl.finite.problem import BilevelProblem
 

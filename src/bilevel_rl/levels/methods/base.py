@@ -29,7 +29,7 @@ from bilevel_rl.schedules import Sequences
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class IterationPlan:
     """What an iteration does.
 
     Attributes:
@@ -82,10 +82,10 @@ class Method:
     def check(self, objective: Any) -> None:
         """Raise `InvalidConfig` for what this method can't do with these settings and this f."""
 
-    def plan(self, leader: Leader, k: int) -> Plan:
+    def plan(self, leader: Leader, k: int) -> IterationPlan:
         """What iteration k does."""
         settings = self.settings
-        return Plan(zeta=float(settings.schedules.zeta(k)) if k >= settings.hold_x else 0.0)
+        return IterationPlan(zeta=float(settings.schedules.zeta(k)) if k >= settings.hold_x else 0.0)
 
     def sample(self, engine: Engine, k: int) -> list[tuple[str, str, Any]]:
         """(policy, critic, rows) of each follower, theta first."""
@@ -104,7 +104,7 @@ class Method:
         return None
 
     def ask(
-        self, leader: Leader, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: Plan, k: int
+        self, leader: Leader, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: IterationPlan, k: int
     ) -> Answer | None:  # fmt: skip
         """What the leader learns of f in this iteration."""
         return leader.ask(followers[-1], ratios, gold, k) if plan.asks else None

@@ -24,7 +24,7 @@ from bilevel_rl.levels.engine import POLICIES
 from bilevel_rl.levels.estimators import Ratios
 from bilevel_rl.levels.followers import Scored
 from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader
-from bilevel_rl.levels.methods.base import Incentive, Method, Plan
+from bilevel_rl.levels.methods.base import Incentive, IterationPlan, Method
 from bilevel_rl.levels.methods.nested import at_inner_end
 from bilevel_rl.schedules import Sequences
 
@@ -63,10 +63,10 @@ class FiniteDifference(Method):
                         "the two policies answer two values of x and must differ", "Set coupling to 0")
             )  # fmt: skip
 
-    def plan(self, leader: Leader, k: int) -> Plan:
+    def plan(self, leader: Leader, k: int) -> IterationPlan:
         """See `Method`; f is asked for when x moves."""
         zeta = at_inner_end(self.settings, k)
-        return Plan(asks=zeta > 0, zeta=zeta)
+        return IterationPlan(asks=zeta > 0, zeta=zeta)
 
     def direction(self, leader: Leader, k: int) -> list[Tensor]:
         """Random signs, one for each number in x, fixed during the inner loop that iteration k belongs to."""
@@ -92,7 +92,7 @@ class FiniteDifference(Method):
                     p.copy_(value)
 
     def ask(
-        self, leader: Leader, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: Plan, k: int
+        self, leader: Leader, followers: Sequence[Scored], ratios: Ratios | None, gold: Gold, plan: IterationPlan, k: int
     ) -> Ends | None:  # fmt: skip
         """See `Method`: f at both ends."""
         if not plan.asks:

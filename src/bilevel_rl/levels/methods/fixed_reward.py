@@ -7,7 +7,7 @@ from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.leader import Leader
-from bilevel_rl.levels.methods.base import Method, Plan
+from bilevel_rl.levels.methods.base import IterationPlan, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class FixedReward(Method):
                         "Use objective=label_likelihood or stored_preference")
             )  # fmt: skip
 
-    def plan(self, leader: Leader, k: int) -> Plan:
+    def plan(self, leader: Leader, k: int) -> IterationPlan:
         """See `Method`; without fresh labels no rows are needed to fit x."""
         fitting = k < self.settings.reward_steps
         zeta = float(self.settings.schedules.zeta(k)) if fitting else 0.0
-        return Plan(moves=not fitting, asks=fitting, zeta=zeta, draws=not fitting or leader.fresh_labels() > 0)
+        return IterationPlan(moves=not fitting, asks=fitting, zeta=zeta, draws=not fitting or leader.fresh_labels() > 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from bilevel_rl.levels.estimators import Ratios
 from bilevel_rl.levels.followers import Scored
 from bilevel_rl.levels.leader import Answer, Leader
-from bilevel_rl.levels.methods.base import Method, Plan
+from bilevel_rl.levels.methods.base import IterationPlan, Method
 from bilevel_rl.schedules import Sequences
 
 
@@ -35,9 +35,9 @@ class Nested(Method):
         """See `Method`."""
         self.inner.check(objective)
 
-    def plan(self, leader: Leader, k: int) -> Plan:
+    def plan(self, leader: Leader, k: int) -> IterationPlan:
         """See `Method`."""
-        return Plan(zeta=at_inner_end(self.settings, k))
+        return IterationPlan(zeta=at_inner_end(self.settings, k))
 
     def ratios(self, followers: Sequence[Scored]) -> Ratios | None:
         """See `Method`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bilevel_rl.levels.leader import Leader
-from bilevel_rl.levels.methods.base import Method, Plan
+from bilevel_rl.levels.methods.base import IterationPlan, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +14,6 @@ class Plain(Method):
 
     asks: bool = dataclasses.field(default=False, init=False)
 
-    def plan(self, leader: Leader, k: int) -> Plan:
+    def plan(self, leader: Leader, k: int) -> IterationPlan:
         """See `Method`."""
-        return Plan(asks=False)
+        return IterationPlan(asks=False)

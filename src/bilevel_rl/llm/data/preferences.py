@@ -23,7 +23,7 @@ def as_pairs(
     """Stored preferences as token ids.
 
     Args:
-        rows: mappings or `Preference`s with `prompt`, `chosen`, `rejected`: text, ids, or conversations.
+        rows: mappings or `PreferenceText`s with `prompt`, `chosen`, `rejected`: text, ids, or conversations.
         tokenizer: for text.
         longest_prompt, longest: tokens of a prompt, and of a completion (what is beyond is cut).
         size: of the vocabulary.

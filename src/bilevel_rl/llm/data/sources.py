@@ -22,12 +22,15 @@ from typing import Any, Literal, NamedTuple
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
 from bilevel_rl.llm.data.templates import apply, opened
+from bilevel_rl.moved import renamed
+
+__getattr__ = renamed("bilevel_rl.llm.data.sources", Preference="PreferenceText")
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 
-class Preference(NamedTuple):
+class PreferenceText(NamedTuple):
     """One stored comparison, rendered as text: `chosen` and `rejected` continue `prompt`."""
 
     prompt: str
@@ -335,7 +338,7 @@ def preference_rows(source: str | os.PathLike[str] | Sequence[Any], split: str =
     messages.
 
     Args:
-        source: anything `load_rows` takes, or a list of rows or `Preference`. A row without `prompt` has an
+        source: anything `load_rows` takes, or a list of rows or `PreferenceText`. A row without `prompt` has an
             implicit one: what chosen and rejected both begin with.
 
     Raises:
@@ -348,7 +351,7 @@ def preference_rows(source: str | os.PathLike[str] | Sequence[Any], split: str =
     where = str(source) if isinstance(source, (str, os.PathLike)) else "preferences"
     result = []
     for i, row in enumerate(load_rows(source, split) if isinstance(source, (str, os.PathLike)) else source):
-        row = row._asdict() if isinstance(row, Preference) else row
+        row = row._asdict() if isinstance(row, PreferenceText) else row
         for name in ("chosen", "rejected"):
             if name not in row:
                 raise _no_column(where, i, row, name)
@@ -372,7 +375,7 @@ def preference_rows(source: str | os.PathLike[str] | Sequence[Any], split: str =
 
 def load_preferences(
     source: str | os.PathLike[str] | Sequence[Any], tokenizer: Any = None, split: str = "train"
-) -> list[Preference]:
+) -> list[PreferenceText]:
     """Stored comparisons as texts, messages rendered by the tokenizer's chat template.
 
     Args:
@@ -385,7 +388,7 @@ def load_preferences(
 
     Example:
         >>> load_preferences([{"prompt": "My cat", "chosen": " purrs", "rejected": " hisses"}])
-        [Preference(prompt='My cat', chosen=' purrs', rejected=' hisses')]
+        [PreferenceText(prompt='My cat', chosen=' purrs', rejected=' hisses')]
     """
     rows = preference_rows(source, split)
     return [_rendered(row, tokenizer, f"preferences[{i}]") for i, row in enumerate(rows)]
@@ -405,11 +408,11 @@ def _split(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
 
 
-def _rendered(row: Row, tokenizer: Any, where: str) -> Preference:
+def _rendered(row: Row, tokenizer: Any, where: str) -> PreferenceText:
     prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     start = render(prompt, tokenizer, where)
     if isinstance(chosen, str):
-        return Preference(start, chosen, rejected)
+        return PreferenceText(start, chosen, rejected)
     ends = [apply(tokenizer, [*prompt, *end], where, tokenize=False) for end in (chosen, rejected)]
     for end in ends:
         if not end.startswith(start):
@@ -418,7 +421,7 @@ def _rendered(row: Row, tokenizer: Any, where: str) -> Preference:
                         "prompt + completion must be what the template renders whole",
                         "Use a template that only appends")
             )  # fmt: skip
-    return Preference(start, ends[0][len(start) :], ends[1][len(start) :])
+    return PreferenceText(start, ends[0][len(start) :], ends[1][len(start) :])
 
 
 def render(prompt: Any, tokenizer: Any, where: str = "prompt") -> str:

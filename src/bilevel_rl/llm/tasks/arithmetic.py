@@ -74,7 +74,7 @@ KINDS: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Exercise:
     """One question with its answer.
 
     Attributes:
@@ -102,7 +102,7 @@ def generate(
     kinds: Sequence[str] = ("add",),
     levels: Sequence[int] = (1,),
     held_out: bool = False,
-) -> list[Problem]:
+) -> list[Exercise]:
     """Distinct problems, the kinds and levels in turn.
 
     Args:
@@ -133,7 +133,7 @@ def generate(
             )
     rng = random.Random(seed)
     places = [(kind, level) for level in levels for kind in kinds]
-    found: dict[str, Problem] = {}
+    found: dict[str, Exercise] = {}
     misses = 0
     while len(found) < number and misses < 2000:
         kind, level = places[(len(found) + misses) % len(places)]
@@ -142,7 +142,7 @@ def generate(
             misses += 1
             continue
         misses = 0
-        found[prompt] = Problem(prompt, answer, kind, level)
+        found[prompt] = Exercise(prompt, answer, kind, level)
     return list(found.values())
 
 
@@ -224,7 +224,7 @@ def rewards(prompts: Sequence[str], completions: Sequence[str]) -> list[list[flo
     return [[f(p, c) for f in REWARDS] for p, c in zip(prompts, completions, strict=True)]
 
 
-def rows(problems: Sequence[Problem]) -> list[dict[str, object]]:
+def rows(problems: Sequence[Exercise]) -> list[dict[str, object]]:
     """As data-set rows: prompt, completion (the answer), kind, level."""
     return [{"prompt": p.prompt, "completion": p.answer, "kind": p.kind, "level": p.level} for p in problems]
 

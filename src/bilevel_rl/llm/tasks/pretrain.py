@@ -86,7 +86,7 @@ class ClassifierConfig:
     seed: int = 0
 
 
-class Stage(NamedTuple):
+class CachedStage(NamedTuple):
     """A cached result.
 
     Attributes:
@@ -102,7 +102,7 @@ class Stage(NamedTuple):
 
 def stage(
     root: str | Path, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]
-) -> Stage:
+) -> CachedStage:
     """Return the folder of `name` for these inputs, making it first if it is not there.
 
     Args:
@@ -119,7 +119,7 @@ def stage(
     target = root / f"{name}-{digest}"
     with filelock.FileLock(root / f".{target.name}.lock"):
         if (target / "stage.json").exists():
-            return Stage(target, read_json(target / "stage.json")["figures"], False)
+            return CachedStage(target, read_json(target / "stage.json")["figures"], False)
         temporary = root / f".{target.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         make_folder(temporary)
@@ -133,7 +133,7 @@ def stage(
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return Stage(target, figures, True)
+    return CachedStage(target, figures, True)
 
 
 def fingerprint(texts: Iterable[str]) -> str:

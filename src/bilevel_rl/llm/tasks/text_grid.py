@@ -112,7 +112,7 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class Episode:
+class GridEpisode:
     """What happened: states before each turn, words, rewards, and how it ended."""
 
     grid: Grid
@@ -127,7 +127,7 @@ class Episode:
         return sum(self.rewards)
 
 
-def replay(grid: Grid, actions: Sequence[str]) -> Episode:
+def replay(grid: Grid, actions: Sequence[str]) -> GridEpisode:
     """Play a list of words from the start: the verifier, which trusts nothing but the words.
 
     Words after the end of the episode, or beyond the limit, aren't played.
@@ -140,12 +140,12 @@ def replay(grid: Grid, actions: Sequence[str]) -> Episode:
         rewards.append(reward)
         if done:
             break
-    return Episode(grid, tuple(states), tuple(played), tuple(rewards), done)
+    return GridEpisode(grid, tuple(states), tuple(played), tuple(rewards), done)
 
 
 def play(
     grid: Grid, policy: Callable[[str], str], state: Position | None = None, turns: int | None = None
-) -> Episode:
+) -> GridEpisode:
     """An episode of a policy that maps the line to a word, from the start or from any state.
 
     Args:
@@ -163,7 +163,7 @@ def play(
         rewards.append(reward)
         if done:
             break
-    return Episode(grid, tuple(states), tuple(actions), tuple(rewards), done)
+    return GridEpisode(grid, tuple(states), tuple(actions), tuple(rewards), done)
 
 
 def generate(number: int, seed: int, level: int = 1, step_cost: float = 0.01) -> list[Grid]:
@@ -199,7 +199,7 @@ def generate(number: int, seed: int, level: int = 1, step_cost: float = 0.01) ->
     return list(found)
 
 
-def to_batch(episodes: Sequence[Episode], group: Sequence[int] | None = None, **fields: object) -> Batch:
+def to_batch(episodes: Sequence[GridEpisode], group: Sequence[int] | None = None, **fields: object) -> Batch:
     """A batch with one token a turn: rewards, turns, keys of states and actions; 64 bit.
 
     Args:

@@ -1,4 +1,4 @@
-"""`Ask` and `Plan`: what the rollout slot may know before generation, and what it asks for."""
+"""`RolloutAsk` and `RolloutPlan`: what the rollout slot may know before generation, and what it asks for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl.moved import renamed
+
+__getattr__ = renamed("bilevel_rl.policy_gradient.rollout.ask", Ask="RolloutAsk", Plan="RolloutPlan")
+
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class RolloutAsk:
     """What is known before an iteration generates anything.
 
     Attributes:
@@ -36,7 +40,7 @@ class Ask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RolloutPlan:
     """What to generate.
 
     Attributes:
@@ -50,19 +54,19 @@ class Plan:
     spare: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @classmethod
-    def plain(cls, ask: Ask) -> Plan:
+    def plain(cls, ask: RolloutAsk) -> RolloutPlan:
         """Every start in line, `group` rows each.
 
         Example:
-            >>> Plan.plain(Ask(torch.arange, starts=2, group=2)).start.tolist()
+            >>> RolloutPlan.plain(RolloutAsk(torch.arange, starts=2, group=2)).start.tolist()
             [0, 0, 1, 1]
         """
         return cls(ask.candidates(ask.starts).repeat_interleave(ask.group))
 
 
-def planned(rollout: tuple[Any, ...], ask: Ask) -> Plan:
+def planned(rollout: tuple[Any, ...], ask: RolloutAsk) -> RolloutPlan:
     """The plan after every component of the slot, in order."""
-    plan = Plan.plain(ask)
+    plan = RolloutPlan.plain(ask)
     for component in rollout:
         plan = component(ask, plan)
     return plan

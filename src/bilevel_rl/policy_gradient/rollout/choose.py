@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
-from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
 from bilevel_rl.policy_gradient.select.prompts import allocate, nearest_to
 
 
@@ -48,7 +48,7 @@ class Nearest:
     def __post_init__(self) -> None:
         _at_least("Nearest.candidates", self.candidates, 1)
 
-    def __call__(self, ask: Ask, plan: Plan) -> Plan:
+    def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan with the starts chosen; a start is chosen once."""
         line = _distinct(ask.candidates(self.candidates * ask.starts))
         chosen = line[nearest_to(_value(ask, line), ask.starts, self.target)]
@@ -91,7 +91,7 @@ class Spread:
         _at_least("Spread.candidates", self.candidates, 1)
         _at_least("Spread.smallest", self.smallest, 1)
 
-    def __call__(self, ask: Ask, plan: Plan) -> Plan:
+    def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan with uneven groups."""
         most = max(ask.rows // self.smallest, 1)  # candidates that can have `smallest` rows
         line = _distinct(ask.candidates(self.candidates * ask.starts))[:most]
@@ -100,7 +100,7 @@ class Spread:
         return dataclasses.replace(plan, start=line.repeat_interleave(rows))
 
 
-def _value(ask: Ask, line: Tensor) -> Tensor:
+def _value(ask: RolloutAsk, line: Tensor) -> Tensor:
     return torch.full(line.shape, 0.5) if ask.value is None else ask.value.cpu()[line]
 
 

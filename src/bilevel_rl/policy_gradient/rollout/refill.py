@@ -9,7 +9,7 @@ import torch
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot
-from bilevel_rl.policy_gradient.rollout.ask import Ask, Plan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Refill:
                 message("Refill.attempts", self.attempts, "at least 1", "Raise it, or leave it out")
             )
 
-    def __call__(self, ask: Ask, plan: Plan) -> Plan:
+    def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan with starts to spare."""
         line = ask.candidates((self.attempts + 1) * ask.starts)
         return dataclasses.replace(plan, attempts=self.attempts, spare=line[ask.starts :])

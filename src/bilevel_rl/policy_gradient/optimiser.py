@@ -1,4 +1,4 @@
-"""`Solver`: a recipe with a rollout, a policy and a step; what the bi-level layer asks of a lower level."""
+"""`PolicyOptimiser`: a recipe with a rollout, a policy and a step; what the bi-level layer asks of a lower level."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl.moved import renamed
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
 from bilevel_rl.policy_gradient.regularizers.kl import KLReward
 from bilevel_rl.policy_gradient.steps.plain import SGD, Tensors
 
+__getattr__ = renamed("bilevel_rl.policy_gradient.optimiser", Solver="PolicyOptimiser", State="OptimiserState")
+
 Parameters = Mapping[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
+class OptimiserState:
     """What a step carries.
 
     Attributes:
@@ -37,7 +40,7 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
-class Solver:
+class PolicyOptimiser:
     r"""One first-order policy optimiser: `step(state, reward, tau, extra_loss)` is all that the bi-level layer knows.
 
     It ascends $J_\tau = E[r - \tau\log(\pi/\pi_{ref})]$ and descends the extra loss: the leader-aware
@@ -56,13 +59,13 @@ class Solver:
     evaluate: Callable[[Parameters, Batch], Batch]
     method: Any = SGD()
 
-    def init(self, parameters: Parameters) -> State:
+    def init(self, parameters: Parameters) -> OptimiserState:
         """The state before the first step."""
         copy = {name: p.detach().clone() for name, p in parameters.items()}
-        return State(copy, self.method.init(copy), self.recipe.init())
+        return OptimiserState(copy, self.method.init(copy), self.recipe.init())
 
     @torch.no_grad()
-    def decide(self, state: State, reward: Callable[[Batch], Tensor], tau: float) -> Batch:
+    def decide(self, state: OptimiserState, reward: Callable[[Batch], Tensor], tau: float) -> Batch:
         """Sample, score, select and weigh: a prepared batch that both followers may learn from.
 
         Args:
@@ -83,8 +86,8 @@ class Solver:
         return self.recipe.prepare(batch)
 
     def learn(
-        self, state: State, batch: Batch, extra_loss: Callable[[Batch], Tensor] | None = None
-    ) -> tuple[State, dict[str, Tensor]]:
+        self, state: OptimiserState, batch: Batch, extra_loss: Callable[[Batch], Tensor] | None = None
+    ) -> tuple[OptimiserState, dict[str, Tensor]]:
         """One step on a prepared batch; the new state and the terms of the loss."""
         where = (
             self.method.query(state.step, state.parameters)
@@ -105,13 +108,13 @@ class Solver:
         parameters, step = self.method.step(state.step, state.parameters, gradient)
         memory = self.recipe.update(state.memory, seen)
         return (
-            State(parameters, step, memory, state.iteration + 1, state.samples + int(batch.mask.sum())), terms,
+            OptimiserState(parameters, step, memory, state.iteration + 1, state.samples + int(batch.mask.sum())), terms,
         )  # fmt: skip
 
     def step(
-        self, state: State, reward: Callable[[Batch], Tensor], tau: float,
+        self, state: OptimiserState, reward: Callable[[Batch], Tensor], tau: float,
         extra_loss: Callable[[Batch], Tensor] | None = None,
-    ) -> tuple[State, Batch]:  # fmt: skip
+    ) -> tuple[OptimiserState, Batch]:  # fmt: skip
         """Sample and learn once.
 
         Returns:

@@ -67,7 +67,8 @@ def _check_kept(solver: Solver, problem: Problem, state: State) -> None:
     """By shapes alone: nothing is computed."""
     drawn = noise.fill(solver.draws(problem), jnp.zeros(noise.size(solver.draws(problem))))
     after = jax.eval_shape(lambda s, z: solver.step(problem, s, jnp.array(0), z), state, drawn)
-    if jax.tree.structure(after) != jax.tree.structure(state):
+    kept: Any = jax.tree.structure(state)
+    if kept != jax.tree.structure(after):
         raise _refuse(solver, "a state of another structure after a step", "a step must keep it", "Return every field")
     old, new = jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after)
     for (path, a), b in zip(old, new, strict=True):

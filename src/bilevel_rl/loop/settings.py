@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.loop.solver import Solver
 
+AnySolver = TypeVar("AnySolver", bound=Solver)
 
-def with_options(solver: Solver, options: Mapping[str, Any]) -> Solver:
+
+def with_options(solver: AnySolver, options: Mapping[str, Any]) -> AnySolver:
     """The solver with some fields changed, named by dotted paths.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -57,7 +57,7 @@ class Solver(eqx.Module):
         """The tracked answer to x, in the engine's terms; None for solvers that track none."""
         return None
 
-    def on(self, problem: Problem) -> Solver:
+    def on(self, problem: Problem) -> Self:
         """The solver with the problem's follower temperature wherever it was told none; what was stated is kept.
 
         Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,8 @@ from bilevel_rl.schedules import PowerDecay, TimeScales, Unstated
 # The schedules know no array library; here JAX learns that their numbers may be traced and batched.
 jax.tree_util.register_dataclass(PowerDecay, ["initial", "power", "floor"], [])
 jax.tree_util.register_dataclass(TimeScales, ["zeta", "alpha", "beta", "w", "tau"], [])
+
+Same = TypeVar("Same")  # a solver's own class: run-time checkers do not take typing.Self in a method
 
 
 class State(eqx.Module):
@@ -57,7 +59,7 @@ class Solver(eqx.Module):
         """The tracked answer to x, in the engine's terms; None for solvers that track none."""
         return None
 
-    def on(self, problem: Problem) -> Self:
+    def on(self: Same, problem: Problem) -> Same:
         """The solver with the problem's follower temperature wherever it was told none; what was stated is kept.
 
         Example:

@@ -26,6 +26,7 @@ from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import FourRooms, WalledGoalPlacement
 from bilevel_rl.finite.problems.synthetic import Synthetic
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, ExactDescent, ImplicitCG, SoBiRL
+from bilevel_rl.loop import noise
 
 RESULTS = Path(__file__).parent / "results" / "peers_speed.json"
 
@@ -100,8 +101,8 @@ def measure(quick: bool) -> dict:
         out["four rooms"]["milliseconds"][label] = 1e3 * seconds / 20
     x, tau = rooms.x0, 0.05  # any will do: the work is the same
     pi = planning.soft_optimal(rooms.mdp, rooms.reward(x), tau).pi
-    noise = jax.random.uniform(jax.random.key(0), (rollouts.draws(50, 200),))
-    seen = rollouts.draw(rooms.transitions(x), pi, noise, 50, 200)
+    drawn = noise.uniforms(rollouts.draws(50, 200), jax.random.key(0))
+    seen = rollouts.draw(rooms.transitions(x), pi, drawn)
     slope = np.asarray(jax.jacrev(rooms.reward)(x))
     u = np.asarray(rooms.objective.bonus_at(x, seen.s.ravel(), seen.a.ravel()))
     plain = best_of(lambda: hpgd_yardstick(rooms, seen, u, slope, tau), 2)

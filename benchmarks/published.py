@@ -134,7 +134,7 @@ class Mistaken:
         for _ in range(self.sweeps):
             Q = planning.action_value(believed, r, believed.ongoing(planning.soft_value(Q, tau)))
         pi = planning.soft_policy(Q, tau)
-        drawn = rollouts.draw(mdp, pi, noise[: self.drawn], self.trajectories, self.horizon, self.episode)
+        drawn = rollouts.draw(mdp, pi, noise["trajectories"], self.episode)
         return Q, pi, drawn
 
 

@@ -143,7 +143,9 @@ def test_sampled_preferences_are_unbiased(name, pairs):
         PreferenceLikelihood(it.objective.gold, it.objective.horizon, pairs, it.objective.regulariser),
     )  # fmt: skip
     x, pi = jnp.array([0.8, -0.4]), random_policy(3, 3, 2)
-    drawn = jax.jit(jax.vmap(lambda z: it.objective.sample(x, pi, it, z)))(uniforms(6, N, it.objective.draws(it)))
+    draws = it.objective.draws(it)
+    sampled = jax.jit(jax.vmap(lambda z: it.objective.sample(x, pi, it, noise.fill(draws, z))))
+    drawn = sampled(uniforms(6, N, noise.size(draws)))
     value, (g_x, g_theta) = jax.value_and_grad(
         lambda x, logits: it.objective.value(x, jax.nn.softmax(logits), it), (0, 1)
     )(x, jnp.log(pi))
@@ -185,7 +187,7 @@ def test_finite_differences_have_the_mean_of_the_exact_difference(name, perturba
     @jax.jit
     def moved(z):
         state = DifferenceState(x, jnp.zeros((), int), follower_at(it, x, pi, z[0]))
-        return (x - one.step(it, state, jnp.array(0), z[1:]).x) / 1e-3
+        return (x - one.step(it, state, jnp.array(0), noise.fill(one.draws(it), z[1:])).x) / 1e-3
 
     def f(x):
         return float(it.objective.value(x, pi, it))
@@ -194,7 +196,7 @@ def test_finite_differences_have_the_mean_of_the_exact_difference(name, perturba
     both = [(f(x + e) - f(x - e)) / (2 * e) for e in radius * np.array([[1, 1], [1, -1]])]
     one_sided = np.array([(f(x + e) - f(x)) / radius for e in radius * np.eye(2)])
     exact = {"two_sided": two_sided, "one_sided": one_sided, "simultaneous": np.mean(both, 0)}[perturbation]
-    assert_mean(jax.lax.map(moved, uniforms(8, N, 1 + one.draws(it)), batch_size=1000), exact, "difference")
+    assert_mean(jax.lax.map(moved, uniforms(8, N, 1 + noise.size(one.draws(it))), batch_size=1000), exact, "difference")
 
 
 def test_simultaneous_perturbation_measures_the_response_of_the_follower():
@@ -208,10 +210,10 @@ def test_simultaneous_perturbation_measures_the_response_of_the_follower():
 
     @jax.jit
     def settle(state, z):
-        state = one.step(it, state, jnp.array(0), z)
+        state = one.step(it, state, jnp.array(0), noise.fill(one.draws(it), z))
         return dataclasses.replace(state, x=it.x0), (it.x0 - state.x) / 1e-3
 
-    _, g = jax.lax.scan(settle, state, uniforms(9, 12, one.draws(it)))
+    _, g = jax.lax.scan(settle, state, uniforms(9, 12, noise.size(one.draws(it))))
     np.testing.assert_allclose(g[4:].mean(0), it.known_gradient(it.x0, 0.5), atol=0.12)
     ignored = np.asarray(2 * it.objective.weight * it.x0)  # what it would be without the response
     assert np.abs(ignored - it.known_gradient(it.x0, 0.5)).max() > 0.3

@@ -19,6 +19,7 @@ from bilevel_rl.finite.objectives import LeaderReturn, VisitationUtility
 from bilevel_rl.finite.problems import LeaderToy
 from bilevel_rl.finite.solvers import ExactPenalty
 from bilevel_rl.finite.solvers.exact_penalty import ExactPenaltyState, Tables
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 S, B, A = 3, 2, 2
@@ -121,7 +122,7 @@ def test_derivatives(observed):
 def test_samples_of_the_leaders_return_are_unbiased(observed):
     it = RandomGame(observed)
     pi = jnp.tile(jnp.array([[0.3, 0.7]]), (it.mdp.n_states, 1))
-    draws = jax.random.uniform(jax.random.key(5), (20_000, it.objective.draws(it)))
+    draws = noise.uniforms(noise.Times(20_000, it.objective.draws(it)), jax.random.key(5))
     got = jax.jit(jax.vmap(lambda u: it.objective.sample(it.x0, pi, it, u)))(draws)
     want = jax.grad(lambda x, t: it.objective.value(x, jax.nn.softmax(t), it), argnums=(0, 1))(it.x0, jnp.log(pi))
     assert_mean(got.value, it.objective.value(it.x0, pi, it), "value")

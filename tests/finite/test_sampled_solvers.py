@@ -110,7 +110,7 @@ def test_soft_q_learning_rests_at_the_optimum_and_sarsa_at_the_value():
     x, S, A = point(it), it.mdp.n_states, it.mdp.n_actions
     Q, Q_u = tables(it)
     pi = planning.soft_policy(Q, TAU)
-    seen = rollouts.draw(it.mdp, pi, jax.random.uniform(jax.random.key(0), (rollouts.draws(200, 200),)), 200, 200)
+    seen = rollouts.draw(it.mdp, pi, noise.uniforms(rollouts.draws(200, 200), jax.random.key(0)))
     s, a, s_next = (v.ravel() for v in seen)
     learnt = rollouts.soft_q_learning(it.mdp, jnp.zeros((S, A)), s, a, s_next, it.reward_at(x, s, a), TAU, 1.0, 400)
     valued = rollouts.sarsa(jnp.zeros((S, A)), pi, seen, it.objective.bonus_at(x, s, a).reshape(200, 200), 0.95, 1.0, 400)
@@ -125,7 +125,9 @@ def test_soft_q_learning_rests_at_the_optimum_and_sarsa_at_the_value():
 def test_a_follower_that_plans_tracks_the_optimum(kind):
     it = problem("visitation")
     one = kind(fixed(), follower="soft_vi", passes=50, trajectories=2, horizon=5)
-    state = one.step(it, one.init(it, point(it), jax.random.key(0)), jnp.array(0), jnp.full(one.draws(it), 0.4))
+    draws = one.draws(it)
+    u = noise.fill(draws, jnp.full(noise.size(draws), 0.4))
+    state = one.step(it, one.init(it, point(it), jax.random.key(0)), jnp.array(0), u)
     np.testing.assert_allclose(state.Q, oracles.lower_optimum(it, point(it), TAU).Q, atol=1e-6)
     assert int(state.samples) == 10
 
@@ -147,9 +149,10 @@ def test_f2sa_s_direction_has_the_mean_of_the_penalty_gradient(name):
             followers.Follower(jnp.log(p), v, sampling.choose(planning.visitation(mdp, p)[None], u[None]))
             for p, v, u in ((pi, V, z[0]), (pi_l, V_l, z[1]))
         ]
-        return (x - one.step(it, F2SAState(x, jnp.zeros((), int), *at), jnp.array(0), z[2:]).x) / TINY
+        u = noise.fill(one.draws(it), z[2:])
+        return (x - one.step(it, F2SAState(x, jnp.zeros((), int), *at), jnp.array(0), u).x) / TINY
 
-    u = jax.random.uniform(jax.random.key(5), (40_000, 2 + one.draws(it)))
+    u = jax.random.uniform(jax.random.key(5), (40_000, 2 + noise.size(one.draws(it))))
     assert_mean(jax.lax.map(moved, u, batch_size=1000), oracles.penalty_estimate(it, x, pi, pi_l, w, tau), "D")
 
 
@@ -160,7 +163,7 @@ def test_zero_order_has_the_mean_of_the_smoothed_gradient(points):
     x = jnp.array([0.3])
     one = ZeroOrder(PowerDecay(TINY), PowerDecay(0.02), tau=0.5, clip=1e9, points=points)
     g = jax.jit(jax.vmap(lambda z: (x - one.step(it, one.init(it, x, None), jnp.array(0), z).x) / TINY))
-    u = jax.random.uniform(jax.random.key(6), (4000, 1))
+    u = noise.uniforms(noise.Times(4000, one.draws(it)), jax.random.key(6))
     assert_mean(g(u), it.known_gradient(x, 0.5) * jnp.ones(1), "g")
 
 

@@ -64,7 +64,8 @@ def upper_draws(it, kind) -> int:
     if it.objective.linear or not COUNTED[kind](it, 0):
         return 0
     once = {PartialSGD: 1, NestedPenalty: 4, FiniteDifference: 2, F2SA: 5}.get(kind, 1)
-    u = jnp.full(it.objective.draws(it), 0.5)
+    draws = it.objective.draws(it)
+    u = noise.fill(draws, jnp.full(noise.size(draws), 0.5))
     pi = jnp.full((it.mdp.n_states, it.mdp.n_actions), 1 / it.mdp.n_actions)
     return once * int(it.objective.sample(it.x0, pi, it, u).transitions)
 
@@ -120,7 +121,8 @@ def test_every_solver_steps_on_every_problem(solver, problem):
 def test_two_sided_differences_count_every_point():
     it = instance(RandomMDP)
     one = FiniteDifference(inner=4, chains=3, perturbation="two_sided")
-    state = one.step(it, one.init(it, it.x0, jax.random.key(0)), jnp.array(0), jnp.full(one.draws(it), 0.4))
+    u = noise.fill(one.draws(it), jnp.full(noise.size(one.draws(it)), 0.4))
+    state = one.step(it, one.init(it, it.x0, jax.random.key(0)), jnp.array(0), u)
     assert int(state.samples) == 2 * 3 * 4 * len(it.x0)
 
 

@@ -16,6 +16,7 @@ from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, ZeroOrder
 from bilevel_rl.finite.solvers.boltzmann_covariance import CovarianceState
 from bilevel_rl.finite.solvers.hpgd import HPGDState
+from bilevel_rl.loop import noise
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
 FIXED = TimeScales(*(PowerDecay(v) for v in (TINY, 1.0, 1e-12, 1.0, TAU)))
@@ -53,16 +54,15 @@ def tables(it, x):
 
 def directions(it, one, state, n: int):
     step = jax.jit(lambda z: (state.x - one.step(it, state, jnp.array(0), z).x) / TINY)
-    return np.asarray(
-        jax.lax.map(step, jax.random.uniform(jax.random.key(3), (n, one.draws(it))), batch_size=200)
-    )
+    u = noise.uniforms(noise.Times(n, one.draws(it)), jax.random.key(3))
+    return np.asarray(jax.lax.map(step, u, batch_size=200))
 
 
 def stream(T: int, N: int, episode: int):
     it = Corridor()
     pi = oracles.lower_optimum(it, it.x0, TAU).pi
-    u = jax.random.uniform(jax.random.key(0), (rollouts.draws(N, T, episode),))
-    return it, pi, rollouts.draw(it.mdp, pi, u, N, T, episode)
+    u = noise.uniforms(rollouts.draws(N, T, episode), jax.random.key(0))
+    return it, pi, rollouts.draw(it.mdp, pi, u, episode)
 
 
 def test_a_stream_is_episodes_one_after_the_other():
@@ -148,13 +148,13 @@ def test_the_table_is_used_before_or_after_it_learns():
     fast = TimeScales(*(PowerDecay(v) for v in (0.1, 1.0, 0.5, 1.0, TAU)))
     few = {"trajectories": 2, "horizon": 20, "follower": "soft_vi"}
     use, learn = (BoltzmannCovariance(fast, order=order, **few) for order in ("use", "learn"))
-    noise = jax.random.uniform(jax.random.key(5), (use.draws(it),))
+    u = noise.uniforms(use.draws(it), jax.random.key(5))
     start = CovarianceState(x, jnp.zeros((), int), Q, jnp.zeros_like(Q_u))
-    first, second = (one.step(it, start, jnp.array(0), noise) for one in (use, learn))
+    first, second = (one.step(it, start, jnp.array(0), u) for one in (use, learn))
     np.testing.assert_array_equal(first.Q_u, second.Q_u)
     assert not np.allclose(first.x, second.x)
     # used after: the same as using, before it learns, a table that has learnt already
-    again = use.step(it, CovarianceState(x, start.samples, Q, second.Q_u), jnp.array(0), noise)
+    again = use.step(it, CovarianceState(x, start.samples, Q, second.Q_u), jnp.array(0), u)
     np.testing.assert_allclose(second.x, again.x, atol=1e-12)
 
 

@@ -14,7 +14,7 @@ from bilevel_rl.finite import solve
 from bilevel_rl.finite.problems.goal_placement import GoalPlacement
 from bilevel_rl.finite.problems.probes import Bandit
 from bilevel_rl.finite.solvers import FiniteDifference, NestedPenalty, PartialSGD, PenaltyActorCritic
-from bilevel_rl.loop import leader
+from bilevel_rl.loop import leader, noise
 
 SOLVERS = (
     PenaltyActorCritic(chains=4), NestedPenalty(chains=4, inner=4), PartialSGD(chains=4),
@@ -88,7 +88,7 @@ def test_finite_differences_with_numbers_of_their_own_have_more_noise():
         scales = dataclasses.replace(one.scales, zeta=dataclasses.replace(one.scales.zeta, initial=1e-6))
         one = dataclasses.replace(one, scales=scales)
         state = one.init(it, it.x0, jax.random.key(0))
-        u = jax.random.uniform(jax.random.key(1), (64, one.draws(it)))
+        u = noise.uniforms(noise.Times(64, one.draws(it)), jax.random.key(1))
         moved = jax.lax.map(lambda z: one.step(it, state, jnp.array(0), z).x - it.x0, u)
         return float(moved.std(0).mean())
 

@@ -21,7 +21,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite.learn import learnt_model, rollouts
 from bilevel_rl.finite.learn.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.loop import settings
+from bilevel_rl.loop import noise, settings
 from bilevel_rl.loop.comparison import Comparison, key_of
 from bilevel_rl.loop.solver import Solver
 from bilevel_rl.loop.stages import Stage
@@ -105,7 +105,7 @@ def least(problem: BilevelProblem, solver: Solver) -> int:
                     "starts are compared along the follower that the solver tracks", "Write Solver.tracked")
         )  # fmt: skip
     # an estimate of another objective takes at most as many transitions as uniform numbers
-    return 2 if problem.objective.linear else problem.objective.draws(problem)
+    return 2 if problem.objective.linear else noise.size(problem.objective.draws(problem))
 
 
 def followers(problem: BilevelProblem, solvers: Any, states: Any, k: int) -> Float[Array, "n S A"]:
@@ -133,15 +133,15 @@ def compare(
     if problem.objective.linear:
         length = min(horizon(problem), transitions)  # a tiny budget cuts all starts alike
         return _along(problem, x, pi, keys, jnp.array(stage), transitions // length, length)
-    probe = problem.objective.draws(problem)
+    probe = noise.size(problem.objective.draws(problem))
     return _estimates(problem, x, pi, keys, jnp.array(stage), transitions // probe if probe else 1)
 
 
 @eqx.filter_jit
 def _along(problem, x, pi, keys, stage, walks: int, length: int):
     def one(x, pi, key):
-        u = jax.random.uniform(key_of(key, stage), (rollouts.draws(walks, length),))
-        seen = rollouts.draw(problem.transitions(x), pi, u, walks, length)
+        drawn = noise.uniforms(rollouts.draws(walks, length), key_of(key, stage))
+        seen = rollouts.draw(problem.transitions(x), pi, drawn)
         weight = rollouts.discounts(seen, problem.mdp.discount).ravel()
         u = problem.objective.bonus_at(x, seen.s.ravel(), seen.a.ravel())
         return problem.objective.cost(x) - jnp.sum(weight * u), jnp.asarray(walks * length)
@@ -154,9 +154,9 @@ def _estimates(problem, x, pi, keys, stage, count: int):
     probe = problem.objective.draws(problem)
 
     def one(x, pi, key):
-        if not probe:
+        if not noise.size(probe):
             return problem.objective.value(x, pi, problem), jnp.zeros((), int)
-        u = jax.random.uniform(key_of(key, stage), (count, probe))
+        u = noise.uniforms(noise.Times(count, probe), key_of(key, stage))
         drawn = jax.lax.map(lambda u: problem.objective.sample(x, pi, problem, u), u)
         return jnp.mean(drawn.value), jnp.sum(drawn.transitions)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop.noise import Draws
 from bilevel_rl.loop.problem import Problem
 
 
@@ -65,12 +66,12 @@ class UpperObjective(eqx.Module):
         """Whether f is linear in the visitation."""
         return type(self).bonus is not UpperObjective.bonus
 
-    def draws(self, problem: TableProblem) -> int:
-        """Uniform numbers that one call of `sample` consumes."""
+    def draws(self, problem: TableProblem) -> Draws:
+        """Uniform numbers that one call of `sample` consumes: how many, or shapes by name."""
         return 0
 
-    def sample(self, x, pi: Float[Array, "S A"], problem: TableProblem, noise: Float[Array, " M"]) -> ObjectiveSample:
-        """Unbiased estimates of f's gradients, from `draws(problem)` uniform numbers.
+    def sample(self, x, pi: Float[Array, "S A"], problem: TableProblem, noise: Any) -> ObjectiveSample:
+        """Unbiased estimates of f's gradients, from `draws(problem)` filled with uniform numbers.
 
         The default differentiates `value` exactly: right where f is known in closed form given the policy.
         """

@@ -6,6 +6,7 @@ it changes no bit.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,22 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-# n numbers [n], an array of a shape, or several of those by name
-Draws = int | tuple[int, ...] | Mapping[str, Any]
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """The same draws so many times, as an inner loop takes them: every array gets a first axis of that length.
+
+    Attributes:
+        count: how many times.
+        each: the draws of one time.
+    """
+
+    count: int
+    each: Draws
+
+
+# n numbers [n], an array of a shape, several of those by name, or any of these several times
+Draws = int | tuple[int, ...] | Mapping[str, Any] | Times
 
 
 def size(draws: Draws) -> int:
@@ -23,7 +38,11 @@ def size(draws: Draws) -> int:
     Example:
         >>> size({"chains": (2, 3, 4), "upper": 5})
         29
+        >>> size(Times(10, {"chains": (2, 3), "upper": 5}))
+        110
     """
+    if isinstance(draws, Times):
+        return draws.count * size(draws.each)
     if isinstance(draws, Mapping):
         return sum(size(part) for part in draws.values())
     return draws if isinstance(draws, int) else math.prod(draws)
@@ -37,7 +56,11 @@ def fill(draws: Draws, flat: Float[Array, " M"]) -> Any:
         >>> filled = fill({"pair": (2, 2), "one": 1}, jnp.arange(5.0))
         >>> filled["pair"].tolist(), filled["one"].tolist()
         ([[0.0, 1.0], [2.0, 3.0]], [4.0])
+        >>> fill(Times(2, {"pair": 2, "one": 1}), jnp.arange(6.0))["pair"].tolist()
+        [[0.0, 1.0], [3.0, 4.0]]
     """
+    if isinstance(draws, Times):
+        return jax.vmap(lambda row: fill(draws.each, row))(flat.reshape(draws.count, size(draws.each)))
     if isinstance(draws, int):
         return flat
     if not isinstance(draws, Mapping):

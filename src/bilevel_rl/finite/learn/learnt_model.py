@@ -25,6 +25,7 @@ from bilevel_rl.finite.learn import rollouts
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.loop import noise
 
 VISITS = 10  # ours: a model is learnt where every pair of state and action can be seen so often on average
 LARGEST = 5000  # ours: states up to which planning for every start is quick
@@ -81,8 +82,8 @@ def explore(
 @eqx.filter_jit
 def _explore(problem, policies, keys, walks: int, length: int):
     def one(pi, key):
-        u = jax.random.uniform(key, (rollouts.draws(walks, length),))
-        return rollouts.draw(problem.mdp, (pi + 1 / pi.shape[1]) / 2, u, walks, length)
+        u = noise.uniforms(rollouts.draws(walks, length), key)
+        return rollouts.draw(problem.mdp, (pi + 1 / pi.shape[1]) / 2, u)
 
     return jax.vmap(one)(policies, keys)
 

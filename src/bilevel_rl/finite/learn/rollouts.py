@@ -12,6 +12,7 @@ so that one derivative of the rewards seen does for all dimensions of x at once 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, Sequences, TimeScales
 
 Follows = Literal["q_learning", "soft_vi"]
@@ -61,23 +63,21 @@ def last(seen: Seen) -> Bool[Array, "N T"] | None:
     return jnp.concatenate([seen.t[:, 1:] == 0, jnp.zeros((seen.t.shape[0], 1), bool)], axis=1)
 
 
-def draws(trajectories: int, horizon: int, episode: int | None = None) -> int:
-    """Uniform numbers that `draw` consumes."""
-    return trajectories * (1 + (2 if episode is None else 3) * horizon)
+def draws(trajectories: int, horizon: int, episode: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Uniform numbers that `draw` consumes: of each trajectory's start, and of each step (with restarts, three)."""
+    return {"start": (trajectories,), "steps": (horizon, 2 if episode is None else 3, trajectories)}
 
 
 def draw(
-    mdp: FiniteMDP, pi: Float[Array, "S A"], u: Float[Array, " M"], trajectories: int, horizon: int,
-    episode: int | None = None,
-) -> Seen:  # fmt: skip
-    """Trajectories from `start` under `pi`, from `draws(trajectories, horizon, episode)` uniform numbers.
+    mdp: FiniteMDP, pi: Float[Array, "S A"], noise: Mapping[str, Array], episode: int | None = None
+) -> Seen:
+    """Trajectories from `start` under `pi`: as many and as long as the noise says.
 
     Args:
+        noise: `draws(trajectories, horizon, episode)` filled with uniform numbers.
         episode: None for one episode a trajectory; else each is a stream of episodes, a new one beginning where one has
             ended or has lasted that many transitions.
     """
-    start, steps = u[:trajectories], u[trajectories:].reshape(horizon, -1, trajectories)
-
     def step(s, z):
         a = sampling.choose(small.rows(pi, s), z[0])
         s_next = sampling.next_state(mdp, s, a, z[1])
@@ -94,7 +94,7 @@ def draw(
             t,
         )
 
-    s = sampling.start_state(mdp, start)
+    s, steps = sampling.start_state(mdp, noise["start"]), noise["steps"]
     if episode is None:
         return Rollouts(*(v.T for v in jax.lax.scan(step, s, steps)[1]))
     return Streams(*(v.T for v in jax.lax.scan(stream, (s, jnp.zeros(s.shape, jnp.int32)), steps)[1]))
@@ -258,12 +258,12 @@ def soft_q_learning(
 
 def learn_follower(
     problem: BilevelProblem, mdp: FiniteMDP, x: Float[Array, " d"], Q: Float[Array, "S A"], seen: Seen,
-    v: Float[Array, " M"], tau, beta, passes: int,
+    v: Float[Array, "..."], tau, beta, passes: int,
 ) -> tuple[Float[Array, "S A"], int]:  # fmt: skip
     """Soft Q-learning on the trajectories, and on one uniformly chosen action beside each of their transitions.
 
     Args:
-        v: [2 N T] uniform numbers for the actions beside; empty: the trajectories alone.
+        v: [2, N T] uniform numbers for the actions beside; empty: the trajectories alone.
 
     Returns:
         Q, and the transitions that were drawn beside.
@@ -271,9 +271,8 @@ def learn_follower(
     batch = tuple(part.ravel() for part in seen[:3])
     if v.size:
         s, a, _ = batch
-        u = v.reshape(2, s.shape[0])
-        other = jnp.minimum((u[0] * Q.shape[1]).astype(a.dtype), Q.shape[1] - 1)
-        beside = (s, other, sampling.next_state(mdp, s, other, u[1]))
+        other = jnp.minimum((v[0] * Q.shape[1]).astype(a.dtype), Q.shape[1] - 1)
+        beside = (s, other, sampling.next_state(mdp, s, other, v[1]))
         batch = tuple(map(jnp.concatenate, zip(batch, beside, strict=True)))
     r = problem.reward_at(x, *batch[:2])
     return soft_q_learning(mdp, Q, *batch, r, tau, beta, passes), v.size // 2
@@ -394,19 +393,13 @@ class TrajectorySolver(Solver):
             ("explore", self.explore, self.explore in ("extra", "none"), "it must be 'extra' or 'none'"),
         )  # fmt: skip
 
-    @property
-    def drawn(self) -> int:
-        """Uniform numbers for the trajectories."""
-        return draws(self.trajectories, self.horizon, self.episode)
-
-    @property
-    def uniforms(self) -> int:
-        """The same and those for the actions beside; a sample of the objective takes what comes after."""
+    def draws(self, problem: BilevelProblem) -> Draws:
         explores = self.follower == "q_learning" and self.explore == "extra"
-        return self.drawn + (2 * self.trajectories * self.horizon if explores else 0)
-
-    def draws(self, problem: BilevelProblem) -> int:
-        return self.uniforms + problem.objective.draws(problem)
+        return {
+            "trajectories": draws(self.trajectories, self.horizon, self.episode),
+            "beside": (2, self.trajectories * self.horizon) if explores else 0,
+            "upper": problem.objective.draws(problem),
+        }
 
     def play(
         self,
@@ -421,7 +414,7 @@ class TrajectorySolver(Solver):
         if self.follower == "soft_vi":
             Q = soft_vi(problem, x, Q, tau, self.passes if self.sweeps is None else self.sweeps)
         pi = planning.soft_policy(Q, tau)
-        return Q, pi, draw(mdp, pi, noise[: self.drawn], self.trajectories, self.horizon, self.episode)
+        return Q, pi, draw(mdp, pi, noise["trajectories"], self.episode)
 
     def moved(
         self, problem: BilevelProblem, x: Float[Array, " d"], g: Float[Array, " d"], k, zeta
@@ -436,5 +429,4 @@ class TrajectorySolver(Solver):
         """The follower's table after the trajectories, where it learns from them, and the transitions drawn beside."""
         if self.follower == "soft_vi":
             return Q, 0
-        beside = noise[self.drawn : self.uniforms]
-        return learn_follower(problem, mdp, x, Q, seen, beside, now.tau, now.beta, self.passes)
+        return learn_follower(problem, mdp, x, Q, seen, noise["beside"], now.tau, now.beta, self.passes)

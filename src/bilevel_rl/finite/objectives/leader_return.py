@@ -64,12 +64,12 @@ class LeaderReturn(UpperObjective):
         return -jnp.sum(paid)
 
     def draws(self, problem):
-        return self.trajectories * (1 + 2 * self.horizon)
+        return {"start": (self.trajectories,), "steps": (self.trajectories, self.horizon, 2)}
 
     def sample(self, x, pi, problem: BilevelProblem, noise):
         B, T = self.trajectories, self.horizon
         mdp = problem.transitions(x)
-        y = sampling.trajectories(mdp, pi, noise[:B], noise[B:].reshape(B, T, 2))  # [B, T]
+        y = sampling.trajectories(mdp, pi, noise["start"], noise["steps"])  # [B, T]
         paid = self.discount ** jnp.arange(T) * self.utility[y.s, jnp.minimum(y.a, self.utility.shape[1] - 1)]
         to_go = jnp.cumsum(paid[:, ::-1], 1)[:, ::-1]
         # the other trajectories' mean: independent of the actions it is weighed with

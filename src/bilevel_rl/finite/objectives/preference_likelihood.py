@@ -68,15 +68,15 @@ class PreferenceLikelihood(UpperObjective):
     # -- sampled ------------------------------------------------------------------------------------------------------
 
     def draws(self, problem):
-        return self.pairs * (2 * (1 + 2 * self.horizon) + 1)
+        B, H = self.pairs, self.horizon
+        return {"start": (2 * B,), "label": (B,), "steps": (2 * B, H, 2)}
 
     def sample(self, x, pi, problem: BilevelProblem, noise):
         B, H = self.pairs, self.horizon
-        u_start, u_label = noise[: 2 * B], noise[2 * B : 3 * B]
         mdp = problem.transitions(x)
-        y = sampling.trajectories(mdp, pi, u_start, noise[3 * B :].reshape(2 * B, H, 2))  # [2B, H]
+        y = sampling.trajectories(mdp, pi, noise["start"], noise["steps"])  # [2B, H]
         judge = self._returns(self.gold[y.s, y.a], problem).reshape(2, B)
-        label = jnp.where(u_label < jax.nn.sigmoid(self.sharpness * (judge[0] - judge[1])), 1.0, -1.0)
+        label = jnp.where(noise["label"] < jax.nn.sigmoid(self.sharpness * (judge[0] - judge[1])), 1.0, -1.0)
 
         def losses(x):  # [B]
             r = problem.reward_at(x, y.s.ravel(), y.a.ravel()).reshape(2 * B, H)

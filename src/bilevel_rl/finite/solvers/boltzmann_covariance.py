@@ -107,7 +107,7 @@ class BoltzmannCovariance(TrajectorySolver):
             Q_u = learnt
         else:
             # the mean over a state's visits of g_theta / pi times d_x Q_L is the sum over its actions
-            xi = objective.sample(x, pi, problem, noise[self.uniforms :])
+            xi = objective.sample(x, pi, problem, noise["upper"])
             visits = jnp.sum(rollouts.totals(seen, Q.shape, jnp.ones((N, T)))[0], -1)
             c = -(xi.grad_theta / pi)[seen.s, seen.a] / (visits[seen.s] * tau)
             g, used = xi.grad_x, used + xi.transitions

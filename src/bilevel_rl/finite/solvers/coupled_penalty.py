@@ -26,6 +26,7 @@ from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import noise as numbers
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 EstimatorName = Literal["auto", "ratio_critic", "likelihood_ratio", "gradient_critic", "doubly_robust"]
@@ -378,6 +379,7 @@ def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:
     if problem.objective.linear:
         return 0
     pi = jnp.full((problem.mdp.n_states, problem.mdp.n_actions), 1 / problem.mdp.n_actions)
-    noise = jnp.zeros(problem.objective.draws(problem))
-    xi = jax.eval_shape(lambda x, pi, noise: problem.objective.sample(x, pi, problem, noise), x, pi, noise)
+    drawn = problem.objective.draws(problem)
+    u = numbers.fill(drawn, jnp.zeros(numbers.size(drawn)))
+    xi = jax.eval_shape(lambda x, pi, u: problem.objective.sample(x, pi, problem, u), x, pi, u)
     return 0 if xi.seen is None else xi.seen.shape[1]

@@ -18,6 +18,7 @@ from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop.noise import Draws, Times
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
@@ -75,8 +76,9 @@ class F2SA(Solver):
             ("scales.tau.power", self.scales.tau.power, self.scales.tau.power == 0, "tau is constant: it must be 0"),
         )
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return (self.inner + 1) * (6 * self.chains + problem.objective.draws(problem))
+    def draws(self, problem: BilevelProblem) -> Draws:
+        one = {"chains": (2, 3, self.chains), "upper": problem.objective.draws(problem)}
+        return {"inner": Times(self.inner, one), "outer": one}
 
     def init(self, problem: BilevelProblem, x0, key) -> F2SAState:
         u = jax.random.uniform(key, (2, self.chains))
@@ -89,12 +91,12 @@ class F2SA(Solver):
 
         def sample(z, y, u):
             """One transition of each chain of both, and the upper objective's own sample."""
-            pair = u[: 6 * self.chains].reshape(2, 3, self.chains)
+            pair = u["chains"]
             seen, z, n = followers.draw(mdp, z, pair[0])
             seen_l, y, n_l = followers.draw(mdp, y, pair[0 if self.common_noise else 1])
             xi = None
             if not objective.linear:
-                xi = objective.sample(x, jax.nn.softmax(y.theta), problem, u[6 * self.chains :])
+                xi = objective.sample(x, jax.nn.softmax(y.theta), problem, u["upper"])
             return seen, seen_l, xi, z, y, n + n_l + (0 if xi is None else xi.transitions)
 
         def inner(carry, u):
@@ -111,10 +113,9 @@ class F2SA(Solver):
             y = followers.learn(y, seen_l, r_l, now, gamma, bound, penalty)
             return (z, y, used + n), None
 
-        u = noise.reshape(self.inner + 1, -1)
-        (z, y, used), _ = jax.lax.scan(inner, (state.z, state.y, state.samples), u[:-1])
+        (z, y, used), _ = jax.lax.scan(inner, (state.z, state.y, state.samples), noise["inner"])
         # x <- x - zeta (grad_x f + lambda (grad_x g(x, y) - grad_x g(x, z))), at y and z as they now are
-        seen, seen_l, xi, z, y, n = sample(z, y, u[-1])
+        seen, seen_l, xi, z, y, n = sample(z, y, noise["outer"])
         D = followers.penalty_direction(problem, x, seen, seen_l, z.V, y.V, now.w)
         D = D if xi is None else D + xi.grad_x
         moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * D)

@@ -19,6 +19,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 from bilevel_rl.loop import leader
 from bilevel_rl.loop.leader import MovingState
+from bilevel_rl.loop.noise import Draws, Times
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, Sequences, TimeScales
 
 Perturbation = Literal["simultaneous", "two_sided", "one_sided"]
@@ -87,9 +88,10 @@ class FiniteDifference(Solver):
         )
         leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
-    def draws(self, problem: BilevelProblem) -> int:
+    def draws(self, problem: BilevelProblem) -> Draws:
+        solve = {"inner": (self.inner, 3, self.chains), "upper": problem.objective.draws(problem)}
         points = 1 if self.common_noise else self._points(problem)
-        return problem.x0.shape[0] + points * (3 * self.chains * self.inner + problem.objective.draws(problem))
+        return {"signs": problem.x0.shape, "solves": Times(points, solve)}
 
     def _points(self, problem: BilevelProblem) -> int:
         """Points around x at which an inner solve runs in each step."""
@@ -104,11 +106,8 @@ class FiniteDifference(Solver):
 
     def step(self, problem: BilevelProblem, state: DifferenceState, k, noise) -> DifferenceState:
         now, x, d = self.scales.at(k), state.iterate, state.x.shape[0]
-        sets = noise[d:].reshape(1 if self.common_noise else self._points(problem), -1)  # of random numbers
-        split = 3 * self.chains * self.inner
-        u_inner, u_upper = sets[:, :split].reshape(-1, self.inner, 3, self.chains), sets[:, split:]
         if self.perturbation == "simultaneous":
-            directions = jnp.where(noise[None, :d] < 0.5, -1.0, 1.0)  # [1, d]
+            directions = jnp.where(noise["signs"][None] < 0.5, -1.0, 1.0)  # [1, d]
         else:
             directions = jnp.eye(d)  # [d, d]
         away = self.radius(k) * directions
@@ -116,13 +115,13 @@ class FiniteDifference(Solver):
         points = jax.vmap(problem.project)(x + jnp.concatenate([away, behind]))  # [m + m or 1, d]
 
         # the same follower at every point, and the same random numbers
-        def measure(x, u_inner, u_upper):
-            return self._measure(problem, x, state.follower, now, u_inner, u_upper)
+        def measure(x, u):
+            return self._measure(problem, x, state.follower, now, u)
 
         if self.common_noise:
-            f, solved, used = jax.vmap(measure, (0, None, None))(points, u_inner[0], u_upper[0])
+            f, solved, used = jax.vmap(measure, (0, None))(points, jax.tree.map(lambda u: u[0], noise["solves"]))
         else:
-            f, solved, used = jax.vmap(measure)(points, u_inner, u_upper)
+            f, solved, used = jax.vmap(measure)(points, noise["solves"])
 
         rise, run = f[: len(away)] - f[len(away) :], points[: len(away)] - points[len(away) :]  # [m], [m, d]
         moved = jnp.abs(run) > 1e-12  # ours: a coordinate that the projection held gives no information
@@ -136,7 +135,7 @@ class FiniteDifference(Solver):
         return jax.nn.softmax(state.follower.theta)
 
     def _measure(
-        self, problem: BilevelProblem, x: Float[Array, " d"], follower: Follower, now: Sequences, u_inner, u_upper
+        self, problem: BilevelProblem, x: Float[Array, " d"], follower: Follower, now: Sequences, noise
     ) -> tuple[Array, Follower, Array]:
         """Inner solve at x: an estimate of f, the follower, and the transitions used."""
         objective, mdp = problem.objective, problem.transitions(x)
@@ -149,8 +148,8 @@ class FiniteDifference(Solver):
             gain = jnp.mean(objective.bonus_at(x, seen.s, seen.a)) if objective.linear else jnp.zeros(())
             return (f, used + n), gain
 
-        (follower, used), gains = jax.lax.scan(inner, (follower, jnp.zeros((), int)), u_inner)
+        (follower, used), gains = jax.lax.scan(inner, (follower, jnp.zeros((), int)), noise["inner"])
         if objective.linear:
             return objective.cost(x) - jnp.mean(gains[self.inner // 2 :]), follower, used
-        xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, u_upper)
+        xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise["upper"])
         return xi.value, follower, used + xi.transitions

@@ -105,7 +105,7 @@ class HPGD(TrajectorySolver):
             c = discounted * A_u / tau
             g = rollouts.direct(problem, x, seen, rollouts.following(returns, seen), returns)
         else:
-            xi = objective.sample(x, pi, problem, noise[self.uniforms :])
+            xi = objective.sample(x, pi, problem, noise["upper"])
             c, g, used = -jnp.where(count > 0, xi.grad_theta, 0.0) / tau, xi.grad_x, used + xi.transitions
 
         # d_x Q^ - d_x V^: each visit carries its share of the pair's mean and of the state's

@@ -18,6 +18,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
 from bilevel_rl.loop import leader
 from bilevel_rl.loop.leader import MovingState
+from bilevel_rl.loop.noise import Draws, Times
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
@@ -77,8 +78,8 @@ class NestedPenalty(Solver):
         )
         leader.check_motion(self.name, self.momentum, self.hold, self.average)
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return self.inner * (6 * self.chains + problem.objective.draws(problem))
+    def draws(self, problem: BilevelProblem) -> Draws:
+        return Times(self.inner, {"chains": (2, 3, self.chains), "upper": problem.objective.draws(problem)})
 
     def init(self, problem: BilevelProblem, x0, key) -> NestedState:
         u = jax.random.uniform(key, (2, self.chains))
@@ -91,7 +92,7 @@ class NestedPenalty(Solver):
 
         def inner(carry, z):
             f, f_l, used = carry
-            u = z[: 6 * self.chains].reshape(2, 3, self.chains)
+            u = z["chains"]
             seen, f, n = followers.draw(mdp, f, u[0])
             seen_l, f_l, n_l = followers.draw(mdp, f_l, u[0 if self.common_noise else 1])
             r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
@@ -99,14 +100,14 @@ class NestedPenalty(Solver):
             if objective.linear:
                 r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
             else:
-                xi = objective.sample(x, jax.nn.softmax(f_l.theta), problem, z[6 * self.chains :])
+                xi = objective.sample(x, jax.nn.softmax(f_l.theta), problem, z["upper"])
                 penalty, g_x, used = (1 - gamma) * now.w * xi.grad_theta, xi.grad_x, used + xi.transitions
             f = followers.learn(f, seen, r, now, gamma, bound)
             f_l = followers.learn(f_l, seen_l, r_l, now, gamma, bound, penalty)
             return (f, f_l, used), (seen, seen_l, g_x)
 
         start = (state.follower, state.follower_l, state.samples)
-        (follower, follower_l, used), out = jax.lax.scan(inner, start, noise.reshape(self.inner, -1))
+        (follower, follower_l, used), out = jax.lax.scan(inner, start, noise)
         # D over the second half of the inner loop
         late = jax.tree.map(lambda v: v[self.inner // 2 :], out)
         seen, seen_l = jax.tree.map(jnp.ravel, late[:2])

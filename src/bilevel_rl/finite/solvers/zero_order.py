@@ -21,6 +21,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay
 
 
@@ -78,8 +79,8 @@ class ZeroOrder(Solver):
             ("directions", self.directions, self.directions >= 1, "it must be at least 1"),
         )  # fmt: skip
 
-    def draws(self, problem: BilevelProblem) -> int:
-        return self.directions * problem.x0.shape[0]
+    def draws(self, problem: BilevelProblem) -> Draws:
+        return {"directions": (self.directions, problem.x0.shape[0])}
 
     def init(self, problem: BilevelProblem, x0, key) -> WarmState:
         return WarmState(x0, jnp.zeros((), int), jnp.zeros(problem.mdp.n_states) if self.warm else None)
@@ -98,7 +99,7 @@ class ZeroOrder(Solver):
                 return oracles.hyper_objective(problem, y, self.tau)
             return problem.objective.value(y, self._answer(problem, y, V).pi, problem)
 
-        z = ndtri(jnp.maximum(noise, 1e-15)).reshape(self.directions, -1)  # [N, d]
+        z = ndtri(jnp.maximum(noise["directions"], 1e-15))  # [N, d]
         signs = jnp.array([1.0, -1.0] if self.points == "central" else [1.0])
         away = delta * signs[:, None, None] * z
         reached = jax.vmap(jax.vmap(problem.project))(x + away)

@@ -123,7 +123,7 @@ def _asked(where: str, f: Callable, *args: Any, allowed: str = "", fix: str = ""
 
 def _check_parts(problem: TableProblem, name: str) -> None:
     """Fields of the right kinds."""
-    x0 = getattr(problem, "x0", None)
+    x0: Any = getattr(problem, "x0", None)
     kind = getattr(x0, "dtype", type(x0).__name__)
     vector = isinstance(x0, (jax.Array, np.ndarray)) and np.ndim(x0) == 1 and np.size(x0) > 0
     if not vector or not jnp.issubdtype(x0.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(jnp.asarray(x0)))):

@@ -143,8 +143,8 @@ def _along(problem, x, pi, keys, stage, walks: int, length: int):
         drawn = noise.uniforms(rollouts.draws(walks, length), key_of(key, stage))
         seen = rollouts.draw(problem.transitions(x), pi, drawn)
         weight = rollouts.discounts(seen, problem.mdp.discount).ravel()
-        u = problem.objective.bonus_at(x, seen.s.ravel(), seen.a.ravel())
-        return problem.objective.cost(x) - jnp.sum(weight * u), jnp.asarray(walks * length)
+        f = problem.objective.linear_value(x, seen.s.ravel(), seen.a.ravel(), lambda u: jnp.sum(weight * u))
+        return f, jnp.asarray(walks * length)
 
     return jax.vmap(one)(x, pi, keys)
 

@@ -204,7 +204,7 @@ def brute_force(problem: TableProblem, tau: float, points: int = 41, polish: int
                     "x needs a box and at most 3 dimensions", "Use multi-start exact_descent instead")
         )  # fmt: skip
     low, high = (np.asarray(b, float) for b in box)
-    covered = tuple(np.asarray(side) for side in problem.bounded_part())
+    covered = tuple(np.asarray(side) for side in problem.bounded_part() or box)
     objective = jax.jit(lambda p, x: hyper_objective(p, x, tau))
     for widening in range(WIDENINGS + 1):
         axes = [np.linspace(covered[0][i], covered[1][i], points) for i in range(d)]

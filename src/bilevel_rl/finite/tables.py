@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -55,11 +56,24 @@ class UpperObjective(eqx.Module):
 
     def bonus_at(self, x, s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
         """`bonus(x)[s, a]`; override it where the whole table costs too much."""
-        return self.bonus(x)[s, a]
+        utility = self.bonus(x)
+        assert utility is not None, "asked of objectives that are linear in the visitation only"
+        return utility[s, a]
 
     def cost(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """The part $c(x)$ of a linear objective that does not depend on the policy."""
         return jnp.zeros(())
+
+    def linear_value(
+        self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"],
+        over: Callable[[Float[Array, " N"]], Array] = jnp.mean,
+    ) -> Float[Array, ""]:  # fmt: skip
+        """An estimate of a linear f from N pairs of the follower, $c(x)$ less the utility over them; differentiable in x.
+
+        Args:
+            over: what makes one number of the [N] utilities; their mean, or a weighted sum.
+        """
+        return self.cost(x) - over(self.bonus_at(x, s, a))
 
     @property
     def linear(self) -> bool:

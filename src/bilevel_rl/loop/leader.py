@@ -9,6 +9,8 @@ are fields of every sampled solver that descends, so that none is compared with 
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,6 +43,11 @@ def at_rest(x0: Float[Array, " d"]) -> dict[str, Float[Array, " d"]]:
     return {"direction": jnp.zeros_like(x0), "ahead": jnp.zeros_like(x0)}
 
 
+def descend(problem: Problem, x: Float[Array, " d"], D: Float[Array, " d"], k, zeta, hold) -> Float[Array, " d"]:
+    r"""$\Pi_X(x - \zeta D)$; x itself, projected, in the first `hold` iterations."""
+    return problem.project(x - jnp.where(k < hold, 0.0, zeta) * D)
+
+
 def move(
     problem: Problem, state: MovingState, k, D: Float[Array, " d"], zeta, momentum, hold, average
 ) -> dict[str, Float[Array, " d"]]:
@@ -58,10 +65,15 @@ def move(
         The fields `x`, `direction`, `ahead` of the next state.
     """
     direction = momentum * state.direction + (1 - momentum) * D
-    y = problem.project(state.iterate - jnp.where(k < hold, 0.0, zeta) * direction)
+    y = descend(problem, state.iterate, direction, k, zeta, hold)
     share = average / jnp.maximum(jnp.maximum(k - hold, 0) + average, 1e-12)
     x = jnp.where(average > 0, state.x + share * (y - state.x), y)
     return {"x": x, "direction": direction, "ahead": y - x}
+
+
+def held(hold) -> tuple[str, Any, bool, str]:
+    """What `check_fields` asks of `hold`."""
+    return "hold", hold, hold >= 0, "it must be at least 0"
 
 
 def check_motion(where: str, momentum, hold, average) -> None:
@@ -69,6 +81,6 @@ def check_motion(where: str, momentum, hold, average) -> None:
     check_fields(
         where,
         ("momentum", momentum, 0 <= momentum < 1, "it must be in [0, 1)"),
-        ("hold", hold, hold >= 0, "it must be at least 0"),
+        held(hold),
         ("average", average, average >= 0, "it must be at least 0"),
     )

@@ -8,7 +8,7 @@ D = g_x + \frac{\nabla_x r_x(s,a) - \nabla_x r_x(\bar s, \bar a)}{w (1-\gamma)}$
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -125,6 +125,40 @@ def learn(
     return Follower(theta, V, f.s)
 
 
+class UpperTerms(NamedTuple):
+    r"""What the upper objective adds to a step: to the leader-aware follower, and to x.
+
+    Attributes:
+        r: [N] rewards of its transitions; $(1-\gamma) w u_x(s,a)$ is part of them where f is linear in the visitation.
+        penalty: [S, A] $(1-\gamma) w\, g_\theta$, which its actor descends; None where f is linear.
+        grad_x: [d] $g_x$ at fixed policy; None where f is linear, whose $g_x$ is part of `penalty_direction`.
+        transitions: how many the objective's own sample took.
+    """
+
+    r: Float[Array, " N"]
+    penalty: Float[Array, "S A"] | None
+    grad_x: Float[Array, " d"] | None
+    transitions: Int[Array, ""] | int
+
+
+def upper_terms(
+    problem: BilevelProblem, x: Float[Array, " d"], f: Follower, seen: Transition, w, noise: Any
+) -> UpperTerms:
+    """The terms of f in a step of the leader-aware follower.
+
+    Args:
+        f: the leader-aware follower; `seen` are its transitions.
+        w: weight of f.
+        noise: uniform numbers for a sample of f, as `problem.objective.draws` asks for them.
+    """
+    objective, w = problem.objective, (1 - problem.mdp.discount) * w
+    r = problem.reward_at(x, seen.s, seen.a)
+    if objective.linear:
+        return UpperTerms(r + w * objective.bonus_at(x, seen.s, seen.a), None, None, 0)
+    xi = objective.sample(x, jax.nn.softmax(f.theta), problem, noise)
+    return UpperTerms(r, w * xi.grad_theta, xi.grad_x, xi.transitions)
+
+
 def evaluate(V: Float[Array, " S"], seen: Transition, r: Float[Array, " N"], beta, gamma) -> Float[Array, " S"]:
     r"""TD(0) without entropy: $V(s) \leftarrow V(s) + \beta (r + \gamma V(s') - V(s))$."""
     delta = r + gamma * small.rows(V, seen.s_next) - small.rows(V, seen.s)
@@ -156,7 +190,7 @@ def penalty_direction(
             rewards = rewards + (1 - gamma) * jnp.dot(problem.transitions(x).start, V - V_l)
         upper = 0.0
         if problem.objective.linear:
-            upper = problem.objective.cost(x) - jnp.mean(problem.objective.bonus_at(x, seen_l.s, seen_l.a))
+            upper = problem.objective.linear_value(x, seen_l.s, seen_l.a)
         return upper + rewards / (w * (1 - gamma))
 
     return jax.grad(lagrangian)(x)

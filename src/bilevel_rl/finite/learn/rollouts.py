@@ -25,6 +25,7 @@ from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
+from bilevel_rl.loop import leader
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, Sequences, TimeScales
 
@@ -78,6 +79,7 @@ def draw(
         episode: None for one episode a trajectory; else each is a stream of episodes, a new one beginning where one has
             ended or has lasted that many transitions.
     """
+
     def step(s, z):
         a = sampling.choose(small.rows(pi, s), z[0])
         s_next = sampling.next_state(mdp, s, a, z[1])
@@ -170,7 +172,7 @@ def direct(
     weight = discounts(seen, gamma).ravel()
 
     def surrogate(x):
-        total = problem.objective.cost(x) - jnp.sum(weight * problem.objective.bonus_at(x, s, a))
+        total = problem.objective.linear_value(x, s, a, lambda u: jnp.sum(weight * u))
         mdp = problem.transitions(x)
         if _moves(problem):
             total = total - gamma * jnp.sum(weight * _score(mdp, s, a, s_next) * V_u.ravel())
@@ -387,7 +389,7 @@ class TrajectorySolver(Solver):
             ("sweeps", self.sweeps, self.sweeps is None or self.sweeps >= 1, "it must be at least 1, or none"),
             ("baseline", self.baseline, self.baseline in ("none", "visits"), "it must be 'none' or 'visits'"),
             ("clip", self.clip, self.clip > 0, "it must be above 0"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("follower", self.follower, self.follower in ("q_learning", "soft_vi"),
              "it must be 'q_learning' or 'soft_vi'"),
             ("explore", self.explore, self.explore in ("extra", "none"), "it must be 'extra' or 'none'"),
@@ -420,7 +422,7 @@ class TrajectorySolver(Solver):
         self, problem: BilevelProblem, x: Float[Array, " d"], g: Float[Array, " d"], k, zeta
     ) -> Float[Array, " d"]:
         r"""$\Pi_X(x - \zeta g)$ with g clipped; x where it is held."""
-        return problem.project(x - jnp.where(k < self.hold, 0.0, zeta) * clipped(g, self.clip))
+        return leader.descend(problem, x, clipped(g, self.clip), k, zeta, self.hold)
 
     def learn(
         self, problem: BilevelProblem, mdp: FiniteMDP, x: Float[Array, " d"], Q: Float[Array, "S A"], seen: Seen,

@@ -423,7 +423,7 @@ def _offered(allowed: ArrayLike | None) -> np.ndarray | None:
 
 def _numbers(where: str, values: ArrayLike, ignore: np.ndarray | None = None) -> np.ndarray:
     """The values as finite 64-bit numbers; entries of actions that are not offered may be anything, and become 0."""
-    fault, fix = "", "Give real numbers"
+    fault, fix, array = "", "Give real numbers", None
     if isinstance(values, jax.core.Tracer):
         fault, fix = "a traced value", "Build the MDP once, and move it inside with with_probabilities or with_start"
     elif isinstance(values, np.ma.MaskedArray):
@@ -435,7 +435,7 @@ def _numbers(where: str, values: ArrayLike, ignore: np.ndarray | None = None) ->
             fault = "" if array is not None else "complex numbers"
         except (TypeError, ValueError) as error:
             fault = f"{type(values).__name__} ({error})"
-    if fault:
+    if array is None:
         raise InvalidProblem(message(where, fault, "an array of real numbers is expected", fix))
     if ignore is not None and array.shape[:2] == ignore.shape:
         array = np.where(ignore.reshape(ignore.shape + (1,) * (array.ndim - 2)), array, 0.0)

@@ -19,6 +19,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.schedules import TEMPERATURE
 
 
@@ -79,7 +80,7 @@ class AMD(Solver):
             ("step_size", self.step_size, self.step_size > 0, "it must be above 0"),
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
             ("sweeps", self.sweeps, self.sweeps >= 1, "it must be at least 1"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("clip", self.clip, self.clip is None or self.clip > 0, "it must be above 0, or none"),
         )
 
@@ -123,5 +124,5 @@ class AMD(Solver):
         g = jax.grad(direct)(x) + implicit.contract(problem, x, h + m[:, None] * pi, V)
         if self.clip is not None:
             g = rollouts.clipped(g, self.clip)
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, self.step_size) * g)
+        moved = leader.descend(problem, x, g, k, self.step_size, self.hold)
         return DesignState(moved, state.samples, V, V_u, d, m)

@@ -26,6 +26,7 @@ from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.loop import noise as numbers
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
@@ -163,7 +164,7 @@ class CoupledPenalty(Solver):
         check_fields(
             self.name,
             ("momentum", self.momentum, 0 <= self.momentum < 1, "it must be in [0, 1)"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("clip", self.clip, self.clip > 0, "it must be above 0"),
             ("bound", self.bound, self.bound > 0, "it must be above 0"),
             ("explore", self.explore, self.explore in ways, f"it must be one of {ways}"),
@@ -230,7 +231,7 @@ class CoupledPenalty(Solver):
         # x <- x - zeta (g_x + penalty)
         D_x = self._direction(problem, x, state, pair, direct, seen, errors, says)
         direction = self.momentum * state.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * direction)
+        moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
         return CoupledState(
             x=moved, samples=state.samples + used, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
             estimate=carry, s=seen.onward, wanderers=wanderers, replay=replay, direction=direction,
@@ -259,6 +260,8 @@ class CoupledPenalty(Solver):
     def _logits(self, state: CoupledState, w, tau) -> Float[Array, "S A"]:
         r"""$b = -g_\theta/(d\,\pi^L)$ with $|\bar w b| \le$ clip times tau (ours: derived from stationarity in theta)."""
         pi_l = Pair(state.Q, state.D, w, tau).pi_l
+        assert state.direct is not None, "kept where f is not linear"
+        assert state.visits is not None, "kept where f is not linear"
         b = -state.direct / jnp.maximum(state.visits[:, None] * pi_l, 1e-6)
         return jnp.clip(b, -self.clip * tau / w, self.clip * tau / w)
 
@@ -309,8 +312,9 @@ class CoupledPenalty(Solver):
             """Its gradient at the present x is what derivatives of the problem contribute."""
             total = 0.0
             if problem.objective.linear:
-                utility = problem.mdp.ongoing(problem.objective.bonus_at(x, seen.s, seen.a), seen.s)
-                total = problem.objective.cost(x) - jnp.mean(says.rho * utility)
+                total = problem.objective.linear_value(
+                    x, seen.s, seen.a, lambda u: jnp.mean(says.rho * problem.mdp.ongoing(u, seen.s))
+                )
             if says.weights is not None:
                 r = problem.mdp.ongoing(problem.reward_at(x, seen.s, seen.a), seen.s)
                 total = total + jnp.mean(says.weights * r)

@@ -17,6 +17,7 @@ from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.schedules import TimeScales
 
 
@@ -70,7 +71,7 @@ class ExactPenalty(Solver):
 
     def check(self, problem: BilevelProblem) -> None:
         self.scales.check(f"{self.name}.scales")
-        followers.check_fields(self.name, ("hold", self.hold, self.hold >= 0, "it must be at least 0"))
+        followers.check_fields(self.name, leader.held(self.hold))
 
     def draws(self, problem: BilevelProblem) -> int:
         return 0
@@ -111,7 +112,7 @@ class ExactPenalty(Solver):
             return upper + rewards / (now.w * (1 - gamma))
 
         D = jax.grad(lagrangian)(x)
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * D)
+        moved = leader.descend(problem, x, D, k, now.zeta, self.hold)
         return ExactPenaltyState(moved, state.samples, follower, follower_l)
 
     def policies(self, problem, state, k):

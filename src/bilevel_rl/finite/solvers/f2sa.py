@@ -18,6 +18,7 @@ from bilevel_rl.finite.learn import followers
 from bilevel_rl.finite.learn.followers import Follower
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.loop.noise import Draws, Times
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
@@ -72,7 +73,7 @@ class F2SA(Solver):
             self.name,
             ("inner", self.inner, self.inner >= 1, "it must be at least 1"),
             ("reward_bound", self.reward_bound, self.reward_bound > 0, "it must be above 0"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("scales.tau.power", self.scales.tau.power, self.scales.tau.power == 0, "tau is constant: it must be 0"),
         )
 
@@ -86,39 +87,31 @@ class F2SA(Solver):
         return F2SAState(x0, jnp.zeros((), int), z, y)
 
     def step(self, problem: BilevelProblem, state: F2SAState, k, noise) -> F2SAState:
-        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.x, problem.objective
+        now, gamma, x = self.scales.at(k), problem.mdp.discount, state.x
         mdp, bound = problem.transitions(x), followers.value_bound(problem, now, self.reward_bound)
 
         def sample(z, y, u):
-            """One transition of each chain of both, and the upper objective's own sample."""
+            """One transition of each chain of both, and the terms of the upper objective."""
             pair = u["chains"]
             seen, z, n = followers.draw(mdp, z, pair[0])
             seen_l, y, n_l = followers.draw(mdp, y, pair[0 if self.common_noise else 1])
-            xi = None
-            if not objective.linear:
-                xi = objective.sample(x, jax.nn.softmax(y.theta), problem, u["upper"])
-            return seen, seen_l, xi, z, y, n + n_l + (0 if xi is None else xi.transitions)
+            upper = followers.upper_terms(problem, x, y, seen_l, now.w, u["upper"])
+            return seen, seen_l, upper, z, y, n + n_l + upper.transitions
 
         def inner(carry, u):
             z, y, used = carry
-            seen, seen_l, xi, z, y, n = sample(z, y, u)
-            r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
-            penalty = None
-            if xi is None:
-                r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
-            else:
-                penalty = (1 - gamma) * now.w * xi.grad_theta
+            seen, seen_l, upper, z, y, n = sample(z, y, u)
             # z <- z - alpha grad g,  y <- y - alpha (grad f / lambda + grad g)
-            z = followers.learn(z, seen, r, now, gamma, bound)
-            y = followers.learn(y, seen_l, r_l, now, gamma, bound, penalty)
+            z = followers.learn(z, seen, problem.reward_at(x, seen.s, seen.a), now, gamma, bound)
+            y = followers.learn(y, seen_l, upper.r, now, gamma, bound, upper.penalty)
             return (z, y, used + n), None
 
         (z, y, used), _ = jax.lax.scan(inner, (state.z, state.y, state.samples), noise["inner"])
         # x <- x - zeta (grad_x f + lambda (grad_x g(x, y) - grad_x g(x, z))), at y and z as they now are
-        seen, seen_l, xi, z, y, n = sample(z, y, noise["outer"])
+        seen, seen_l, upper, z, y, n = sample(z, y, noise["outer"])
         D = followers.penalty_direction(problem, x, seen, seen_l, z.V, y.V, now.w)
-        D = D if xi is None else D + xi.grad_x
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * D)
+        D = D if upper.grad_x is None else D + upper.grad_x
+        moved = leader.descend(problem, x, D, k, now.zeta, self.hold)
         return F2SAState(moved, used + n, z, y)
 
     def policies(self, problem, state, k):

@@ -87,7 +87,7 @@ class NestedPenalty(Solver):
         return NestedState(x0, jnp.zeros((), int), pair[0], pair[1], **leader.at_rest(x0))
 
     def step(self, problem: BilevelProblem, state: NestedState, k, noise) -> NestedState:
-        now, gamma, x, objective = self.scales.at(k), problem.mdp.discount, state.iterate, problem.objective
+        now, gamma, x = self.scales.at(k), problem.mdp.discount, state.iterate
         mdp, bound = problem.transitions(x), followers.value_bound(problem, now, self.reward_bound)
 
         def inner(carry, z):
@@ -95,16 +95,10 @@ class NestedPenalty(Solver):
             u = z["chains"]
             seen, f, n = followers.draw(mdp, f, u[0])
             seen_l, f_l, n_l = followers.draw(mdp, f_l, u[0 if self.common_noise else 1])
-            r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
-            used, penalty, g_x = used + n + n_l, None, jnp.zeros_like(x)
-            if objective.linear:
-                r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
-            else:
-                xi = objective.sample(x, jax.nn.softmax(f_l.theta), problem, z["upper"])
-                penalty, g_x, used = (1 - gamma) * now.w * xi.grad_theta, xi.grad_x, used + xi.transitions
-            f = followers.learn(f, seen, r, now, gamma, bound)
-            f_l = followers.learn(f_l, seen_l, r_l, now, gamma, bound, penalty)
-            return (f, f_l, used), (seen, seen_l, g_x)
+            upper = followers.upper_terms(problem, x, f_l, seen_l, now.w, z["upper"])
+            f = followers.learn(f, seen, problem.reward_at(x, seen.s, seen.a), now, gamma, bound)
+            f_l = followers.learn(f_l, seen_l, upper.r, now, gamma, bound, upper.penalty)
+            return (f, f_l, used + n + n_l + upper.transitions), (seen, seen_l, upper.grad_x)
 
         start = (state.follower, state.follower_l, state.samples)
         (follower, follower_l, used), out = jax.lax.scan(inner, start, noise)
@@ -112,7 +106,7 @@ class NestedPenalty(Solver):
         late = jax.tree.map(lambda v: v[self.inner // 2 :], out)
         seen, seen_l = jax.tree.map(jnp.ravel, late[:2])
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
-        D = D if objective.linear else D + jnp.mean(late[2], 0)
+        D = D if late[2] is None else D + jnp.mean(late[2], 0)
         moved = leader.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
         return NestedState(samples=used, follower=follower, follower_l=follower_l, **moved)
 

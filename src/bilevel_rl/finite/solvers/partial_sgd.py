@@ -96,7 +96,7 @@ class PartialSGD(Solver):
             def partial(x):
                 ahead = gamma * followers.kernel_score(problem, x, seen, V_u) if problem.moves_transitions else 0.0
                 first = (1 - gamma) * jnp.dot(problem.transitions(x).start, V_u) if problem.moves_start else 0.0
-                return objective.cost(x) - jnp.mean(objective.bonus_at(x, seen.s, seen.a)) - ahead - first
+                return objective.linear_value(x, seen.s, seen.a) - ahead - first
 
             g_x = jax.grad(partial)(x)
         else:

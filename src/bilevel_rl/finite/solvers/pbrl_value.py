@@ -17,6 +17,7 @@ from bilevel_rl.finite import ascent, oracles
 from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
 
@@ -62,7 +63,7 @@ class PBRLValue(Solver):
         check_fields(
             self.name,
             ("inner", self.inner, self.inner >= 1, "it must be at least 1"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("outer", self.outer, self.outer >= 1, "it must be at least 1"),
         )
 
@@ -81,7 +82,7 @@ class PBRLValue(Solver):
         # pi and x descend f + (J(pi^) - J(pi)) / w
         theta = ascent.ascend(problem, x, state.theta, now.tau, alpha, now.w, steps=self.outer)
         D = oracles.penalty_estimate(problem, x, jax.nn.softmax(best), jax.nn.softmax(theta), now.w, now.tau)
-        moved = problem.project(x - jnp.where(k < self.hold, 0.0, now.zeta) * D)
+        moved = leader.descend(problem, x, D, k, now.zeta, self.hold)
         return ValuePenaltyState(moved, state.samples, best, theta)
 
     def policies(self, problem, state, k):

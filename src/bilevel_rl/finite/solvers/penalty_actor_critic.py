@@ -86,33 +86,27 @@ class PenaltyActorCritic(Solver):
 
     def step(self, problem: BilevelProblem, state: PenaltyState, k, noise) -> PenaltyState:
         now, gamma, x = self.scales.at(k), problem.mdp.discount, state.iterate
-        mdp, objective = problem.transitions(x), problem.objective
-        u = noise["chains"]
+        mdp, u = problem.transitions(x), noise["chains"]
 
         # draw (s, a, s') with a ~ pi_theta, and (s_, a_, s_') with a_ ~ pi_theta^L
         seen, follower, used = followers.draw(mdp, state.follower, u[0], self.sampling)
         u_l = u[0 if self.common_noise else 1]
         seen_l, follower_l, used_l = followers.draw(mdp, state.follower_l, u_l, self.sampling)
 
-        r, r_l = problem.reward_at(x, seen.s, seen.a), problem.reward_at(x, seen_l.s, seen_l.a)
-        penalty = None
-        used = used + used_l
-        if objective.linear:
-            r_l = r_l + (1 - gamma) * now.w * objective.bonus_at(x, seen_l.s, seen_l.a)
-        else:
-            xi = objective.sample(x, jax.nn.softmax(follower_l.theta), problem, noise["upper"])
-            penalty, used = (1 - gamma) * now.w * xi.grad_theta, used + xi.transitions
+        r = problem.reward_at(x, seen.s, seen.a)
+        upper = followers.upper_terms(problem, x, follower_l, seen_l, now.w, noise["upper"])
 
         # V <- Pi_B(V + beta G);  theta <- theta + alpha F
         bound = followers.value_bound(problem, now, self.reward_bound)
         follower = followers.learn(follower, seen, r, now, gamma, bound)
-        follower_l = followers.learn(follower_l, seen_l, r_l, now, gamma, bound, penalty)
+        follower_l = followers.learn(follower_l, seen_l, upper.r, now, gamma, bound, upper.penalty)
 
         # x <- x - zeta D,   D = g_x + (grad r(s, a) - grad r(s_, a_)) / (w (1 - gamma))
         D = followers.penalty_direction(problem, x, seen, seen_l, follower.V, follower_l.V, now.w)
-        D = D if objective.linear else D + xi.grad_x
+        D = D if upper.grad_x is None else D + upper.grad_x
         moved = leader.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
-        return PenaltyState(samples=state.samples + used, follower=follower, follower_l=follower_l, **moved)
+        samples = state.samples + used + used_l + upper.transitions
+        return PenaltyState(samples=samples, follower=follower, follower_l=follower_l, **moved)
 
     def policies(self, problem, state, k):
         return jax.nn.softmax(state.follower.theta), jax.nn.softmax(state.follower_l.theta)

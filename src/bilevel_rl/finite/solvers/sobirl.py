@@ -19,6 +19,7 @@ from bilevel_rl.finite.learn.followers import check_fields
 from bilevel_rl.finite.model import planning, sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.loop import leader
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.schedules import TEMPERATURE
 
@@ -97,7 +98,7 @@ class SoBiRL(Solver):
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
             ("rate", self.rate, 0 < self.rate < 2, "it must be in (0, 2)"),
             ("beta", self.beta, 0 < self.beta <= 1, "it must be in (0, 1]"),
-            ("hold", self.hold, self.hold >= 0, "it must be at least 0"),
+            leader.held(self.hold),
             ("sweeps", self.sweeps, self.sweeps >= 1, "it must be at least 1"),
             ("inner", self.inner, self.inner >= 1, "it must be at least 1"),
             ("chains", self.chains, self.chains >= 1, "it must be at least 1"),
@@ -114,10 +115,9 @@ class SoBiRL(Solver):
         return SobirlState(x0, none, jnp.zeros((S, A)), None, s)
 
     def step(self, problem: BilevelProblem, state: SobirlState, k, noise) -> SobirlState:
-        zeta = jnp.where(k < self.hold, 0.0, self.step_size)
-        return self._planned(problem, state, zeta) if self.form == "model" else self._sampled(problem, state, zeta, noise)
+        return self._planned(problem, state, k) if self.form == "model" else self._sampled(problem, state, k, noise)
 
-    def _planned(self, problem: BilevelProblem, state: SobirlState, zeta) -> SobirlState:
+    def _planned(self, problem: BilevelProblem, state: SobirlState, k) -> SobirlState:
         x, mdp = state.x, problem.transitions(state.x)
         # ten sweeps of soft value iteration
         Q = rollouts.soft_vi(problem, x, state.Q, self.tau, self.sweeps)
@@ -138,16 +138,18 @@ class SoBiRL(Solver):
         def descend(w, _):
             return w - rate * back(apply(w) - b), None
 
+        assert state.w is not None, "the form that uses the model tracks it"
         w, _ = jax.lax.scan(descend, state.w, None, length=self.inner)
         # grad_x f + (grad_x <r, pi grad_pi f> - phi' w) / tau
         g = grad_x + implicit.contract(problem, x, (weighed - w[:, None] * pi) / self.tau, V)
-        return SobirlState(problem.project(x - zeta * g), state.samples, Q, w, None)
+        return SobirlState(leader.descend(problem, x, g, k, self.step_size, self.hold), state.samples, Q, w, None)
 
-    def _sampled(self, problem: BilevelProblem, state: SobirlState, zeta, noise) -> SobirlState:
+    def _sampled(self, problem: BilevelProblem, state: SobirlState, k, noise) -> SobirlState:
         x, mdp, N, A = state.x, problem.transitions(state.x), self.chains, state.Q.shape[1]
         u = noise["chains"]
         # one transition along each chain, and one of a random action beside it
         s = state.s
+        assert s is not None, "the sampled form keeps chains"
         a = sampling.choose(planning.soft_policy(small.rows(state.Q, s), self.tau), u[0])
         s_next = sampling.next_state(mdp, s, a, u[1])
         onward, _ = sampling.continue_chain(mdp, s_next, u[2])
@@ -160,7 +162,7 @@ class SoBiRL(Solver):
         # g_x + (1/tau) sum g_theta grad_x r
         xi = problem.objective.sample(x, planning.soft_policy(Q, self.tau), problem, noise["upper"])
         g = xi.grad_x + jax.grad(lambda x: jnp.sum(xi.grad_theta * problem.reward(x)))(x) / self.tau
-        moved = problem.project(x - zeta * g)
+        moved = leader.descend(problem, x, g, k, self.step_size, self.hold)
         return SobirlState(moved, state.samples + 2 * N + xi.transitions, Q, None, onward)
 
     def tracked(self, problem, state, k):

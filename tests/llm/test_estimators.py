@@ -47,8 +47,9 @@ def test_a_pair_left_out_is_the_covariance_with_what_the_pair_earns():
     """Over all groups of three draws of a law: rows 0 and 1 are judged, both earn h(y0, y1)."""
     import itertools
 
-    p, g = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([1.0, -2.0, 0.5]).double()
-    h = torch.tensor([[0.3, -1.0, 2.0], [0.1, 0.4, -0.5], [1.5, 0.0, -2.0]]).double()
+    # 64 bits from the start: chances rounded to 32 bits add up to 1 + 1e-8, and the mean is that far off
+    p, g = torch.tensor([0.5, 0.3, 0.2], dtype=torch.double), torch.tensor([1.0, -2.0, 0.5]).double()
+    h = torch.tensor([[0.3, -1.0, 2.0], [0.1, 0.4, -0.5], [1.5, 0.0, -2.0]], dtype=torch.double)
     found = 0.0
     for batch in itertools.product(range(3), repeat=3):
         a, b, _ = batch

@@ -148,5 +148,5 @@ def test_a_policy_without_a_body_says_what_needs_one():
 
     with pytest.raises(InvalidConfig, match="reward: classifier: got a policy of type Plain"):
         FullRoles(Plain())
-    with pytest.raises(InvalidConfig, match="credit: gae"):
+    with pytest.raises(InvalidConfig, match="a recipe with critics: got a policy of type Plain"):
         FullRoles(Plain(), reward=Plain(), critics=True)

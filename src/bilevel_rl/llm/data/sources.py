@@ -438,7 +438,11 @@ def render(prompt: Any, tokenizer: Any, where: str = "prompt") -> str:
 
 
 def whole(prompt: Any, completion: Any, tokenizer: Any) -> str:
-    """Prompt and completion as one text for another model's tokenizer: texts joined, messages through its template."""
+    """Prompt and completion as one text for another model's tokenizer: texts joined, messages through its template.
+
+    Without a template the contents stand as they are, the completion right after the prompt: what it says of messages is
+    what it says of their texts.
+    """
     if isinstance(prompt, str):
         return prompt + as_text(completion)
     messages = [*prompt, *completion] if not isinstance(completion, str) else [
@@ -446,7 +450,7 @@ def whole(prompt: Any, completion: Any, tokenizer: Any) -> str:
     ]  # fmt: skip
     if getattr(tokenizer, "chat_template", None):
         return apply(tokenizer, messages, "reward", tokenize=False)
-    return as_text(messages)
+    return as_text(prompt) + as_text(completion)
 
 
 def as_text(value: Any) -> str:

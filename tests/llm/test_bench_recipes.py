@@ -52,15 +52,28 @@ def test_a_finished_run_is_never_made_again(tmp_path):
 def test_settings_are_chosen_on_a_seed_that_does_not_count(tmp_path):
     seen = []
 
-    def make(rate, seed):
-        seen.append((rate, seed))
-        return {"score": {0.1: 0.2, 0.3: 0.9}[rate] - 0.01 * (seed % 7), "tokens": 10, "seconds": 1.0}
+    def make(rate, seed, tokens):
+        seen.append((rate, seed, tokens))
+        score = {0.1: 0.2, 0.3: 0.9, 1.0: 0.4}[rate] - 0.01 * (seed % 7)
+        return {"score": score, "tokens": tokens, "seconds": 1.0, "gradient_steps": 8, "iterations": 4}
 
-    found = bench.measure(bench.Cells(tmp_path), "sort", "a", (0.1, 0.3), make, 3, 10)
-    assert seen == [(0.1, bench.TUNING), (0.3, bench.TUNING), (0.3, 0), (0.3, 1), (0.3, 2)]
+    found = bench.measure(bench.Cells(tmp_path), "sort", "a", (0.1, 0.3, 1.0), make, 3, 10)
+    tuning = [(rate, seed, 10) for rate in (0.1, 0.3, 1.0) for seed in bench.TUNING]
+    # two gradient steps a batch: once more with half the tokens
+    assert seen == tuning + [(0.3, seed, tokens) for tokens in (10, 5) for seed in range(3)]
     assert found["chosen"] == 0.3
+    assert not found["refused"]
     assert found["mean"] == pytest.approx(0.89)
     assert found["low"] <= found["mean"] <= found["high"]
+    assert not set(range(3)) & set(bench.TUNING)
+
+
+@pytest.mark.parametrize(("best", "refused"), [(0.9, False), (100.0, True)])
+def test_a_best_rate_at_the_edge_is_looked_beyond_and_then_refused(best, refused):
+    found, tried, said = bench.chosen((0.1, 0.3), lambda rate: -abs(rate - best))
+    assert said is refused
+    assert sorted(map(float, tried)) == pytest.approx([0.1, 0.3, 0.9, 2.7])
+    assert found == pytest.approx(2.7 if refused else 0.9)
 
 
 def test_a_quick_look_writes_figures_with_their_comparison_and_a_page(tmp_path):
@@ -70,7 +83,7 @@ def test_a_quick_look_writes_figures_with_their_comparison_and_a_page(tmp_path):
     facts = json.loads(out.read_text())
     rows = facts["families"]["grid"]["variants"]
     assert set(rows) == {"group_norm", "hgpo"}
-    assert rows["group_norm"]["against_baseline"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert "against_baseline" not in rows["group_norm"]  # itself: no claim, and none for Holm to count
     gap = rows["hgpo"]["mean"] - rows["group_norm"]["mean"]
     assert rows["hgpo"]["against_baseline"]["mean"] == pytest.approx(gap)
     budget = facts["families"]["grid"]["tokens"]

@@ -682,7 +682,7 @@ def simulated(seeds: int, repeats: int) -> dict[str, dict[str, float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of the tokens, 2 seeds, one rate, coverage on 20 samples: a look")
+    parser.add_argument("--quick", action="store_true", help="a look: 1/16 of the tokens, 2 seeds, one rate, rough coverage")
     parser.add_argument("--families", default="sort,grid,tweets,trl")
     parser.add_argument("--variants", default="", help="only these, by label")
     parser.add_argument("--seeds", type=int, default=10)

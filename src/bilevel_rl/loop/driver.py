@@ -50,7 +50,7 @@ def solve(
         seed: the one integer from which all randomness follows.
         record_every: iterations between records; by default a hundredth of the run.
         x0: [d] or [H * runs, d]; the problem's `x0` when None.
-        tau: temperature at which results are graded; the problem's when None. 0 grades the unregularised problem.
+        tau: temperature of the grades; the problem's when None. 0 grades the unregularised problem.
         optimum: best known x and value; adds the metrics `gap` and `distance`.
         evaluate: grade with the problem's own measures at every record. Switch it off where they cost too much.
         folder: a run folder to write records and checkpoints to.
@@ -70,13 +70,10 @@ def solve(
         >>> bool(trace["objective"][0, -1] < -0.63)
         True
     """
-    solvers = [solver] if isinstance(solver, Solver) else list(solver)
-    checked_before_work(problem, solvers, runs)
+    solvers = ready(problem, [solver] if isinstance(solver, Solver) else list(solver), runs)
     seed = checked_seed(seed)
-    solvers = [one.on(problem) for one in solvers]
     problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
-    every = interval(iterations, record_every)
-    count = iterations // every
+    count = iterations // (every := interval(iterations, record_every))
     tau = problem.temperature() if tau is None else float(tau)
     grade = partial(measure, problem, tau=tau, evaluate=evaluate, optimum=optimum)
     x = checked(problem, x0, len(solvers) * runs)
@@ -88,18 +85,17 @@ def solve(
     with RunFolder(folder, resume, mark, config, solvers[0], problem, seed) as store:
         (done, log, states), seconds = store.load(states), 0.0
         if not done:
-            log.add(grade(stacked, states, 0), states)
-            log.stop_unanswered(0)
+            log.add(grade(stacked, states, 0), states, 0)
         for record in range(done, count):
             began = time.perf_counter()
-            new, alive = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
-            finite = np.asarray(alive)
+            new, alive = jax.block_until_ready(
+                stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
+            )
             seconds += time.perf_counter() - began
-            for i in np.flatnonzero(~finite & (log.status == OK)):
+            for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
                 log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
             states, k = stepping.keep(new, states, jnp.asarray(log.status == OK)), (record + 1) * every
-            log.add(grade(stacked, states, k), states)
-            log.stop_unanswered(k)
+            log.add(grade(stacked, states, k), states, k)
             if on_record is not None:
                 on_record(k, log.newest())
             store.save(record + 1, log, states, last=record + 1 == count)
@@ -109,13 +105,18 @@ def solve(
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
 
 
-def checked_before_work(problem: Problem, solvers: Sequence[Solver], runs: int) -> None:
-    """Raise `InvalidProblem` or `InvalidConfig` where anything is wrong that can be known before the first compilation."""
+def ready(problem: Problem, solvers: Sequence[Solver], runs: int) -> list[Solver]:
+    """The solvers with the problem's temperature where they were told none.
+
+    Raises:
+        InvalidProblem, InvalidConfig: anything is wrong that can be known before the first compilation.
+    """
     problem.check(thorough=False)
     for one in solvers:
         check_fits(one, problem)
     if runs < 1:
         raise InvalidConfig(message("solve.runs", runs, "at least one run is needed", "Set runs >= 1"))
+    return [one.on(problem) for one in solvers]
 
 
 def interval(iterations: int, record_every: int | None) -> int:

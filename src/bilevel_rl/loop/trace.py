@@ -77,18 +77,19 @@ class Log:
         self.status = np.zeros(batch, int)
         self.messages: list[str] = []
 
-    def add(self, values: Mapping[str, Array], states: State) -> None:
-        """One more record, as `grading.measure` made it."""
+    def add(self, values: Mapping[str, Array], states: State, k: int) -> None:
+        """One more record, of iteration k, as `grading.measure` made it; runs whose grade is NaN end here."""
         for key, value in jax.device_get(dict(values)).items():
             series = self.scene if key.startswith("scene/") else self.metrics
             series.setdefault(key.removeprefix("scene/"), []).append(np.asarray(value))
         self.x.append(np.asarray(states.x))
+        self._stop_unanswered(k)
 
     def newest(self) -> dict[str, np.ndarray]:
         """The last record, [runs] each."""
         return {key: series[-1] for key, series in self.metrics.items()}
 
-    def stop_unanswered(self, k: int) -> None:
+    def _stop_unanswered(self, k: int) -> None:
         """End the runs whose last grade is NaN: an exact value that missed its tolerance is no value."""
         grade = self.newest().get(M.OBJECTIVE.key)
         if grade is None:

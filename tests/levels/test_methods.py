@@ -141,7 +141,22 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
+# The cut that `make test` runs: every method, every estimator, every objective and every kind of leaving out is in it once.
+# The rest is slow.
+QUICK = {
+    ("bilevel", "tilted", "preference", 3), ("bilevel", "tilted", "win_rate", 2), ("bilevel", "shared", "gold", 2),
+    ("bilevel", "paired", "gold", 2), ("nested", "shared", "gold", 2), ("partial_sgd", "tilted", "gold", 2),
+    ("fixed_reward", "tilted", "label_likelihood", 2), ("plain", "tilted", "gold", 2),
+}  # fmt: skip
+SAMPLED = ("finite_difference", "tilted", "gold", 2)  # two laws of its own: enumerated is slow, sampled is quick
+
+
+def cut(cases, keep):
+    """Cases as parameters: slow where `keep` is not true of them."""
+    return [case if keep(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", cut(CASES, QUICK.__contains__), ids=lambda case: " ".join(map(str, case)))
 def test_the_mean_over_all_batches_is_the_stated_estimator(case):
     method, estimator, objective, rows = case
     made = Watched(method, estimator, objective, rows)
@@ -152,7 +167,7 @@ def test_the_mean_over_all_batches_is_the_stated_estimator(case):
 
 
 @pytest.mark.parametrize("objective", ["win_rate", "preference"])
-@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("rows", cut([2, 4], lambda rows: rows == 2))
 def test_theta_l_on_shared_rows_ascends_the_pairs_own_bonus(objective, rows):
     """At theta = theta^L all ratios are 1: without a baseline that knows one of the pair, the bonus counts once."""
     made = Watched("bilevel", "shared", objective, rows)
@@ -161,7 +176,7 @@ def test_theta_l_on_shared_rows_ascends_the_pairs_own_bonus(objective, rows):
     torch.testing.assert_close(made.mean()["policy_l"], made.stated(objective)["policy_l"], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("recipe", ["rloo", "token_rloo", "reinforce"])
+@pytest.mark.parametrize("recipe", cut(["rloo", "token_rloo", "reinforce"], lambda name: name == "rloo"))
 def test_recipes_that_keep_the_objective_have_one_mean(recipe):
     made = Watched("bilevel", "paired", "win_rate", 2, recipe)
     found, stated = made.mean(), made.stated("win_rate")
@@ -202,7 +217,11 @@ def test_at_both_optima_the_penalty_is_the_hyper_gradient_up_to_w(estimator):
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.05)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c[3] == 2 and c[0] != "plain"], ids=lambda c: " ".join(map(str, c)))
+@pytest.mark.parametrize(
+    "case",
+    cut([c for c in CASES if c[3] == 2 and c[0] != "plain"], {SAMPLED, ("nested", "paired", "gold", 2)}.__contains__),
+    ids=lambda c: " ".join(map(str, c)),
+)
 def test_sampled_means_are_within_their_errors(case):
     method, estimator, objective, rows = case
     made = Watched(method, estimator, objective, rows)

@@ -174,13 +174,18 @@ def test_closing_the_terminal_keeps_the_labels(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings(
     "ignore:Mean of empty slice:RuntimeWarning"
 )  # a report of a key that is never finite
-def test_happy_tweets_runs_every_method_once(tiny_task, tmp_path, capsys):
-    argv = ["happy-tweets", "--out", str(tmp_path / "ht"), "--rollouts", "8", "--labels", "12"]
+@pytest.mark.parametrize(
+    "methods",
+    [("partial_sgd", "nested"), pytest.param(tuple(experiment.METHODS), marks=pytest.mark.slow)],
+    ids=["two", "all"],
+)
+def test_happy_tweets_runs_every_method_once(tiny_task, tmp_path, capsys, methods):
+    argv = ["happy-tweets", "--out", str(tmp_path / "ht"), "--methods", *methods, "--rollouts", "8", "--labels", "12"]
     assert commands.main(argv) == 0
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "ht" / "results.json").read_text())
-    assert [line["method"] for line in results["summary"]] == list(experiment.METHODS)
-    for label in experiment.METHODS:
+    assert [line["method"] for line in results["summary"]] == list(methods)
+    for label in methods:
         assert label in out
         assert Run.read(tmp_path / "ht" / f"{label}-0").status["state"] == "finished"
     for row in results["runs"]:

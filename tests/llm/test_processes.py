@@ -37,7 +37,11 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# one whose weights are whole and one of adapters in parts; the others are slow
+QUICK = ("shared", "paired lora parts")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])
 def test_two_processes_are_one(name, tmp_path):
     # plain steps in 64 bits: another order of sums must not be magnified by Adam's division
     options = {"dtype": "float64", "optimizer": "sgd", "alpha": 0.1, "zeta": 0.1, "beta": 0.1} | VARIANTS[

@@ -33,7 +33,11 @@ def same(one, two):
         assert torch.equal(one[key], two[key]), key
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# a cut of the methods in which every kind of state is kept: critics and a replay, adapters, a direction of x, parts of rows
+QUICK = ("shared", "paired lora", "finite difference")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])
 def test_resuming_at_every_step_gives_the_same_bits(name, tmp_path):
     options = VARIANTS[name] | {"steps": 5}
     straight = trainer(**options)
@@ -135,7 +139,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()} == before
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(count, tmp_path):
     options = {"steps": 25, "save_every": 1, "samples_every": 0, "credit": "gae", "replay_pairs": 2}
     run_together(count, options, make(tmp_path / "straight"))

@@ -27,6 +27,7 @@ benchmarks/results/recipes.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -35,7 +36,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -680,6 +681,20 @@ def simulated(seeds: int, repeats: int) -> dict[str, dict[str, float]]:
     }
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no log meanwhile; what the process had before comes back, for whoever calls `main`."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@quiet()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a look: 1/16 of the tokens, 2 seeds, one rate, rough coverage")
@@ -701,8 +716,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
     seeds, only = (2 if args.quick else args.seeds), set(filter(None, args.variants.split(",")))
     every, cells, asked = families(args.cells), Cells(args.cells), args.families.split(",")
     share = 16 if args.quick else 1

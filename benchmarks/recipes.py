@@ -660,7 +660,14 @@ def assess(results: dict[str, Any], repeats: int = 400) -> None:
             (label for label, row in rows.items() if row["against_trl"]["mean"] >= 0), key=lambda n: -rows[n]["mean"]
         )
     results["coverage"] = {str(n): simulated(n, repeats) for n in sorted({results["seeds"], 10})}
+    results["without_record"] = unrecorded(results["families"])
     results["mended_since"] = [label for label in MENDED if results["seeds"] < 10]
+
+
+def unrecorded(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Labels of each family's table that its record lacks: added since, or not asked for."""
+    tables = {"sort": SORT, "grid": GRID, "tweets": TWEETS}
+    return {name: [label for label in tables[name] if label not in family["variants"]] for name, family in found.items()}
 
 
 def simulated(seeds: int, repeats: int) -> dict[str, dict[str, float]]:

@@ -374,6 +374,9 @@ def recipes(facts: dict[str, Any]) -> str:
         ]
     if facts.get("mended_since"):
         words.append(f"Measured before the component was mended: {', '.join(facts['mended_since'])}.\n")
+    for name, labels in facts.get("without_record", {}).items():
+        if labels:
+            words.append(f"In the table of {name}, without a record yet: {', '.join(f'`{label}`' for label in labels)}.\n")
     for seeds, laws in facts.get("coverage", {}).items():
         shares = "; ".join(f"{law}: " + ", ".join(f"{k} {v:.3f}" for k, v in kinds.items()) for law, kinds in laws.items())
         words.append(f"Simulated coverage of 95 % intervals at {seeds} runs: {shares}.\n")

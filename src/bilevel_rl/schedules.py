@@ -19,6 +19,10 @@ class Unstated(float):
         (0.1, False)
     """
 
+    def __hash__(self) -> int:
+        """Another than the number's: a cache that knows values by equality and hash must not give one for the other."""
+        return hash(("unstated", float(self)))
+
 
 TEMPERATURE = Unstated(0.05)  # of a solver that is told none, on a problem that has none
 

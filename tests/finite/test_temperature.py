@@ -16,11 +16,12 @@ from bilevel_rl.finite.checks import check_problem
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import CoupledPenalty, ExactDescent, ExactQuasiNewton
+from bilevel_rl.launch import options
 from bilevel_rl.launch.execute import RunAsk, prepare
 from bilevel_rl.launch.load import Target, find_solver
 from bilevel_rl.loop.searching import search
 from bilevel_rl.loop.settings import has_temperature, temperature, with_options
-from bilevel_rl.schedules import Unstated
+from bilevel_rl.schedules import TEMPERATURE, Unstated
 
 
 class Pricing(BilevelProblem):
@@ -128,3 +129,13 @@ def test_a_run_records_the_number_that_it_took():
     assert dataclasses.asdict(ready.solver.scales.tau)["initial"] == 5.0
     told = RunAsk(target, find_solver("exact_descent"), solver_options={"tau": 0.05}, iterations=1, search=False)
     assert prepare(told).config["solver_options"]["tau"] == 0.05
+
+
+def test_a_number_stated_on_the_command_line_is_stated_though_it_is_the_default():
+    kind = options.as_dataclass("solver", options.options_of(ExactDescent))
+    assert isinstance(options.parse("test", kind, []).tau, Unstated)
+    assert not isinstance(options.parse("test", kind, ["--tau", "0.05"]).tau, Unstated)
+
+
+def test_caches_do_not_take_it_for_the_number():
+    assert {TEMPERATURE: "told nothing"}.get(0.05) is None

@@ -24,7 +24,7 @@ import tyro
 from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
 from bilevel_rl.launch.plain import unicode
 from bilevel_rl.metrics import ALPHA, BETA, TAU, ZETA, W
-from bilevel_rl.schedules import TimeScales
+from bilevel_rl.schedules import TimeScales, Unstated
 
 SEQUENCES = {
     metric.key: f"{metric.meaning}: {metric.key}_k = initial / (k+1)^power"
@@ -210,7 +210,9 @@ def as_dataclass(label: str, options: Sequence[Option], describe: str = "") -> t
             inner = as_dataclass(f"{label}_{option.name}", option.nested, option.help)
             fields.append((option.name, inner, dataclasses.field(default_factory=inner)))
             continue
-        kind: Any = Annotated[option.type, tyro.conf.arg(help=option.help)]
+        # else tyro makes a stated number the class of its default, and it would count as not stated
+        made_by = float if isinstance(option.default, Unstated) else None
+        kind: Any = Annotated[option.type, tyro.conf.arg(help=option.help, constructor=made_by)]
         if option.rare:
             kind = _suppressed[kind]
         if option.default is inspect.Parameter.empty:

@@ -58,7 +58,7 @@ def of(section: Section) -> list[Figure]:
 def objective(section: Section) -> Figure | None:
     """The exact hyper-objective against samples."""
     best = section.methods[0].best
-    said = "" if best is None else f" Thin line: the best known value, {best:.4g}, found by brute force."
+    said = "" if best is None else f" Thin line: the best known value, {best:.4g}."
     figure = curves(
         section, M.OBJECTIVE, "Objective", "The exact hyper-objective Φ_τ(x) of the current x." + said
     )

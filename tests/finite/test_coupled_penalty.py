@@ -267,6 +267,7 @@ def test_an_objective_that_is_not_linear_in_the_visitation_moves_the_penalised_f
     )
 
 
+@pytest.mark.slow
 def test_noise_does_not_grow_as_the_penalty_tightens():
     problem = GoalPlacement(rows=2, columns=3, discount=0.8, target=(1.0, 0.5))
     spread = []

@@ -96,6 +96,7 @@ def test_random_starts_end_in_poor_basins(seed):
     assert 0.5 < climbed(it, it.x0) < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("price", "logit", "known"), [(1.0, 2.0, 1.168), (3.0, 4.0, 0.940), (5.0, 2.0, 0.743)])
 def test_structured_starts_reach_the_best_known(price, logit, known):
     """Most of the budget on the cell before the northern doorway."""

@@ -132,6 +132,7 @@ def test_a_problem_that_does_not_fit_is_refused_before_the_start(one, name, miss
     assert ("amd" in str(caught.value).rpartition("Take one of")[2]) == problem(name).objective.linear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "one", [HPGD(trajectories=8, horizon=60), BoltzmannCovariance(), AMD(), ImplicitCG(), PBRLBellman(), PolicyAlignment()],
     ids=lambda one: one.name,

@@ -59,6 +59,7 @@ class Signposted(Basins):
 EXACT = ExactDescent(step_size=0.5, tau=0.5)
 
 
+@pytest.mark.slow
 def test_one_start_stays_in_its_basin_and_many_find_the_best():
     it = Basins()
     alone = solve(it, EXACT, iterations=400, record_every=400)
@@ -77,6 +78,7 @@ SCALES = TimeScales(*(PowerDecay(v) for v in (0.5, 1.0, 0.5, 0.5, 0.5)))
 SAMPLED = [HPGD(SCALES, trajectories=8, horizon=4), CoupledPenalty(SCALES, hold=10.0, replay=32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SAMPLED, ids=lambda one: one.name)
 def test_sampled_search_compares_by_samples_and_counts_them_all(solver):
     it, budget = Basins(), 400_000
@@ -269,6 +271,7 @@ def counted(mdp, unit: int = 20_000):
     return learnt_model.Seen(rows[rows[:, 3] > 0], np.round(unit * np.asarray(mdp.start)).astype(int))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["visitation", "energy"])
 def test_a_model_with_the_true_proportions_gives_the_true_answers(objective):
     it = RandomMDP(5, 2, 3, features=2, objective=objective)
@@ -312,6 +315,7 @@ def test_counts_add_up():
         assert row[3] == ((s == row[0]) & (a == row[1]) & (t == row[2])).sum()
 
 
+@pytest.mark.slow
 def test_a_learnt_model_tells_starts_apart_where_lagging_followers_do_not():
     """Followers that hardly learn: along them all starts look alike, the model shows which hill each is on."""
     it = Basins()
@@ -338,6 +342,7 @@ def test_a_model_is_refused_where_x_moves_the_kernel():
 # -- every solver -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SOLVERS, ids=lambda kind: kind.name)
 def test_every_solver_searches(kind):
     it, one = small_problem("visitation"), make_small(kind)
@@ -412,7 +417,7 @@ def test_resumed_is_uninterrupted_wherever_it_stopped(tmp_path):
         for key in a:
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
     assert records.read_json(folder / "status.json")["state"] == "finished"
-    with pytest.raises(RunNotFound, match="another problem, solver, budget or seed"):
+    with pytest.raises(RunNotFound, match="another problem, solver, seed or budget"):
         search(it, one, folder=folder, resume=True, **(options | {"seed": 4}))
     assert records.read_json(folder / "status.json")["state"] == "finished"
     with pytest.raises(RunNotFound, match="resume needs the folder of a search"):

@@ -56,6 +56,7 @@ def test_boltzmann_covariance_is_unbiased_given_its_tables(name):
     assert_mean(directions(it, one, state, 1, 3000), oracles.hyper_gradient(it, point(it), TAU), "g")
 
 
+@pytest.mark.slow
 def test_boltzmann_covariance_is_unbiased_where_episodes_end():
     it = problem("payments")
     one = BoltzmannCovariance(fixed(), clip=1e9, trajectories=8, horizon=300, passes=1, explore="none")

@@ -59,6 +59,7 @@ def test_options_are_dotted_paths_and_unknown_ones_are_named():
         with_options(solver, {"scales.zet.initial": 1.0})
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_the_setting_that_separate_runs_rank_first():
     grid = {"scales.zeta.initial": [1e-9, 0.3], "chains": [2, 4]}
     found = sweep(SMALL, CoupledPenalty(hold=20.0), grid, samples=1600, runs=3)

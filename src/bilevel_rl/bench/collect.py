@@ -47,11 +47,14 @@ def collect(
     for folder, facts in zip(cells, found.values(), strict=True):
         if facts["status"] == cell.DONE and tasks[facts["task"]]["best"]:
             _reached(folder, facts, tasks[facts["task"]]["best"]["value"])
-    for facts in tasks.values():  # the seeds that did better than what is known: the next to be written down
-        facts["better"] = {
-            key: _round(value) for key, value in sorted(facts["better"].items(), key=lambda i: i[1])[:3]
-        }
+    for facts in tasks.values():
+        facts["better"] = _three_least(facts["better"])
     return {"format": 1, "settings": settings, "provenance": provenance, "tasks": tasks, "cells": found}
+
+
+def _three_least(better: dict[str, float]) -> dict[str, float | None]:
+    """The seeds that did better than what is known: the next to be written down."""
+    return {key: _round(value) for key, value in sorted(better.items(), key=lambda i: i[1])[:3]}
 
 
 def _cell(folder: Path, ask: cell.CellAsk) -> dict[str, Any]:

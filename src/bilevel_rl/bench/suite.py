@@ -55,17 +55,7 @@ def asks(s: Settings) -> list[cell.CellAsk]:
     Raises:
         InvalidConfig: unknown names or numbers out of range.
     """
-    for name, value, good in (("runs", s.runs, s.runs >= 1), ("jobs", s.jobs, s.jobs >= 1),
-                              ("starts", s.starts, s.starts >= 0 and s.starts != 1)):  # fmt: skip
-        if not good:
-            raise InvalidConfig(
-                message(
-                    f"bilevel-rl bench suite --{name}",
-                    value,
-                    "it is out of range",
-                    f"Give --{name} a larger number",
-                )
-            )
+    _in_range(s)
     rows, columns = tasks.named(s.problems, s.quick), methods.named(s.solvers, s.quick)
     runs, tuning_runs = (min(s.runs, 6), 1) if s.quick else (s.runs, 3)
     chosen = _chosen(s.tuned)
@@ -85,6 +75,15 @@ def asks(s: Settings) -> list[cell.CellAsk]:
                 # a search is tuned as its method is: the same settings
                 found.append(dataclasses.replace(one, starts=s.starts, chosen=chosen.get(one.key)))
     return sorted(found, key=_order)
+
+
+def _in_range(s: Settings) -> None:
+    for name, value, good in (("runs", s.runs, s.runs >= 1), ("jobs", s.jobs, s.jobs >= 1),
+                              ("starts", s.starts, s.starts >= 0 and s.starts != 1)):  # fmt: skip
+        if not good:
+            raise InvalidConfig(
+                message(f"bilevel-rl bench suite --{name}", value, "it is out of range", f"Give --{name} a larger number")
+            )
 
 
 def _order(ask: cell.CellAsk) -> int:

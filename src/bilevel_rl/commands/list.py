@@ -20,11 +20,8 @@ def main(argv: Sequence[str]) -> int:
     if set(argv) & {"-h", "--help"}:
         print("usage: bilevel-rl list [problems | solvers | experiments]")
         return 0
-    for word in argv:
-        if word not in GROUPS:
-            raise InvalidConfig(
-                message("bilevel-rl list", repr(word), did_you_mean(word, GROUPS), "Name one of these")
-            )
+    for word in set(argv) - set(GROUPS):
+        raise InvalidConfig(message("bilevel-rl list", repr(word), did_you_mean(word, GROUPS), "Name one of these"))
     for group in argv or GROUPS:
         table = Table("name", "what it is", title=group, title_justify="left")
         for name, text in rows(group):

@@ -7,20 +7,19 @@ folder/file.py:Class        a file, run when it is named
 
 from __future__ import annotations
 
-import hashlib
-import importlib
+import contextlib
 import importlib.metadata
-import importlib.util
 import inspect
 import math
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl import names
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
 from bilevel_rl.policy_gradient import (
     aggregate,
     credit,
@@ -39,6 +38,7 @@ from bilevel_rl.policy_gradient.reward import win_rate
 from bilevel_rl.policy_gradient.select.replay import ReplayBuffer
 from bilevel_rl.schedules import PowerDecay
 
+FILES: dict[pathlib.Path, ModuleType] = {}  # components of your own, by the file they stand in
 GROUP = "bilevel_rl.components"  # entry points of packages that offer components
 OUTSIDE = re.compile(r"(?<![\w'\"./~-])([\w./~-]*[\w~-]):([A-Za-z_]\w*)")  # module:Name or file.py:Name
 
@@ -151,41 +151,24 @@ def _checked(found: Any, name: str) -> type:
 
 
 def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise _broken(name, error) from error
+    with _as_configuration():
+        return names.load_module(name, "component")
 
 
 def _from_file(path: pathlib.Path) -> ModuleType:
-    if not path.is_file():
-        raise InvalidConfig(
-            message(
-                "component",
-                f"no file {str(path)!r}",
-                "a component of your own is file.py:Class",
-                "Check the path",
-            )
-        )
-    label = f"bilevel_rl_component_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    if label in sys.modules:
-        return sys.modules[label]
-    spec = importlib.util.spec_from_file_location(label, path)
-    if spec is None or spec.loader is None:  # no such suffix is a file of Python's
-        raise _broken(str(path), ImportError("not a file of Python's"))
-    module = importlib.util.module_from_spec(spec)
-    module._bilevel_rl_file = str(path)  # type: ignore[attr-defined]
-    sys.modules[label] = module
+    """Loaded once: a component named twice is one class."""
+    path = path.resolve()
+    if path not in FILES:
+        with _as_configuration():
+            FILES[path] = names.load_file(path, "component")
+        FILES[path]._bilevel_rl_file = str(path)  # type: ignore[attr-defined]
+    return FILES[path]
+
+
+@contextlib.contextmanager
+def _as_configuration() -> Iterator[None]:
+    """A file that does not load is, here, a wrong configuration, whose reader expects no other error."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[label]
-        raise _broken(str(path), error) from error
-    return module
-
-
-def _broken(where: str, error: Exception) -> InvalidConfig:
-    return InvalidConfig(
-        message(f"component file {where}", f"{type(error).__name__}: {error}", "it must import without errors",
-                "Mend it, or check the name")
-    )  # fmt: skip
+        yield
+    except InvalidProblem as error:
+        raise InvalidConfig(f"component file {error}") from error

@@ -89,6 +89,7 @@ def test_sweeps_from_zero_have_a_bias_of_the_order_of_their_discount():
     assert slope == pytest.approx(np.log(0.7), rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PBRLValue, PBRLBellman], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", ["visitation", "energy"])
 def test_penalty_bias_is_of_order_w(kind, name):

@@ -93,6 +93,7 @@ def test_sampled_search_compares_by_samples_and_counts_them_all(solver):
     assert 0.06 * budget < compared <= 2 / 3 * 0.1 * budget
 
 
+@pytest.mark.slow
 def test_a_start_that_is_given_up_keeps_its_last_values():
     found = search(Basins(), EXACT, starts=8, iterations=300, eta=2)
     assert [stage.starts for stage in found.stages] == [8, 4, 2, 1]
@@ -102,6 +103,7 @@ def test_a_start_that_is_given_up_keeps_its_last_values():
     assert found.metrics["iteration"].max() == sum(stage.iterations for stage in found.stages)
 
 
+@pytest.mark.slow
 def test_many_starts_that_are_all_kept_are_ordinary_runs():
     it = RandomMDP(5, 2, 3, features=2)
     one = ExactDescent(0.3)
@@ -121,6 +123,7 @@ def test_the_temperature_falls_to_the_solver_s_own():
     assert np.abs(found.xs[:, 1] - cold.xs[:, 1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_starts_are_x0_then_the_problem_s_own_then_random():
     points = np.asarray(starting_points(Signposted(), 6, seed=1))
     np.testing.assert_allclose(points[:3, 0], [-2.2, 1.5, 3.0])
@@ -361,6 +364,7 @@ def test_every_solver_searches(kind):
         search(it, one, starts=2, eta=1, **wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["exact_descent", "coupled_penalty"])
 def test_closed_form_problems_on_the_command_line(solver, tmp_path, capsys):
     fits = solver == "exact_descent"
@@ -436,6 +440,7 @@ class Cliff(Basins):
         return jnp.where(x[0] > 1.4, jnp.nan, 1.0) * super().reward(x)
 
 
+@pytest.mark.slow
 def test_a_start_that_breaks_is_given_up_and_keeps_its_last_state():
     found = search(Cliff(), EXACT, starts=3, iterations=600, eta=3, x0=jnp.array([[-2.1], [0.8], [-1.9]]))
     assert found.status.tolist() == [0, 1, 0]

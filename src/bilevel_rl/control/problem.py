@@ -1,0 +1,173 @@
+"""The bi-level problem of a learning agent: an environment, what x pays for, and what the leader wants."""
+
+# no `from __future__ import annotations`: Equinox reads `AbstractVar` only where annotations are evaluated
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bilevel_rl import metrics as M
+from bilevel_rl.control.environment import Environment, check_environment, check_spaces, random_action
+from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.loop import Problem
+from bilevel_rl.loop.problem import check_start
+
+
+class Transition(eqx.Module):
+    """One transition, as problems see it; the engine batches over these.
+
+    Attributes:
+        obs: [o] float32, before the action.
+        action: [m] float32 in the action box, or an int32 scalar.
+        next_obs: [o] float32, after it; of an episode that is over, its last observation.
+        reward: the environment's own.
+        info: [p] what the environment says besides.
+        terminated: whether nothing comes after it.
+    """
+
+    obs: Float[Array, " o"]
+    action: Array
+    next_obs: Float[Array, " o"]
+    reward: Float[Array, ""]
+    info: Float[Array, " p"]
+    terminated: Bool[Array, ""]
+
+
+class ControlProblem(Problem):
+    r"""Minimise $\Phi(x) = c(x) - E_{\pi^*(x)}\big[\sum_t \gamma_u^t\, u(x, s_t, a_t, s_{t+1})\big]$.
+
+    $\pi^*(x)$ is the policy that an agent learns for the reward $r_x$.
+
+    Set `environment` and `x0`, write `reward` and, where the environment's own reward is not what the leader wants,
+    `utility`. All of them take one transition; the engine batches. What `features` returns is stored once and for all: the
+    reward of an old transition follows x.
+
+    Attributes:
+        environment: where the follower acts.
+        x0: [d] where x starts.
+
+    Example:
+        >>> class Shaped(ControlProblem):
+        ...     environment: Environment
+        ...     x0: Float[Array, " d"] = (0.0, 0.0)
+        ...
+        ...     def features(self, t):  # what x pays for, beside the environment's own reward
+        ...         return jnp.stack([t.reward, t.next_obs[0], t.next_obs[2] ** 2])
+        ...
+        ...     def reward(self, x, features):
+        ...         return features[0] + x @ features[1:]
+    """
+
+    environment: eqx.AbstractVar[Environment]
+
+    kind: ClassVar[str] = "control"
+    name: ClassVar[str] = "control_problem"
+
+    # -- what x pays for, and what the leader wants: one transition each -----------------------------------------------
+
+    def features(self, t: Transition) -> Float[Array, " p"]:
+        """What the reward is made of, [p] float32; by default what the environment says in `info`."""
+        return t.info
+
+    def reward(self, x: Float[Array, " d"], features: Float[Array, " p"]) -> Float[Array, ""]:
+        """What the follower is paid for a transition with these features; differentiable in x."""
+        raise NotImplementedError
+
+    def utility(self, x: Float[Array, " d"], t: Transition) -> Float[Array, ""]:
+        """What the transition is worth to the leader; by default the environment's own reward."""
+        return t.reward
+
+    def cost(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """What x itself costs the leader."""
+        return jnp.zeros(())
+
+    def environment_at(self, x: Float[Array, " d"]) -> Environment:
+        """The environment under x, where x moves more than rewards (a curriculum of starts); else `environment`.
+
+        Estimators of the hyper-gradient differentiate rewards: on a problem that overrides this only the black-box
+        solvers run.
+        """
+        return self.environment
+
+    # -- two discounts ------------------------------------------------------------------------------------------------
+
+    def discount_lower(self) -> float:
+        """The follower's gamma: how far it plans."""
+        return 0.99
+
+    def discount_upper(self) -> float:
+        """The leader's gamma; by default the follower's."""
+        return self.discount_lower()
+
+    def discount_factor(self) -> float:
+        return float(self.discount_lower())
+
+    def reward_scale(self) -> float:
+        """The size of a step's reward: what temperatures are in units of."""
+        return 1.0
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def truth(self, x: Float[Array, " d"], tau: float) -> Float[Array, ""] | None:
+        r"""The exact $\Phi_\tau(x)$ where there is one, traceable; None elsewhere. No solver sees it."""
+        return None
+
+    def graded(self) -> bool:
+        return jax.eval_shape(lambda x: self.truth(x, 0.1), self.x0) is not None
+
+    def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:
+        """The exact objective where it is known, with its gradient's norm, and what the solver says of its followers."""
+        said = solver.said(self, state, k) if hasattr(solver, "said") else {}
+        if not self.graded():
+            return said, None
+        value, slope = jax.value_and_grad(lambda x: self.truth(x, tau))(state.x)
+        return said | {M.OBJECTIVE.key: value, M.GRADIENT_NORM.key: jnp.linalg.norm(slope)}, None
+
+    # -- before any work ----------------------------------------------------------------------------------------------
+
+    def check(self, thorough: bool = True) -> None:
+        """Raise `InvalidProblem` unless spaces, x0, discounts, shapes and the gradient in x are as they must be."""
+        check_start(self)
+        check_spaces(self.environment)
+        for name in ("discount_lower", "discount_upper"):
+            value = float(getattr(self, name)())
+            if not 0 <= value < 1:
+                raise InvalidProblem(message(f"{self.name}.{name}", value, "it must be in [0, 1)", "Change it"))
+        example = jax.eval_shape(self._example, jax.random.key(0))
+        self._check_scalar("reward", jax.eval_shape(lambda t, x: self.reward(x, self.features(t)), example, self.x0))
+        self._check_scalar("utility", jax.eval_shape(lambda t, x: self.utility(x, t), example, self.x0))
+        self._check_scalar("cost", jax.eval_shape(self.cost, self.x0))
+        if thorough:
+            check_environment(self.environment)
+            slope = jax.grad(lambda x: self.reward(x, self.features(self._example(jax.random.key(0)))))(self.x0)
+            if not bool(jnp.all(jnp.isfinite(slope))):
+                raise InvalidProblem(
+                    message(f"{self.name}.reward", f"the gradient {slope.tolist()} at x0", "it must be finite",
+                            "Look for roots, norms and logarithms of 0")
+                )  # fmt: skip
+
+    def _check_scalar(self, what: str, found: Any) -> None:
+        if found.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise InvalidProblem(
+                message(f"{self.name}.{what}", f"{found.dtype}{list(found.shape)}", "it must be one float",
+                        "Write it for one transition; the engine batches")
+            )  # fmt: skip
+
+    def _example(self, key: Array) -> Transition:
+        k_reset, k_act, k_step = jax.random.split(key, 3)
+        state, obs = self.environment.reset(k_reset)
+        action = random_action(self.environment.action, k_act)
+        step = self.environment.step(state, action, k_step)
+        return Transition(obs, action, step.obs, step.reward, step.info, step.terminated)
+
+    def described(self) -> tuple[str, str]:
+        e, d = self.environment, self.x0.shape[0]
+        acts = f"{e.action.n} actions" if hasattr(e.action, "n") else f"actions in {e.action.size} dimensions"
+        known = "with a known answer" if self.graded() else "judged by what its followers do"
+        return (
+            f"{e.name}: {e.observation.size} observations, {acts}, discounts {float(self.discount_lower()):g} (follower) "
+            f"and {float(self.discount_upper()):g} (leader), {d} upper variables, {known}",
+            "spaces, shapes, finite values and bounds along 50 random steps; the reward's derivative, at x0",
+        )

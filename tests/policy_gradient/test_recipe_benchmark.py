@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import pathlib
 import sys
 
 import pytest
 
-pytest.importorskip("transformers")
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def bench():
-    """benchmarks/recipes.py as a module."""
-    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "recipes.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_recipes", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_of_recipes"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark_of_recipes"]
+    """benchmarks/_recipes_choosing.py as a module."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield importlib.import_module("_recipes_choosing")
+    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def test_an_interior_optimum_is_chosen_and_an_edge_is_left_or_refused(bench):
@@ -61,7 +57,7 @@ def test_a_claim_needs_equal_tokens_and_equal_gradient_steps(bench):
 
 
 def test_the_record_claims_nothing_that_does_not_survive(bench):
-    record = bench.records.read_json(bench.ROOT / "benchmarks/results/recipes.json")
+    record = bench.records.read_json(ROOT / "benchmarks/results/recipes.json")
     assert record["better_than_trl"] == []
     for family in record["families"].values():
         assert family.get("better", []) == []

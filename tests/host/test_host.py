@@ -101,15 +101,15 @@ def test_a_time_limit_is_no_end():
 )  # fmt: skip
 def test_each_way_of_breaking_has_a_name_and_the_last_good_step_is_kept(broken, error):
     host = GymnasiumHost(lambda: Counter(broken=broken), info=("place",))
-    host.step(np.zeros((1, 2)))
-    with pytest.raises(error) as found:
-        for _ in range(2):
-            before = host.observation.copy(), host.steps
-            host.step(np.zeros((1, 2)))
-    assert isinstance(found.value, EnvironmentFault)
+    good = 2 if broken == "spaces" else 1
+    for _ in range(good):
+        host.step(np.zeros((1, 2)))
+    before = host.observation.copy()
+    with pytest.raises(EnvironmentFault) as found:
+        host.step(np.zeros((1, 2)))
     assert type(found.value) is error
-    np.testing.assert_array_equal(host.observation, before[0])
-    assert host.steps == before[1]
+    np.testing.assert_array_equal(host.observation, before)
+    assert host.steps == good
 
 
 @pytest.mark.parametrize("broken", ["die", "nan"])
@@ -161,7 +161,7 @@ def test_discrete_spaces_are_one_hot_and_numbered_from_0():
     host = GymnasiumHost(Shifted, count=2)
     assert host.observation_size == 3
     np.testing.assert_array_equal(host.step(np.array([0, 1])).observation_next, [[0, 1, 0], [0, 0, 1]])
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         host.step(np.array([0, 2]))
 
 

@@ -75,7 +75,7 @@ class Guarded(gymnasium.Wrapper):
         return self._looked_at(observation), float(reward), bool(terminated), bool(truncated), info
 
     def _looked_at(self, observation: Any) -> Any:
-        shape = self._began[0].shape
+        shape = self._began[0].shape or ()
         if np.shape(observation) != shape:
             raise ObservationOutsideSpace(
                 message(self.where, f"an observation of shape {np.shape(observation)}", f"its space says {shape}",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
+import cloudpickle  # Gymnasium's own way of sending factories to processes
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
 from bilevel_rl.host import spaces
@@ -229,8 +233,10 @@ class GymnasiumHost:
             ) from error  # fmt: skip
 
     def _end_processes(self) -> None:
+        assert isinstance(self._env, AsyncVectorEnv)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            self._env._state = AsyncState.DEFAULT  # else it would wait for the answer of what is dead
             self._env.close(terminate=True)
 
 
@@ -250,10 +256,24 @@ def _made(environment: Any, count: int, processes: bool, horizon: int | None, op
                     "Pass lambda: YourEnvironment()")
         )  # fmt: skip
     make = functools.partial(_one, environment, horizon, options, where)
-    if processes:
-        # a fork of a process in which JAX or Torch has threads may hang
+    if not processes:
+        return SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+    if not isinstance(environment, str):
+        _carried_along(environment)
+    try:  # a fork of a process in which JAX or Torch has threads may hang
         return AsyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver")
-    return SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+    except (EOFError, OSError) as error:
+        raise EnvironmentCrashed(
+            message(where, f"{type(error).__name__} from the process of a copy as it began",
+                    "a process must be able to make the environment", "Try it with processes=False, which says more")
+        ) from error  # fmt: skip
+
+
+def _carried_along(environment: Any) -> None:
+    """A function of a file that other processes can't import is sent to them with its code."""
+    name = str(getattr(environment, "__module__", type(environment).__module__))
+    if name != "__main__" and PathFinder.find_spec(name.partition(".")[0], sys.path) is None:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
 def _one(environment: Any, horizon: int | None, options: dict, where: str) -> gymnasium.Env:

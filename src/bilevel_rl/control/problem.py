@@ -135,13 +135,13 @@ class ControlProblem(Problem):
             value = float(getattr(self, name)())
             if not 0 <= value < 1:
                 raise InvalidProblem(message(f"{self.name}.{name}", value, "it must be in [0, 1)", "Change it"))
-        example = jax.eval_shape(self._example, jax.random.key(0))
+        example = jax.eval_shape(self.example, jax.random.key(0))
         self._check_scalar("reward", jax.eval_shape(lambda t, x: self.reward(x, self.features(t)), example, self.x0))
         self._check_scalar("utility", jax.eval_shape(lambda t, x: self.utility(x, t), example, self.x0))
         self._check_scalar("cost", jax.eval_shape(self.cost, self.x0))
         if thorough:
             check_environment(self.environment)
-            slope = jax.grad(lambda x: self.reward(x, self.features(self._example(jax.random.key(0)))))(self.x0)
+            slope = jax.grad(lambda x: self.reward(x, self.features(self.example(jax.random.key(0)))))(self.x0)
             if not bool(jnp.all(jnp.isfinite(slope))):
                 raise InvalidProblem(
                     message(f"{self.name}.reward", f"the gradient {slope.tolist()} at x0", "it must be finite",
@@ -155,7 +155,8 @@ class ControlProblem(Problem):
                         "Write it for one transition; the engine batches")
             )  # fmt: skip
 
-    def _example(self, key: Array) -> Transition:
+    def example(self, key: Array) -> Transition:
+        """A transition from a first state by a random action."""
         k_reset, k_act, k_step = jax.random.split(key, 3)
         state, obs = self.environment.reset(k_reset)
         action = random_action(self.environment.action, k_act)

@@ -1,0 +1,55 @@
+r"""Vectors $a = \mu + \sigma \varepsilon$ with independent coordinates, anywhere."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bilevel_rl.control.policies.policy import Policy
+
+LOG_STD = (-5.0, 2.0)  # SAC's authors clip at -20 and 2; -5 keeps densities in 32 bits
+HALF_LOG_TAU = 0.9189385332046727  # log(2 pi) / 2
+
+
+def split(out):
+    """Mean and log standard deviation [m] each; the latter inside its bounds."""
+    mean, raw = jnp.split(out, 2)
+    low, high = LOG_STD
+    return mean, low + 0.5 * (high - low) * (jnp.tanh(raw + CENTRE) + 1)
+
+
+# raw outputs of 0 stand for a standard deviation of 1
+CENTRE = math.atanh(-2 * LOG_STD[0] / (LOG_STD[1] - LOG_STD[0]) - 1)
+
+
+class Gaussian(Policy):
+    """For actions without bounds; where a side is bounded the environment clips.
+
+    Example:
+        >>> from bilevel_rl.control.environment import Box
+        >>> law = Gaussian(Box.everywhere(1))
+        >>> float(law.log_prob(jnp.zeros(2), jnp.zeros(1)))  # -log(2 pi) / 2
+        -0.91893...
+    """
+
+    @property
+    def outputs(self):
+        return 2 * self.space.size
+
+    def sample(self, out, key):
+        mean, log_std = split(out)
+        eps = jax.random.normal(key, mean.shape, jnp.float32)
+        return mean + jnp.exp(log_std) * eps, -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
+
+    def log_prob(self, out, action):
+        mean, log_std = split(out)
+        eps = (action - mean) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
+
+    def mode(self, out):
+        return split(out)[0]
+
+    def encoded(self, action):
+        return action

@@ -1,0 +1,203 @@
+r"""The one loop of neural followers: they act, they learn, the leader's critic learns beside them, x moves.
+
+One iteration: N chains take a step each under the present policy and go into the replay; follower and estimator learn from
+the same drawn rows, paid under the present x; every few iterations the estimate of $\nabla_x E_d[u]$ moves x. Solvers derive
+from this class and choose what estimates, and when x moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bilevel_rl.control import nets, replay, walk
+from bilevel_rl.control.estimators import Here, HyperGradient
+from bilevel_rl.control.estimators.estimator import rewards, utilities
+from bilevel_rl.control.followers import Follower, Usual
+from bilevel_rl.control.leader import Leader, Motion
+from bilevel_rl.control.problem import ControlProblem
+from bilevel_rl.loop.settings import check_fields
+from bilevel_rl.loop.solver import Solver, State
+from bilevel_rl.schedules import TEMPERATURE
+
+
+class LoopState(State):
+    """What an iteration carries.
+
+    Attributes:
+        follower: what it has learnt.
+        estimator: what the estimator carries.
+        chains: where the follower's chains are.
+        ring: [C, W] the replay.
+        motion: of x.
+        direct: [d] sum since the last move of what x does to the utility by itself.
+    """
+
+    follower: Any
+    estimator: Any
+    chains: walk.Chains
+    ring: Float[Array, "C W"]
+    motion: Motion
+    direct: Float[Array, " d"]
+
+
+class SingleLoop(Solver):
+    """Follower, estimator and leader in one loop.
+
+    Args:
+        follower: who learns.
+        estimator: of the hyper-gradient.
+        leader: how x moves.
+        tau: temperature of the follower, in units of reward.
+        w: penalty constant of estimators that compare two followers.
+        chains: N, transitions an iteration.
+        updates: of the networks, an iteration.
+        batch: rows of an update.
+        capacity: rows of the replay; rounded up to whole iterations.
+        recent: last rows in whose states the hyper-gradient is taken.
+        cut: whether chains are begun anew at random, so that their states have the discounted law (`control.walk`).
+    """
+
+    follower: Follower
+    estimator: HyperGradient
+    leader: Leader = Leader()
+    tau: float = TEMPERATURE
+    w: float = 0.03
+    chains: int = eqx.field(static=True, default=16)
+    updates: int = eqx.field(static=True, default=1)
+    batch: int = eqx.field(static=True, default=128)
+    capacity: int = eqx.field(static=True, default=65_536)
+    recent: int = eqx.field(static=True, default=128)
+    cut: bool = eqx.field(static=True, default=True)
+
+    name: ClassVar[str] = "single_loop"
+    moves: ClassVar[bool] = True  # whether the follower's answer is accounted for
+
+    def check(self, problem: ControlProblem) -> None:
+        for name in ("chains", "updates", "batch", "recent"):
+            check_fields(self.name, (name, getattr(self, name), getattr(self, name) >= 1, "it must be at least 1"))
+        rows = self._rows()
+        check_fields(
+            self.name,
+            ("tau", self.tau, self.tau > 0, "it must be above 0"),
+            ("w", self.w, self.w > 0, "it must be above 0"),
+            ("capacity", self.capacity, self.capacity >= max(rows, self.recent), "it must hold `recent` rows and an iteration"),
+            ("leader.hold", self.leader.hold, self.leader.hold >= 0, "it must be at least 0"),
+        )
+        self.leader.check(f"{self.name}.leader")
+        self.follower.check(problem.environment)
+        self.estimator.check(problem)
+
+    @property
+    def references(self):
+        return tuple(dict.fromkeys((*self.estimator.references, *self.follower.references)))
+
+    # -- sizes --------------------------------------------------------------------------------------------------------
+
+    def _rows(self) -> int:
+        """Rows of the replay that an iteration writes."""
+        return self.chains * (2 if self.estimator.other_chains else 1)
+
+    def _ring(self) -> int:
+        """Rows of the replay: whole iterations."""
+        return -(-self.capacity // self._rows()) * self._rows()
+
+    def lag(self, problem: ControlProblem) -> Any:
+        """Iterations in which the slowest critic forgets."""
+        polyak = self.follower.on(problem.environment).polyak
+        slowest = jnp.minimum(1 - problem.discount_lower(), 1 - problem.discount_upper())
+        return 1.0 / (slowest * polyak * self.updates)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def draws(self, problem: ControlProblem):
+        return {"key": 2}
+
+    def here(self, problem: ControlProblem, x, F) -> Here:
+        """What is the same for an iteration, in 32 bits."""
+        p, f32 = nets.narrow(problem), lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
+        follower = self.follower.on(p.environment)
+        tau = f32(self.tau) if F is None else f32(follower.temperature(F, f32(self.tau)))
+        return Here(p, p.environment, follower, f32(x), tau, f32(self.w), f32(p.discount_lower()), f32(p.discount_upper()))
+
+    def init(self, problem: ControlProblem, x0, key: Array) -> LoopState:
+        k_follower, k_estimator, k_chains = jax.random.split(key, 3)
+        here = self.here(problem, x0, None)
+        F = here.follower.init(here.environment, k_follower)
+        H = self.estimator.init(here, F, self.chains, k_estimator)
+        chains = walk.begin(here.environment, self.chains, k_chains)
+        ring = replay.empty(replay.Layout(here.problem), self._ring())
+        return LoopState(x0, jnp.zeros((), int), F, H, chains, ring, self.leader.init(x0), jnp.zeros(x0.shape, jnp.float32))
+
+    def step(self, problem: ControlProblem, state: LoopState, k, noise) -> LoopState:
+        here = self.here(problem, state.x, state.follower)
+        layout, written = replay.Layout(here.problem), k * self._rows()
+        k_walk, k_other, k_learn, k_move = jax.random.split(nets.key_of(noise["key"]), 4)
+
+        # act
+        F, H = state.follower, state.estimator
+        act = lambda obs, key: here.follower.act(here.environment, F, obs, key)  # noqa: E731
+        cut = 1 - here.upper if self.cut else 0.0
+        chains, seen = walk.step(here.environment, state.chains, act, k_walk, cut)
+        rows = layout.pack(seen)
+        newest = layout.unpack(rows)
+        H, other = self.estimator.walk(here, H, F, newest, (k_walk, k_other))
+        if other is not None:
+            rows = jnp.concatenate([rows, layout.pack(other)])
+        ring = replay.push(state.ring, rows, written)
+        written = written + rows.shape[0]
+
+        # learn
+        def update(carry, key):
+            F, H = carry
+            k_rows, k_follower, k_estimator = jax.random.split(key, 3)
+            drawn = layout.unpack(replay.sample(ring, written, self.batch, k_rows))
+            r = rewards(here, drawn)
+            F = here.follower.update(here.environment, F, drawn, r, here.lower, jnp.asarray(self.tau, jnp.float32), k_follower)
+            return (F, self.estimator.learn(here, H, F, drawn, (k_follower, k_estimator))), None
+
+        (F, H), _ = jax.lax.scan(update, (F, H), jax.random.split(k_learn, self.updates))
+
+        # move
+        outcome = jnp.mean(utilities(here, newest))
+        direct = state.direct + _direct(here, newest)
+        lag, every = self.lag(problem), self.leader.every
+
+        def move():
+            recent = layout.unpack(replay.newest(ring, k + 1, self.recent, self.chains, self._rows()))
+            after, found = self.estimator.estimate(here, H, F, recent, k_move)
+            slope = jax.grad(lambda x: jnp.asarray(problem.cost(x), float))(state.x)
+            g = slope - direct / every - (found.g if self.moves else 0.0)
+            pull = found.pull if self.moves else None
+            motion, x = self.leader.move(problem.project, state.motion, state.x, g, pull, k, lag)
+            return after, motion, x, jnp.zeros_like(direct)
+
+        H, motion, x, direct = jax.lax.cond((k + 1) % every == 0, move, lambda: (H, state.motion, state.x, direct))
+        gained = outcome.astype(float) - jnp.asarray(problem.cost(state.x), float)
+        motion, x = self.leader.watch(motion, x, gained, k, lag)
+        return LoopState(x, state.samples + rows.shape[0], F, H, chains, ring, motion, direct)
+
+    # -- what is said of it -------------------------------------------------------------------------------------------
+
+    def said(self, problem: ControlProblem, state: LoopState, k) -> dict[str, Array]:
+        """What the leader knows of its own progress, for records."""
+        motion = state.motion
+        held = jnp.sum(jnp.where(jnp.arange(motion.blocks.shape[0]) < motion.filled, motion.blocks, 0.0))
+        count = jnp.clip(motion.filled, 1, motion.blocks.shape[0])
+        return {
+            "outcome": held / count, "best_outcome": jnp.where(motion.best > -1e29, motion.best, 0.0), "gate": motion.gate,
+            "speed": motion.speed, "restarts": motion.restarts,
+        }  # fmt: skip
+
+    def tracked(self, problem: ControlProblem, state: LoopState, k) -> Any:
+        return state.follower
+
+
+def _direct(here: Here, newest: replay.Rows) -> Float[Array, " d"]:
+    """Mean derivative of the utility itself in x."""
+    return jax.grad(lambda x: jnp.mean(utilities(here._replace(x=x), newest)))(here.x)
+

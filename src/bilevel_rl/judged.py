@@ -6,7 +6,6 @@ its gradient and the best x come from the oracles of the finite engine.
 
 from typing import Any, ClassVar, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +50,8 @@ class TableEnvironment(Environment):
         after = sampling.next_state(self.mdp, state[None], action[None], u)[0].astype(jnp.int32)
         ended = jnp.zeros((), bool) if self.mdp.ends is None else self.mdp.ends[after]
         info = jnp.stack([state, action]).astype(jnp.float32)
-        return Step(after, self.seen[after].astype(jnp.float32), jnp.zeros((), jnp.float32), ended, jnp.zeros((), bool), info)
+        nothing, never = jnp.zeros((), jnp.float32), jnp.zeros((), bool)
+        return Step(after, self.seen[after].astype(jnp.float32), nothing, ended, never, info)
 
 
 class Judged(ControlProblem):
@@ -75,7 +75,7 @@ class Judged(ControlProblem):
     def __init__(self, table: BilevelProblem, observed: Observed = "one_hot"):
         if not table.objective.linear or table.moves_transitions:
             raise InvalidProblem(
-                message(f"Judged({table.name})", "an objective that is not linear in the visitation, or a kernel that x moves",
+                message(f"Judged({table.name})", "an objective that is not linear, or a kernel that x moves",
                         "a neural follower is judged where the leader has a utility of states and actions",
                         "Take GoalPlacement, FourRooms or another with VisitationUtility")
             )  # fmt: skip

@@ -11,6 +11,19 @@ BIBTEX: dict[str, str] = {
   journal = {arXiv preprint arXiv:2601.16399},
   year    = {2026}
 }""",
+    "haarnoja2018sac": """@article{haarnoja2018sac,
+  title   = {Soft Actor-Critic Algorithms and Applications},
+  author  = {Haarnoja, Tuomas and Zhou, Aurick and Hartikainen, Kristian and Tucker, George and Ha, Sehoon and Tan, Jie and
+             Kumar, Vikash and Zhu, Henry and Gupta, Abhishek and Abbeel, Pieter and Levine, Sergey},
+  journal = {arXiv preprint arXiv:1812.05905},
+  year    = {2018}
+}""",
+    "nachum2017bridging": """@inproceedings{nachum2017bridging,
+  title     = {Bridging the Gap Between Value and Policy Based Reinforcement Learning},
+  author    = {Nachum, Ofir and Norouzi, Mohammad and Xu, Kelvin and Schuurmans, Dale},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2017}
+}""",
     "spall1992spsa": """@article{spall1992spsa,
   title   = {Multivariate stochastic approximation using a simultaneous perturbation gradient approximation},
   author  = {Spall, James C.},

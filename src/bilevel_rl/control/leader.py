@@ -4,10 +4,13 @@ $$m \leftarrow \mu\, m + (1-\mu)\, g, \qquad x \leftarrow \Pi_X\big(x - \zeta_k\
 \kappa = \min\Big(1,\; \frac{\delta\, n}{L\, |\zeta_k m|_F}\Big)$$
 
 What decides is the speed of x against the lag of what learns beside it. A critic whose target follows by a share p of the
-way after each update remembers $L = 1/((1-\gamma)\, p)$ updates, and n updates lie between two moves. How far a move takes the
-follower's answer is measured in its own terms, $|\Delta x|_F^2 = E_s \mathrm{Var}_{a\sim\pi}[\partial_x Q_L \cdot \Delta x]/\tau^2$, twice the
-Kullback-Leibler divergence between the policies before and after, in nats. The gate $\kappa$ keeps the answer from moving
-by more than $\delta$ while critics forget. It knows no unit of x, no scale of rewards, no temperature.
+way after each update remembers $L = 1/((1-\gamma)\, p)$ updates, and n updates lie between two moves. How far a move takes
+the follower's answer is measured in its own terms,
+
+$$|\Delta x|_F^2 = \tfrac{1}{\tau^2}\, E_s\, \mathrm{Var}_{a\sim\pi}\big[\partial_x Q_L \cdot \Delta x\big],$$
+
+twice the Kullback-Leibler divergence between the policies before and after, in nats. The gate $\kappa$ keeps the answer from
+moving by more than $\delta$ while critics forget. It knows no unit of x, no scale of rewards, no temperature.
 """
 
 from __future__ import annotations
@@ -106,7 +109,9 @@ class Leader(eqx.Module):
             jnp.full((), -1e30), x0, jnp.ones(()), none, jnp.ones(()), zero,
         )  # fmt: skip
 
-    def move(self, project: Any, motion: Motion, x: Float[Array, " d"], g, pull, k, lag) -> tuple[Motion, Float[Array, " d"]]:
+    def move(
+        self, project: Any, motion: Motion, x: Float[Array, " d"], g, pull, k, lag
+    ) -> tuple[Motion, Float[Array, " d"]]:
         """One move against the slope g.
 
         Args:

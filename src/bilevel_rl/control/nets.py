@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -46,7 +47,7 @@ class MLP(eqx.Module):
             last: scale of the outputs; small ones make a policy begin near its mean action.
         """
         keys, weights = jax.random.split(key, len(sizes) - 1), []
-        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (a, b) in enumerate(itertools.pairwise(sizes)):
             bound = (6.0 / a) ** 0.5 if i < len(sizes) - 2 else last * (1.5 / a) ** 0.5
             weights.append(jax.random.uniform(keys[i], (a, b), jnp.float32, -bound, bound))
         return cls(tuple(weights), tuple(jnp.zeros(b, jnp.float32) for b in sizes[1:]))

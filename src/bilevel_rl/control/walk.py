@@ -1,8 +1,8 @@
 r"""Chains of an environment, cut at random so that their states follow the discounted visitation.
 
 A chain is begun anew when its episode ends, when its time is up, and with probability $1-\gamma$ after any step: then the
-states it is seen in have the law $d(s) = (1-\gamma) \sum_t \gamma^t \Pr(s_t = s)$, whose means the hyper-gradient is made of.
-Only an end that belongs to the task stops a value; everything else is bootstrapped.
+states it is seen in have the law $d(s) = (1-\gamma) \sum_t \gamma^t \Pr(s_t = s)$, of whose means the hyper-gradient is
+made. Only an end that belongs to the task stops a value; everything else is bootstrapped.
 """
 
 from __future__ import annotations

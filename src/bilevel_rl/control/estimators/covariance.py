@@ -62,7 +62,7 @@ class Covariance(HyperGradient):
         actions, weights = branch(here.follower, env, F, recent.t.obs, self.actions, key)
         q = heads.of_pairs(env, H.online.params, recent.t.obs, actions)
         q = q - jnp.einsum("bm,bmh->bh", weights, q)[:, None]
-        # heads are means: Q_U = q_u / (1 - gamma_u), of which the normalised visitation keeps 1; d_x Q_L = q_g / (1 - gamma_l)
+        # heads are means: Q_U = q_u / (1 - gamma_u), d_x Q_L = q_g / (1 - gamma_l)
         answer = q[..., 1:] / (here.tau * (1 - here.lower))
         A_u = q[..., 0] / (1 - here.upper)
         g = jnp.einsum("bm,bm,bmd->d", weights, A_u, answer) / weights.shape[0]

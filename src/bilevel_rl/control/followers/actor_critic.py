@@ -1,5 +1,8 @@
-r"""On-policy actor-critic, the paper's: $V \leftarrow V + \beta G$, $\theta \leftarrow \theta + \alpha\, \nabla \log\pi\, G$,
-$G = r - \tau \log\pi(a|s) + \gamma V(s') - V(s)$, from its own newest transitions alone."""
+r"""On-policy actor-critic, the paper's, from its own newest transitions alone.
+
+$$G = r - \tau \log\pi(a|s) + \gamma V(s') - V(s), \qquad V \leftarrow V + \beta\, G, \qquad
+\theta \leftarrow \theta + \alpha\, \nabla_\theta \log\pi(a|s)\, G$$
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bilevel_rl.control.environment import Environment
 from bilevel_rl.control.followers.follower import Follower

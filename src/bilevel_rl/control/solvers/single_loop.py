@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators import Here, HyperGradient
 from bilevel_rl.control.estimators.estimator import rewards, utilities
-from bilevel_rl.control.followers import Follower, Usual
+from bilevel_rl.control.followers import Follower
 from bilevel_rl.control.leader import Leader, Motion
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.loop.settings import check_fields
@@ -85,7 +85,7 @@ class SingleLoop(Solver):
             self.name,
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
             ("w", self.w, self.w > 0, "it must be above 0"),
-            ("capacity", self.capacity, self.capacity >= max(rows, self.recent), "it must hold `recent` rows and an iteration"),
+            ("capacity", self.capacity, self.capacity >= max(rows, self.recent), "it must hold `recent` rows"),
             ("leader.hold", self.leader.hold, self.leader.hold >= 0, "it must be at least 0"),
         )
         self.leader.check(f"{self.name}.leader")
@@ -119,7 +119,7 @@ class SingleLoop(Solver):
 
     def here(self, problem: ControlProblem, x, F) -> Here:
         """What is the same for an iteration, in 32 bits."""
-        p, f32 = nets.narrow(problem), lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
+        p, f32 = nets.narrow(problem), lambda v: jnp.asarray(v, jnp.float32)
         follower = self.follower.on(p.environment)
         tau = f32(self.tau) if F is None else f32(follower.temperature(F, f32(self.tau)))
         return Here(p, p.environment, follower, f32(x), tau, f32(self.w), f32(p.discount_lower()), f32(p.discount_upper()))
@@ -152,12 +152,14 @@ class SingleLoop(Solver):
         written = written + rows.shape[0]
 
         # learn
+        tau = jnp.asarray(self.tau, jnp.float32)
+
         def update(carry, key):
             F, H = carry
             k_rows, k_follower, k_estimator = jax.random.split(key, 3)
             drawn = layout.unpack(replay.sample(ring, written, self.batch, k_rows))
             r = rewards(here, drawn)
-            F = here.follower.update(here.environment, F, drawn, r, here.lower, jnp.asarray(self.tau, jnp.float32), k_follower)
+            F = here.follower.update(here.environment, F, drawn, r, here.lower, tau, k_follower)
             return (F, self.estimator.learn(here, H, F, drawn, (k_follower, k_estimator))), None
 
         (F, H), _ = jax.lax.scan(update, (F, H), jax.random.split(k_learn, self.updates))

@@ -68,7 +68,7 @@ class Guarded(gymnasium.Wrapper):
         except Exception as error:
             raise self._crashed("step", error) from error
         for word, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
-            if np.shape(value) != () or np.asarray(value).dtype.kind not in "biuf":
+            if np.ndim(value) or np.asarray(value).dtype.kind not in "biuf":
                 raise RewardOfWrongShape(
                     message(f"{self.where}.step", f"{word} = {value!r}", f"{word} is one number", "Return a scalar")
                 )

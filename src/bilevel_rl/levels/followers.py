@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import Engine, Scores
 from bilevel_rl.levels.estimators import sampled_kl
 from bilevel_rl.levels.guards import check_finite
@@ -220,6 +221,15 @@ class Lower:
         if self.settings.kl_estimator == "k3":
             return sampled_kl(logp, reference, "k3")
         return None
+
+
+def check_regularizer(settings: Settings) -> None:
+    """Raise `InvalidConfig` unless the regulariser has the estimator asked for."""
+    if settings.regularizer == "entropy" and settings.kl_estimator == "k3":
+        raise InvalidConfig(
+            message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
+                    "Choose exact or k1")
+        )  # fmt: skip
 
 
 def _same_rows(drawn: Sequence[Drawn]) -> list[list[Drawn]]:

@@ -26,13 +26,13 @@ class Labels(abc.ABC):
 
     stored: Sequence[Any] = ()
 
+    @abc.abstractmethod
     def answers(self, rows: Any, pairs: Tensor) -> Tensor:
         """[M] 0 or 1, the preferred row of each of the pairs [M, 2], or -1 where there is no answer.
 
         Raises:
             LabelsPending: there are no answers yet.
         """
-        raise NotImplementedError
 
     def gold(self, rows: Any) -> Tensor | None:
         """[n] the score of each row; None: nobody can be asked."""

@@ -61,6 +61,27 @@ class Answer:
     sample: Sample
 
 
+def check_pairs(settings: Settings, objective: Any) -> None:
+    """Raise `InvalidConfig` unless an iteration's rows hold the pairs that are to be judged.
+
+    Example:
+        >>> from bilevel_rl.levels.objectives import Preference
+        >>> check_pairs(Settings(pairs_per_step=8, batch=16, group=4), Preference())
+    """
+    if not objective.needs_pairs:
+        return
+    if 2 * settings.pairs_per_step > settings.batch:
+        raise InvalidConfig(
+            message("config.pairs_per_step", settings.pairs_per_step,
+                    f"a batch of {settings.batch} completions has at most {settings.batch // 2} disjoint pairs",
+                    "Lower pairs_per_step, or raise prompts_per_step or group")
+        )  # fmt: skip
+    if settings.group < 2:
+        raise InvalidConfig(
+            message("config.group", settings.group, "a pair is two completions of one prompt", "Set group to 2 or more")
+        )
+
+
 class Leader:
     """What the upper level knows, and how it learns more.
 

@@ -425,6 +425,10 @@ def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
     """
     settings = method.settings
     recipe.check(OWN | set(have), settings.group)
+    for component in recipe.components:
+        if component.card.rows > settings.batch:
+            raise _refuse(component.card, f"a batch of {settings.batch}", "it compares responses with one another",
+                          "Set group to 2 or more")  # fmt: skip
     name = f"method={settings.method}"
     loss = getattr(recipe.loss, "card", None)
     if loss is not None:

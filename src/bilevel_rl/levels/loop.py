@@ -113,8 +113,7 @@ class Loop:
     ) -> None:  # fmt: skip
         self.engine, self.settings, self.recipe = engine, settings, recipe
         self.method = methods.make(settings)
-        if self.method.asks:
-            self.method.check(objective)
+        self.method.check(objective)
         learner.check(recipe, self.method, fields)
         self.processes = processes or Processes("cpu")
         self.share = share or Share(0, settings.batch, settings.micro_batch)

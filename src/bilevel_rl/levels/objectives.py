@@ -18,6 +18,7 @@ get (`preference`) (G-2)/(G-1) times.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -304,7 +305,7 @@ def make_objective(weights: Mapping[str, float]) -> Any:
     """The objective that a configuration names: one, or a weighted sum.
 
     Raises:
-        InvalidConfig: an unknown name.
+        InvalidConfig: none, an unknown name, or a weight that is 0 or not finite.
 
     Example:
         >>> make_objective({"gold": 1.0})
@@ -314,8 +315,13 @@ def make_objective(weights: Mapping[str, float]) -> Any:
         if name not in ALL:
             raise InvalidConfig(
                 message("config.objective", f"the unknown objective {name!r}", did_you_mean(name, ALL),
-                        "Choose among these")
+                        "Choose among these, or pass objective= in Python")
             )  # fmt: skip
+    if not weights or not all(math.isfinite(v) and v != 0 for v in weights.values()):
+        raise InvalidConfig(
+            message("config.objective", repr(dict(weights)), "at least one objective with a weight other than 0",
+                    "Write `objective: {label_likelihood: 1.0}`")
+        )  # fmt: skip
     if len(weights) == 1 and next(iter(weights.values())) == 1.0:
         return ALL[next(iter(weights))]
     return Mixture(tuple((weight, ALL[name]) for name, weight in weights.items()))

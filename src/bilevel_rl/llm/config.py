@@ -8,14 +8,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
 from bilevel_rl.llm.sections import SECTIONS, flattened, top_level, warn_of_flat
 from bilevel_rl.schedules import PowerDecay, TimeScales
 
-METHODS = ("bilevel", "partial_sgd", "fixed_reward", "nested", "finite_difference", "plain")
-ESTIMATORS = ("tilted", "shared", "paired")
+if TYPE_CHECKING:
+    from bilevel_rl.levels.methods import Method
+    from bilevel_rl.levels.settings import Settings
+
 RATIOS = ("sequence", "token")
 COMMON = ("race", "inverse", "none")
 REGULARIZERS = ("kl", "entropy")
@@ -26,8 +28,6 @@ OPTIMIZERS = ("adam", "sgd")
 LONG = ("refuse", "drop", "cut")
 RESUMES = ("never", "auto", "replace")
 REWARDS = ("classifier", "linear")
-OBJECTIVES = ("label_likelihood", "win_rate", "preference", "stored_preference", "gold")
-PAIRS = ("label_likelihood", "win_rate", "preference")  # objectives that ask for labelled pairs
 
 # Keys of other trainers that would break an estimator here, with the reason that the error gives.
 REFUSED = {
@@ -82,7 +82,7 @@ class Config:
     """
 
     # -- the run
-    method: str = _key("bilevel", "algorithm: the bi-level method, a baseline, or plain RL on a given reward", METHODS)
+    method: str = _key("bilevel", "algorithm: bilevel; partial_sgd, fixed_reward, nested or finite_difference; or plain RL")
     seed: int = _key(0, "the one integer from which all randomness follows", rule=ANY)
     steps: int = _key(200, "iterations; each is one rollout batch and one step of every sequence", rule=SOME)
     out: str = _key("", "run folder; empty: nothing is written")
@@ -139,9 +139,7 @@ class Config:
     pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)", rule=ANY)
     label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on", rule=ANY)
     replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only", rule=ANY)
-    estimator: str = _key(
-        "tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)", ESTIMATORS
-    )
+    estimator: str = _key("tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)")
     common_numbers: str = _key(
         "race", "paired: both followers draw with the same numbers, by a race or inverse laws; or none", COMMON
     )
@@ -195,15 +193,31 @@ class Config:
     @property
     def common(self) -> str:
         """How the draws of two followers go together: race, inverse or none."""
-        pairs = self.estimator == "paired" and self.method in ("bilevel", "nested")
-        return self.common_numbers if pairs else "none"
+        return self.common_numbers if self.algorithm.common else "none"
 
     @property
     def uses_penalised(self) -> bool:
         """Whether the run has a second policy."""
-        if self.method == "finite_difference":
-            return True
-        return self.method in ("bilevel", "nested") and self.estimator != "tilted"
+        return self.algorithm.networks == 2
+
+    @property
+    def settings(self) -> Settings:
+        """What `levels` needs to know of it."""
+        from bilevel_rl.levels.settings import Settings
+
+        names = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names}
+        # an adapter that is switched between a checkpointed forward pass and its backward pass gives silently wrong
+        # gradients
+        switched = self.backend == "lora" and self.gradient_checkpointing
+        return Settings(**values, batch=self.batch, schedules=self.schedules, one_pass=not switched)
+
+    @property
+    def algorithm(self) -> Method:
+        """The method that it names, with its constants."""
+        from bilevel_rl.levels import methods
+
+        return methods.make(self.settings)
 
     def asdict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -288,7 +302,10 @@ class Config:
     # -- checking
 
     def check(self) -> None:
-        """Raise `InvalidConfig` unless every value and every combination is allowed."""
+        """Raise `InvalidConfig` unless every value is allowed, and what they name takes the others."""
+        from bilevel_rl.levels.objectives import make_objective
+        from bilevel_rl.policy_gradient.recipes import compose
+
         for f in dataclasses.fields(self):
             choices = f.metadata["choices"]
             if choices is not None and getattr(self, f.name) not in choices:
@@ -301,57 +318,9 @@ class Config:
                 raise InvalidConfig(
                     message(f"config.{f.name}", repr(getattr(self, f.name)), rule.text, f"Set {f.name} accordingly")
                 )
-        self._check_objective()
-        self._check_batch()
-        schedules = self.schedules
-        if self.method == "plain" and self.tau == 0:  # nothing divides by it: plain RL without a KL or entropy term
-            schedules = dataclasses.replace(schedules, tau=PowerDecay(1.0, self.tau_power))
-        schedules.check("config")
-
-    def _check_objective(self) -> None:
-        unknown = [name for name in self.objective if name not in OBJECTIVES]
-        if unknown:
-            raise InvalidConfig(
-                message("config.objective", f"the unknown objective {unknown[0]!r}",
-                        did_you_mean(unknown[0], OBJECTIVES), "Choose among these, or pass objective= in Python")
-            )  # fmt: skip
-        if not self.objective or not all(math.isfinite(v) and v != 0 for v in self.objective.values()):
-            raise InvalidConfig(
-                message("config.objective", repr(self.objective), "at least one objective with a weight other than 0",
-                        "Write `objective: {label_likelihood: 1.0}`")
-            )  # fmt: skip
-        if self.regularizer == "entropy" and self.kl_estimator == "k3":
-            raise InvalidConfig(
-                message("config.kl_estimator", "k3 with regularizer=entropy", "k3 estimates a KL, not an entropy",
-                        "Choose exact or k1")
-            )  # fmt: skip
-
-    def _check_batch(self) -> None:
+        self.algorithm.check(make_objective(self.objective))
         if self.recipe:
-            from bilevel_rl.policy_gradient.recipes import compose
-
             compose(self.recipe)
-        elif self.batch < 2:
-            raise InvalidConfig(
-                message("config.group", f"group={self.group}, prompts_per_step={self.prompts_per_step}",
-                        "the recipe token_rloo compares completions with one another", "Set group to 2 or more")
-            )  # fmt: skip
-        asks = self.method != "plain" and any(name in self.objective for name in PAIRS)
-        if asks and 2 * self.pairs_per_step > self.batch:
-            raise InvalidConfig(
-                message("config.pairs_per_step", self.pairs_per_step,
-                        f"a batch of {self.batch} completions has at most {self.batch // 2} disjoint pairs",
-                        "Lower pairs_per_step, or raise prompts_per_step or group")
-            )  # fmt: skip
-        if asks and self.group < 2:
-            raise InvalidConfig(
-                message(
-                    "config.group",
-                    self.group,
-                    "a pair is two completions of one prompt",
-                    "Set group to 2 or more",
-                )
-            )
 
 
 FORMER = {"credit": "leave_one_out", "level": "token", "gae_lambda": 0.95, "clip": 0.2}  # keys of before, and defaults

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_rl.levels import digests, learner, methods
+from bilevel_rl.levels import digests, learner
 from bilevel_rl.levels.followers import Scored
 from bilevel_rl.levels.leader import check_sources
 from bilevel_rl.levels.loop import Loop
@@ -219,11 +219,9 @@ def _make(
     gold: Any, preferences: Any, objective: Any, reference: Any, recipe: Recipe, fields: Mapping[str, Any],
 ) -> _Made:  # fmt: skip
     """Check what was given and make the roles."""
-    settings = settings_of(config)
-    method = methods.make(settings)
+    settings, method = config.settings, config.algorithm
     objective = objective if objective is not None else make_objective(config.objective)
-    if method.asks:
-        method.check(objective)
+    method.check(objective)
     tokenizer = setup.load_tokenizer(config, policy, tokenizer)
     policy = setup.load_policy(config, policy)
     vocabulary = setup.vocabulary(policy)
@@ -278,15 +276,6 @@ def with_recipe(config: Config, recipe: Recipe | str | None) -> tuple[Config, Re
     if not config.out:
         return config, recipe
     return dataclasses.replace(config, recipe=recipe.describe()["composition"]), recipe
-
-
-def settings_of(config: Config) -> Settings:
-    """What `levels` needs to know of a configuration."""
-    names = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(config)}
-    # an adapter that is switched between a checkpointed forward pass and its backward pass gives silently wrong gradients
-    switched = config.backend == "lora" and config.gradient_checkpointing
-    values = {name: getattr(config, name) for name in names}
-    return Settings(**values, batch=config.batch, schedules=config.schedules, one_pass=not switched)
 
 
 def _digests(config: Config, made: _Made) -> dict[str, str]:

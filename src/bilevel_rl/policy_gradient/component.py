@@ -71,6 +71,7 @@ class Card:
         number: number in the catalogue of papers; None for what everybody uses.
         cost: time beyond one pass over the batch.
         group: smallest number of responses a prompt for which it does anything.
+        rows: smallest number of responses in a batch for which it has what it compares.
         scope: the unit within which it compares: a batch of several units gives what each unit gives alone.
         gives: fields that it adds to the batch for those after it.
         gradient: for losses and regularisers, the fields through which the gradient flows.
@@ -91,6 +92,7 @@ class Card:
     number: int | None = None
     cost: str = "O(NT)"
     group: int = 1
+    rows: int = 1
     scope: Scope = Scope.GROUP
     gives: tuple[str, ...] = ()
     gradient: tuple[str, ...] = ()

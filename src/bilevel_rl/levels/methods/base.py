@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bilevel_rl.levels.engine import CRITICS, POLICIES, Engine
 from bilevel_rl.levels.estimators import Ratios
-from bilevel_rl.levels.followers import Scored
-from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader
+from bilevel_rl.levels.followers import Scored, check_regularizer
+from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader, check_pairs
 from bilevel_rl.levels.objectives import PairBonus
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.schedules import Sequences
@@ -69,6 +69,7 @@ class Method:
         answers: whether x learns from how the policy answers it.
         keeps: whether labelled pairs are always used again.
         asks: whether there is an f at all.
+        common: whether both policies may draw with the same random numbers.
     """
 
     settings: Settings
@@ -78,9 +79,16 @@ class Method:
     answers: bool = dataclasses.field(default=False, init=False)
     keeps: bool = dataclasses.field(default=False, init=False)
     asks: bool = dataclasses.field(default=True, init=False)
+    common: bool = dataclasses.field(default=False, init=False)
 
     def check(self, objective: Any) -> None:
-        """Raise `InvalidConfig` for what this method can't do with these settings and this f."""
+        """Raise `InvalidConfig` for what this method can't do with these settings and this f.
+
+        A method that can't do something adds it to what followers and leader refuse by themselves.
+        """
+        self.settings.schedules.check("config")
+        check_regularizer(self.settings)
+        check_pairs(self.settings, objective)
 
     def plan(self, leader: Leader, k: int) -> IterationPlan:
         """What iteration k does."""

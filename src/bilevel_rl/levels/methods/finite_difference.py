@@ -52,6 +52,7 @@ class FiniteDifference(Method):
 
     def check(self, objective: Any) -> None:
         """See `Method`."""
+        super().check(objective)
         if objective.needs_stored:
             raise InvalidConfig(
                 message("config.objective", "stored_preference with method=finite_difference",

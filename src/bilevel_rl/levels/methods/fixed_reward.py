@@ -18,6 +18,7 @@ class FixedReward(Method):
 
     def check(self, objective: Any) -> None:
         """See `Method`."""
+        super().check(objective)
         terms = [term for _, term in getattr(objective, "terms", ((1.0, objective),))]
         if not any(getattr(term, "fits", True) for term in terms):
             raise InvalidConfig(

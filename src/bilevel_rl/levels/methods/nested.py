@@ -30,6 +30,7 @@ class Nested(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", self.inner.networks)
         object.__setattr__(self, "own_rows", self.inner.own_rows)
+        object.__setattr__(self, "common", self.inner.common)
 
     def check(self, objective: Any) -> None:
         """See `Method`."""

@@ -25,6 +25,7 @@ class Paired(Method):
     networks: int = dataclasses.field(default=2, init=False)
     own_rows: bool = dataclasses.field(default=True, init=False)
     answers: bool = dataclasses.field(default=True, init=False)
+    common: bool = dataclasses.field(default=True, init=False)
 
     def coefficients(
         self, followers: Sequence[Scored], ratios: Ratios | None, answer: Answer, at: Sequences

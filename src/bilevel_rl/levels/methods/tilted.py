@@ -29,6 +29,7 @@ class Tilted(Method):
 
     def check(self, objective: Any) -> None:
         """See `Method`; what both rows of a pair earn needs a third row to be centred on."""
+        super().check(objective)
         if getattr(objective, "contrasts", False) and self.settings.group < 3:
             raise InvalidConfig(
                 message("config.group", f"{self.settings.group} with estimator=tilted and objective=preference",

@@ -57,6 +57,7 @@ class ToGoLeaveOneOut:
     reads_importance: ClassVar[bool] = True
     card: ClassVar[Card] = Card(
         name="to_go_leave_one_out",
+        rows=2,
         scope=Scope.BATCH,
         slot=Slot.CREDIT,
         effect=Effect.KEEPS,

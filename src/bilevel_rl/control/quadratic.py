@@ -76,7 +76,8 @@ def soft_optimal(system: System, M: Float[Array, "y y"], discount, tau) -> Gauss
 
     def backup(M, P):
         S_zz, S_za, S_aa = blocks(M, P)
-        return S_zz - S_za @ jnp.linalg.solve(S_aa, S_za.T)
+        found = S_zz - S_za @ jnp.linalg.solve(S_aa, S_za.T)
+        return (found + found.T) / 2  # what is not symmetric is rounding, and would grow
 
     def unfinished(carry):
         P, change, k = carry

@@ -67,7 +67,8 @@ class Guarded(gymnasium.Wrapper):
             raise
         except Exception as error:
             raise self._crashed("step", error) from error
-        for word, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+        said: tuple[tuple[str, Any], ...] = (("reward", reward), ("terminated", terminated), ("truncated", truncated))
+        for word, value in said:
             if np.ndim(value) or np.asarray(value).dtype.kind not in "biuf":
                 raise RewardOfWrongShape(
                     message(f"{self.where}.step", f"{word} = {value!r}", f"{word} is one number", "Return a scalar")

@@ -1,0 +1,22 @@
+"""Problems whose followers learn in environments, one file (or one close family) each."""
+
+from bilevel_rl.control.problems.bounded_shaping import BoundedShaping
+from bilevel_rl.control.problems.feed_incentive import FeedIncentive
+from bilevel_rl.control.problems.imitation import ArmImitation, PendulumImitation
+from bilevel_rl.control.problems.inventory_contract import InventoryContract
+from bilevel_rl.control.problems.lock_shaping import LockShaping
+from bilevel_rl.control.problems.lqg_shaping import LQGShaping
+from bilevel_rl.control.problems.market_subsidy import MarketSubsidy
+from bilevel_rl.control.problems.maze_curriculum import MazeCurriculum
+from bilevel_rl.control.problems.pendulum_shaping import PendulumShaping
+from bilevel_rl.control.problems.preferences import PendulumPreferences
+
+ALL = (
+    PendulumShaping, LQGShaping, BoundedShaping, LockShaping, InventoryContract, MarketSubsidy, FeedIncentive,
+    PendulumImitation, ArmImitation, PendulumPreferences, MazeCurriculum,
+)  # fmt: skip
+
+__all__ = [
+    "ALL", "ArmImitation", "BoundedShaping", "FeedIncentive", "InventoryContract", "LQGShaping", "LockShaping",
+    "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumPreferences", "PendulumShaping",
+]  # fmt: skip

@@ -159,7 +159,7 @@ def test_maze_walls_stop_and_the_goal_ends():
         state = environment.reset(jax.random.key(1))[0] if bool(found.terminated) else found.state
         i, j = np.round(np.asarray(state[:2])).astype(int)
         assert not walls[i, j]
-    near = jnp.array([5.0, 4.6, 0.0, 0.0], jnp.float32)
+    near = jnp.array([5.0, 4.6, 0.0, 0.0, 1.0], jnp.float32)
     found = step(near, jnp.array([0.0, 1.0], jnp.float32), jax.random.key(0))
     assert bool(found.terminated)
     assert float(found.reward) == 1.0

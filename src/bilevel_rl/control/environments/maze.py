@@ -18,7 +18,8 @@ class Maze(Environment):
     r"""Push a point with a force in $[-1, 1]^2$: $v' = .8\,v + .1\,a$, $p' = p + v'$, in units of a cell.
 
     A wall stops the coordinate that would enter it. 1 is paid, and the episode ends, within half a cell of G; nothing
-    before. Observed are place and speed, each place scaled to [-1, 1]: [4]. A state is place and speed, [4].
+    before. Observed are place and speed, each place scaled to [-1, 1]: [4]. A state is place, speed and
+    whether its episode began at S, [5]; `info` says the last.
 
     Starts are a mixture: with probability `starts[i]` in region i, a part of the corridor; region 0 is S itself, the task.
 
@@ -34,6 +35,7 @@ class Maze(Environment):
     starts: Float[Array, " 4"] | tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
 
     name: ClassVar[str] = "maze"
+    info_names: ClassVar[tuple[str, ...]] = ("from_start",)
 
     @property
     def observation(self):
@@ -54,19 +56,19 @@ class Maze(Environment):
         cells, counts = _regions()
         cell = jnp.asarray(cells, jnp.float32)[region, jax.random.randint(k_cell, (), 0, jnp.asarray(counts)[region])]
         place = cell + jax.random.uniform(k_place, (2,), jnp.float32, -0.2, 0.2)
-        state = jnp.concatenate([place, jnp.zeros(2, jnp.float32)])
+        state = jnp.concatenate([place, jnp.zeros(2, jnp.float32), (region == 0).astype(jnp.float32)[None]])
         return state, observed(state)
 
     def step(self, state, action, key):
-        place, speed = state[:2], 0.8 * state[2:] + 0.1 * jnp.clip(action, -1.0, 1.0)
+        place, speed = state[:2], 0.8 * state[2:4] + 0.1 * jnp.clip(action, -1.0, 1.0)
         for i in (0, 1):  # one coordinate after the other: the point slides along walls
             ahead = place.at[i].add(speed[i])
             stopped = _wall(ahead)
             place = jnp.where(stopped, place, ahead)
             speed = jnp.where(stopped, speed.at[i].set(0.0), speed)
         there = jnp.sum((place - jnp.asarray(_goal(), jnp.float32)) ** 2) < 0.25
-        state = jnp.concatenate([place, speed])
-        return Step(state, observed(state), there.astype(jnp.float32), there, jnp.zeros((), bool), jnp.zeros(0, jnp.float32))
+        state = jnp.concatenate([place, speed, state[4:]])
+        return Step(state, observed(state), there.astype(jnp.float32), there, jnp.zeros((), bool), state[4:])
 
     def frame(self, state):
         """The point [1, 2], and the walls [rows, columns]."""
@@ -76,7 +78,7 @@ class Maze(Environment):
 def observed(state):
     """[4] of a state: places in [-1, 1], speeds in units of half a cell a step, the fastest there is."""
     half = (len(LAYOUT) - 1) / 2
-    return jnp.concatenate([(state[:2] - half) / half, 2 * state[2:]])
+    return jnp.concatenate([(state[:2] - half) / half, 2 * state[2:4]])
 
 
 def _walls() -> np.ndarray:

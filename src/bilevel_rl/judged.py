@@ -142,3 +142,6 @@ class NeuralGoalPlacement(Judged):
 
     def __init__(self, rows: int = 6, columns: int = 6, observed: Observed = "one_hot"):
         super().__init__(problems.GoalPlacement(rows=rows, columns=columns), observed)
+
+
+ALL = (NeuralGoalPlacement,)

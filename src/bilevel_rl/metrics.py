@@ -108,5 +108,17 @@ LLM = (
     GRADIENT_CRITIC_L, ZETA, ALPHA, BETA, W, TAU, TOKENS_PER_SECOND, SECONDS, MEMORY,
 )  # fmt: skip
 
+# Neural followers in environments: what a run knows of itself; the objective is graded exactly where it is known.
+OUTCOME = Metric(
+    "outcome", "leader's outcome", "utility a step", "up", "Mean of what the leader got in the last blocks of iterations"
+)
+BEST_OUTCOME = Metric("best_outcome", "best outcome", "utility a step", "up", "Best mean of as many blocks so far")
+GATE = Metric("gate", "gate κ", "1", "none", "Share of x's step that the gate on the follower's lag let through")
+SPEED = Metric("speed", "answer's speed", "nats", "none", "How far the follower's answer moves while its critics forget")
+RESTARTS = Metric("restarts", "restarts", "1", "down", "Times x went back to its best on evidence that it had strayed")
+
+CONTROL = (SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, DISTANCE, OUTCOME, BEST_OUTCOME, GATE, SPEED, RESTARTS)
+
 ALL = FINITE + tuple(metric for metric in LLM if metric not in FINITE)
+ALL += tuple(metric for metric in CONTROL if metric not in ALL)
 BY_KEY = {metric.key: metric for metric in ALL}

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     from bilevel_rl.loop.solver import check_fits
 
     target = load.find_problem(words[0])
-    solver = load.find_solver(words[1]) if len(words) > 1 else None
+    solver = load.find_solver(words[1], target) if len(words) > 1 else None
     groups = words_.groups(target, solver, rest)
     kind = dataclasses.make_dataclass("Options", groups, frozen=True, kw_only=True)
     kind.__doc__ = target.summary

@@ -128,7 +128,7 @@ def ask(text: str, problem: load.Target, problem_options: dict, settings: Settin
     from bilevel_rl.loop.meter import samples_per_iteration
 
     name, _, given = text.rpartition(":") if "=" in text else (text, "", "")  # NAME may be FILE.py:NAME
-    target = load.find_solver(name)
+    target = load.find_solver(name, problem)
     solver_options = options.set_dotted(target.make, given)
     extra = [f"--solver.{p.partition('=')[0]} {p.partition('=')[2]}" for p in given.split(",") if p]
     made, it = target.build(solver_options), problem.build(problem_options)

@@ -43,7 +43,9 @@ def script(shell: str) -> str:
     from bilevel_rl.commands import VERBS
     from bilevel_rl.launch import index
 
-    problems, solvers = (" ".join(index.entries(group)) for group in ("problems", "solvers"))
+    problems, solvers = (
+        " ".join(index.entries(group) | index.entries(group, "control")) for group in ("problems", "solvers")
+    )
     words = {(verb, 2): problems for verb in ("run", "check", "plan", "sweep", "search", "diagnose", "compare")}
     words |= {(verb, 3): solvers for verb in ("run", "check", "plan", "sweep", "search", "diagnose")}
     words |= {("list", 2): "problems solvers experiments", ("experiments", 2): " ".join(experiments.ALL)}

@@ -23,15 +23,19 @@ def main(argv: Sequence[str]) -> int:
     for word in set(argv) - set(GROUPS):
         raise InvalidConfig(message("bilevel-rl list", repr(word), did_you_mean(word, GROUPS), "Name one of these"))
     for group in argv or GROUPS:
-        table = Table("name", "what it is", title=group, title_justify="left")
-        for name, text in rows(group):
-            table.add_row(name, escape(text))
-        screen.console().print(table)
+        for title, found in tables(group).items():
+            table = Table("name", "what it is", title=title, title_justify="left")
+            for name, text in found:
+                table.add_row(name, escape(text))
+            screen.console().print(table)
     return 0
 
 
-def rows(group: str) -> list[tuple[str, str]]:
-    """(name, sentence) of each member of a group."""
+def tables(group: str) -> dict[str, list[tuple[str, str]]]:
+    """Title -> (name, sentence) of each member of a group; problems and solvers by what follows."""
     if group == "experiments":
-        return [(name, text) for name, (_, text) in experiments.ALL.items()]
-    return list(index.entries(group).items())
+        return {group: [(name, text) for name, (_, text) in experiments.ALL.items()]}
+    return {
+        f"{group}: tables": list(index.entries(group).items()),
+        f"{group}: neural followers": list(index.entries(group, "control").items()),
+    }

@@ -13,7 +13,7 @@ import tyro
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import RECOMMENDED, limits, options
+from bilevel_rl.launch import limits, options
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import execute
@@ -89,10 +89,8 @@ def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.RunAsk, Any
         )
     from bilevel_rl.launch import execute, load
 
-    problem, solver = (
-        load.find_problem(words[0]),
-        load.find_solver(words[1] if len(words) == 2 else RECOMMENDED),
-    )
+    problem = load.find_problem(words[0])
+    solver = load.find_solver(words[1] if len(words) == 2 else load.recommended(problem), problem)
     kind = dataclasses.make_dataclass(
         "Options",
         [

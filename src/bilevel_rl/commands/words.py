@@ -72,7 +72,7 @@ def read(verb: str, kind: type, argv: Sequence[str], usage: str, solver: str | N
 
     Args:
         kind: dataclass of the verb's own options.
-        solver: the solver when none is named; None leaves it out.
+        solver: anything but None: where none is named, the one that is recommended for the problem.
 
     Returns:
         What was asked, or None when it was help without a problem, which is printed.
@@ -93,8 +93,8 @@ def read(verb: str, kind: type, argv: Sequence[str], usage: str, solver: str | N
     from bilevel_rl.launch import load
 
     problem = load.find_problem(words[0])
-    name = words[1] if len(words) == 2 else solver
-    chosen = None if name is None else load.find_solver(name)
+    name = words[1] if len(words) == 2 else solver and load.recommended(problem)
+    chosen = None if name is None else load.find_solver(name, problem)
     fields = [
         ("settings", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)),
         *groups(problem, chosen, rest),

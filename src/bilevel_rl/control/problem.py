@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bilevel_rl import metrics as M
+from bilevel_rl.control import optimum
 from bilevel_rl.control.environment import Environment, check_environment, check_spaces, random_action
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.loop import Problem
-from bilevel_rl.loop.problem import check_start
+from bilevel_rl.loop.problem import Optimum, check_start
 
 
 class Transition(eqx.Module):
@@ -117,6 +118,15 @@ class ControlProblem(Problem):
     def graded(self) -> bool:
         return jax.eval_shape(lambda x: self.truth(x, 0.1), self.x0) is not None
 
+    def best_known(self, tau: float) -> Optimum | None:
+        """By descents of `truth`, where there is one."""
+        def exact(x: Array) -> Array:
+            value = self.truth(x, tau)
+            assert value is not None, "asked where there is one"
+            return value
+
+        return optimum.best(exact, self.x0, self.box()) if self.graded() else None
+
     def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:
         """The exact objective where it is known, with its gradient's norm, and what the solver says of its followers."""
         said = solver.said(self, state, k) if hasattr(solver, "said") else {}
@@ -162,6 +172,14 @@ class ControlProblem(Problem):
         action = random_action(self.environment.action, k_act)
         step = self.environment.step(state, action, k_step)
         return Transition(obs, action, step.obs, step.reward, step.info, step.terminated)
+
+    def accept(self, solver: Any) -> None:
+        moved = type(self).environment_at is not ControlProblem.environment_at
+        if moved and not getattr(solver, "black_box", False):
+            raise InvalidProblem(
+                message(f"solver {solver.name} on {self.name}", "an environment that x moves (`environment_at`)",
+                        "estimators of the hyper-gradient differentiate rewards alone", "Take spsa or finite_difference")
+            )  # fmt: skip
 
     def described(self) -> tuple[str, str]:
         e, d = self.environment, self.x0.shape[0]

@@ -4,3 +4,4 @@ The command line and the experiments both start runs here, so that every run fol
 """
 
 RECOMMENDED = "coupled_penalty"
+RECOMMENDED_NEURAL = "covariance"  # for problems whose followers learn in environments

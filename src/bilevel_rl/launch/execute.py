@@ -315,7 +315,8 @@ def exact_answer(ready: Ready) -> Exact | None:
 
 def named(problem: str, solver: str, **rest: Any) -> RunAsk:
     """A `RunAsk` by names."""
-    return RunAsk(find_problem(problem), find_solver(solver), **rest)
+    target = find_problem(problem)
+    return RunAsk(target, find_solver(solver, target), **rest)
 
 
 def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], None]:

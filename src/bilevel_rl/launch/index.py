@@ -11,26 +11,34 @@ from pathlib import Path
 
 from bilevel_rl.launch.plain import unicode
 
-FINITE = Path(__file__).parents[1] / "finite"
+ROOT = Path(__file__).parents[1]
 
 
 @functools.cache
-def entries(group: str) -> dict[str, str]:
+def entries(group: str, engine: str = "finite") -> dict[str, str]:
     """Name -> first sentence of each class in the `ALL` of `problems` or `solvers`, in its order.
+
+    Args:
+        group: `"problems"` or `"solvers"`.
+        engine: `"finite"`, or `"control"`, whose problems include those that `judged` makes of tables.
 
     Example:
         >>> next(iter(entries("solvers")))
         'coupled_penalty'
     """
-    classes = _classes(group)
+    package = ROOT / engine / group
+    classes, words = _classes(sorted(package.glob("*.py"))), _all(package / "__init__.py")
+    if (engine, group) == ("control", "problems"):
+        classes |= _classes([ROOT / "judged.py"])
+        words += _all(ROOT / "judged.py")
     found = {}
-    for word in _all(FINITE / group / "__init__.py", group):
+    for word in words:
         name, text = classes[word]
         found[name] = unicode(text.split("\n\n")[0].replace("\n", " "))
     return found
 
 
-def _all(path: Path, group: str) -> list[str]:
+def _all(path: Path) -> list[str]:
     """Class names of a package's `ALL`; a starred tuple is looked up where it was imported from."""
     tree = ast.parse(path.read_text())
     sources = {
@@ -40,7 +48,7 @@ def _all(path: Path, group: str) -> list[str]:
     words: list[str] = []
     for part in _tuple(tree, "ALL"):
         if isinstance(part, ast.Starred) and isinstance(part.value, ast.Name):
-            inner = ast.parse((FINITE / group / f"{sources[part.value.id]}.py").read_text())
+            inner = ast.parse((path.parent / f"{sources[part.value.id]}.py").read_text())
             words += [name.id for name in _tuple(inner, part.value.id) if isinstance(name, ast.Name)]
         elif isinstance(part, ast.Name):
             words.append(part.id)
@@ -56,10 +64,10 @@ def _tuple(tree: ast.Module, name: str) -> list[ast.expr]:
     return []
 
 
-def _classes(group: str) -> dict[str, tuple[str, str]]:
-    """Class -> (its `name`, its docstring), of every file of a package."""
+def _classes(paths: list[Path]) -> dict[str, tuple[str, str]]:
+    """Class -> (its `name`, its docstring), of every file."""
     found = {}
-    for path in sorted((FINITE / group).glob("*.py")):
+    for path in paths:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = (_name(node), ast.get_docstring(node) or "")

@@ -8,25 +8,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl import launch, names
+from bilevel_rl import control, judged, launch, names
+from bilevel_rl.control import problems as control_problems
+from bilevel_rl.control import solvers as control_solvers
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
 from bilevel_rl.finite import problems, solvers
 from bilevel_rl.launch import options
 from bilevel_rl.launch.plain import unicode
 from bilevel_rl.loop import Problem, Solver
 
-RECOMMENDED = launch.RECOMMENDED
 WANTED = {"problem": "BilevelProblem", "solver": "Solver"}  # what most subclass: a table's base class
 
 
 def problem_classes() -> dict[str, Any]:
-    """Name -> class of every problem of the library."""
-    return {kind.name: kind for kind in problems.ALL}
+    """Name -> class of every problem of the library, of either engine."""
+    return {kind.name: kind for kind in (*problems.ALL, *control_problems.ALL, *judged.ALL)}
 
 
-def solver_classes() -> dict[str, Any]:
-    """Name -> class of every solver of the library."""
-    return {kind.name: kind for kind in solvers.ALL}
+def solver_classes(problem: Target | None = None) -> dict[str, Any]:
+    """Name -> class of the library's solvers for a problem; without one, of all, those for tables first.
+
+    Methods have one name in both engines: which class it is depends on what follows.
+    """
+    tables, neural = ({kind.name: kind for kind in found} for found in (solvers.ALL, control_solvers.ALL))
+    if problem is None:
+        return neural | tables
+    return neural if problem.kind == control.ControlProblem.kind else tables
+
+
+def recommended(problem: Target) -> str:
+    """The solver of a problem for which none is named."""
+    return launch.RECOMMENDED_NEURAL if problem.kind == control.ControlProblem.kind else launch.RECOMMENDED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,16 @@ class Target:
         return made
 
     @property
+    def kind(self) -> str:
+        """Which engine's it is; of a user's function, what it makes by default."""
+        if self.make is None or isinstance(self.make, type):
+            return str(getattr(self.make or self.made, "kind", ""))
+        try:
+            return str(getattr(self.make(), "kind", ""))
+        except Exception:  # it needs options: tables, as most do
+            return ""
+
+    @property
     def summary(self) -> str:
         """First sentence of its docstring."""
         text = inspect.getdoc(self.make or type(self.made)) or ""
@@ -84,9 +106,13 @@ def find_problem(name: str) -> Target:
     return _find(name, problem_classes(), Problem, "problem")
 
 
-def find_solver(name: str) -> Target:
-    """A solver by name, or `file.py:attribute` for one's own."""
-    return _find(name, solver_classes(), Solver, "solver")
+def find_solver(name: str, problem: Target | None = None) -> Target:
+    """A solver by name, or `file.py:attribute` for one's own.
+
+    Args:
+        problem: which it is to solve; without one a name that two engines share is that for tables.
+    """
+    return _find(name, solver_classes(problem), Solver, "solver")
 
 
 def _find(name: str, known: dict[str, Any], base: type, word: str) -> Target:
@@ -162,7 +188,7 @@ def from_config(folder: Path, config: Mapping[str, Any]) -> tuple[Target, Any, T
             )
         )
     problem = find_problem(_stored(folder, config["problem"], config.get("problem_source")))
-    solver = find_solver(_stored(folder, config["solver"], config.get("solver_source")))
+    solver = find_solver(_stored(folder, config["solver"], config.get("solver_source")), problem)
     return (
         problem,
         problem.build(config["problem_options"]),

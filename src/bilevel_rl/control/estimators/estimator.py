@@ -25,6 +25,7 @@ class Here(NamedTuple):
         tau: the temperature that the follower uses.
         w: penalty constant of the pairs, in units of reward over utility.
         lower, upper: discounts of follower and leader.
+        cut: probability with which chains are begun anew after a step.
     """
 
     problem: ControlProblem
@@ -35,6 +36,7 @@ class Here(NamedTuple):
     w: Float[Array, ""]
     lower: Float[Array, ""]
     upper: Float[Array, ""]
+    cut: Float[Array, ""]
 
 
 class Direction(NamedTuple):

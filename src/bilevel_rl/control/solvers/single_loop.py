@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bilevel_rl import metrics as M
 from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators import Here, HyperGradient
 from bilevel_rl.control.estimators.estimator import rewards, utilities
@@ -122,7 +123,9 @@ class SingleLoop(Solver):
         p, f32 = nets.narrow(problem), lambda v: jnp.asarray(v, jnp.float32)
         follower = self.follower.on(p.environment)
         tau = f32(self.tau) if F is None else f32(follower.temperature(F, f32(self.tau)))
-        return Here(p, p.environment, follower, f32(x), tau, f32(self.w), f32(p.discount_lower()), f32(p.discount_upper()))
+        lower, upper = f32(p.discount_lower()), f32(p.discount_upper())
+        cut = 1 - upper if self.cut else jnp.zeros_like(upper)
+        return Here(p, p.environment, follower, f32(x), tau, f32(self.w), lower, upper, cut)
 
     def init(self, problem: ControlProblem, x0, key: Array) -> LoopState:
         k_follower, k_estimator, k_chains = jax.random.split(key, 3)
@@ -141,8 +144,7 @@ class SingleLoop(Solver):
         # act
         F, H = state.follower, state.estimator
         act = lambda obs, key: here.follower.act(here.environment, F, obs, key)  # noqa: E731
-        cut = 1 - here.upper if self.cut else 0.0
-        chains, seen = walk.step(here.environment, state.chains, act, k_walk, cut)
+        chains, seen = walk.step(here.environment, state.chains, act, k_walk, here.cut)
         rows = layout.pack(seen)
         newest = layout.unpack(rows)
         H, other = self.estimator.walk(here, H, F, newest, (k_walk, k_other))
@@ -190,9 +192,10 @@ class SingleLoop(Solver):
         motion = state.motion
         held = jnp.sum(jnp.where(jnp.arange(motion.blocks.shape[0]) < motion.filled, motion.blocks, 0.0))
         count = jnp.clip(motion.filled, 1, motion.blocks.shape[0])
+        best = jnp.where(motion.best > -1e29, motion.best, held / count)
         return {
-            "outcome": held / count, "best_outcome": jnp.where(motion.best > -1e29, motion.best, 0.0), "gate": motion.gate,
-            "speed": motion.speed, "restarts": motion.restarts,
+            M.OUTCOME.key: held / count, M.BEST_OUTCOME.key: best, M.GATE.key: motion.gate, M.SPEED.key: motion.speed,
+            M.RESTARTS.key: motion.restarts,
         }  # fmt: skip
 
     def tracked(self, problem: ControlProblem, state: LoopState, k) -> Any:

@@ -82,7 +82,7 @@ def solve(
     states = stepping.first_states(problem, stacked, x, keys)
 
     mark = checkpoint.fingerprint(problem, stacked, x, seed, every, tau)
-    with RunFolder(folder, resume, mark, config, solvers[0], problem, seed) as store:
+    with RunFolder(folder, resume, mark, config, solvers[0], problem, seed, every) as store:
         (done, log, states), seconds = store.load(states), 0.0
         if not done:
             log.add(grade(stacked, states, 0), states, 0)
@@ -94,7 +94,8 @@ def solve(
             seconds += time.perf_counter() - began
             for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
                 log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
-            states, k = stepping.keep(new, states, jnp.asarray(log.status == OK)), (record + 1) * every
+            alive, k = log.status == OK, (record + 1) * every
+            states = new if alive.all() else stepping.keep(new, states, jnp.asarray(alive))  # no copy of what all keep
             log.add(grade(stacked, states, k), states, k)
             if on_record is not None:
                 on_record(k, log.newest())

@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
-from bilevel_rl.loop import checkpoint
+from bilevel_rl.loop import checkpoint, pieces
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.solver import Solver, State
 from bilevel_rl.loop.trace import OK, Log
@@ -35,13 +35,15 @@ class RunFolder(records.Held):
         fingerprint: of the configuration that the checkpoint must belong to.
         config: how to start this run again.
         solver: one of the solvers.
+        every: iterations between records.
     """
 
     def __init__(
         self, folder: str | Path | None, resume: bool, fingerprint: str, config: dict[str, Any] | None, solver: Solver,
-        problem: Problem, seed: int,
+        problem: Problem, seed: int, every: int,
     ):  # fmt: skip
         super().__init__(folder)
+        self.every = every
         self.resume, self.fingerprint, self.saved, self.solver = resume, fingerprint, 0.0, solver
         self.header, self.backdrop = header(problem, solver, seed, config or {}), problem.backdrop()
 
@@ -80,7 +82,11 @@ class RunFolder(records.Held):
         arrays, meta = checkpoint.read(path, self.fingerprint, "run")
         records.write_json(self.folder / "status.json", running)
         self.began = True
-        states = checkpoint.unpacked(self.solver, states, arrays)
+        ring = self.solver.ring(states)
+        states = checkpoint.unpacked(self.solver, self._without_ring(states), arrays)
+        if ring is not None:
+            rows = pieces.load(self.folder, ring, meta["records"] * self.every, arrays)
+            states = self.solver.with_ring(states, rows)
         for group, series in (("metrics", log.metrics), ("scene", log.scene)):
             for key, value in arrays.items():
                 if key.startswith(f"{group}/"):
@@ -96,16 +102,24 @@ class RunFolder(records.Held):
         if self.folder is None or not due:
             return
         trace = log.trace(states, 0.0)
-        arrays = checkpoint.packed(self.solver, states)
+        arrays, ring = checkpoint.packed(self.solver, self._without_ring(states)), self.solver.ring(states)
+        if ring is not None:
+            arrays |= pieces.save(self.folder, ring, done * self.every)
         arrays |= {f"metrics/{key}": value for key, value in trace.metrics.items()}
         arrays |= {f"scene/{key}": value for key, value in trace.scene.items()}
         meta = {"fingerprint": self.fingerprint, "records": done, "messages": list(log.messages)}
         arrays |= {"x": trace.x, "status": trace.status, "meta": np.array(json.dumps(meta))}
         records.write_arrays(self.folder / checkpoint.FILE, arrays)
         records.write_arrays(self.folder / "metrics.npz", log.arrays())
+        if ring is not None:
+            pieces.forget(self.folder, ring, done * self.every)
         self.saved = time.monotonic()
         if not last:
             self.signal.check()
+
+    def _without_ring(self, states: State) -> State:
+        ring = self.solver.ring(states)
+        return states if ring is None else self.solver.with_ring(states, ring.rows[:, :0])
 
     def finish(self, log: Log) -> None:
         """What is drawn, and that the run is over."""

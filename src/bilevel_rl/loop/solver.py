@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.loop.noise import Draws
+from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.schedules import PowerDecay, TimeScales, Unstated
 
@@ -81,6 +82,14 @@ class Solver(eqx.Module):
     def restored(self, state: State, saved: Any) -> State:
         """The state of which `checkpointed` saved this; `state` is the first one of the same run."""
         return saved
+
+    def ring(self, states: State) -> Ring | None:
+        """The replay of a batch of states, where it is too large to be saved whole; it then is saved in pieces."""
+        return None
+
+    def with_ring(self: Same, states: State, rows: Array) -> State:
+        """The states with these rows for their replay."""
+        return states
 
 
 def check_fits(solver: Solver, problem: Problem) -> None:

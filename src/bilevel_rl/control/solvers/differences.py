@@ -21,6 +21,7 @@ from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators.estimator import Here, rewards, utilities
 from bilevel_rl.control.followers import Follower, Usual
 from bilevel_rl.control.problem import ControlProblem
+from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.loop.solver import Solver, State
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay
@@ -55,7 +56,7 @@ class SPSA(Solver):
         chains: of each follower.
         inner: iterations of an inner loop.
         batch: rows of an update.
-        capacity: rows of the replay; rounded up to whole inner iterations.
+        capacity: rows of the replay; rounded up to whole inner loops.
         cut: whether chains are begun anew at random, so that their states have the discounted law.
 
     References:
@@ -111,7 +112,7 @@ class SPSA(Solver):
         k_follower, k_chains = jax.random.split(key)
         alike = lambda tree: jax.tree.map(lambda v: jnp.broadcast_to(v, (P, *v.shape)), tree)  # noqa: E731
         F = alike(self.follower.on(env).init(env, k_follower))
-        rows = self._rows(problem)
+        rows = self.inner * self._rows(problem)  # whole inner loops
         ring = replay.empty(replay.Layout(nets.narrow(problem)), -(-self.capacity // rows) * rows)
         return AroundState(x0, jnp.zeros((), int), F, alike(walk.begin(env, self.chains, k_chains)), ring, jnp.zeros(()))
 
@@ -168,6 +169,13 @@ class SPSA(Solver):
             return follower.update(here.environment, F, drawn, rewards(here, drawn), here.lower, tau, k_learn)
 
         return jax.vmap(learn)(at32, F), chains, ring, gained.astype(float)
+
+    def ring(self, states: AroundState) -> Ring:
+        followers = jax.tree.leaves(states.followers)[0].shape[1]  # P, behind the axis of runs
+        return Ring(states.ring, self.inner * followers * self.chains)
+
+    def with_ring(self, states: AroundState, rows: Array) -> AroundState:
+        return eqx.tree_at(lambda s: s.ring, states, rows)
 
     def said(self, problem: ControlProblem, state: AroundState, k) -> dict[str, Array]:
         """What the leader knows of its own progress, for records."""

@@ -21,6 +21,7 @@ from bilevel_rl.control.estimators.estimator import rewards, utilities
 from bilevel_rl.control.followers import Follower
 from bilevel_rl.control.leader import Leader, Motion
 from bilevel_rl.control.problem import ControlProblem
+from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.loop.solver import Solver, State
 from bilevel_rl.schedules import TEMPERATURE
@@ -125,7 +126,7 @@ class SingleLoop(Solver):
         tau = f32(self.tau) if F is None else f32(follower.temperature(F, f32(self.tau)))
         lower, upper = f32(p.discount_lower()), f32(p.discount_upper())
         cut = 1 - upper if self.cut else jnp.zeros_like(upper)
-        return Here(p, p.environment, follower, f32(x), tau, f32(self.w), lower, upper, cut)
+        return Here(p, p.environment_at(f32(x)), follower, f32(x), tau, f32(self.w), lower, upper, cut)
 
     def init(self, problem: ControlProblem, x0, key: Array) -> LoopState:
         k_follower, k_estimator, k_chains = jax.random.split(key, 3)
@@ -184,6 +185,12 @@ class SingleLoop(Solver):
         gained = outcome.astype(float) - jnp.asarray(problem.cost(state.x), float)
         motion, x = self.leader.watch(motion, x, gained, k, lag)
         return LoopState(x, state.samples + rows.shape[0], F, H, chains, ring, motion, direct)
+
+    def ring(self, states: LoopState) -> Ring:
+        return Ring(states.ring, self._rows())
+
+    def with_ring(self, states: LoopState, rows: Array) -> LoopState:
+        return eqx.tree_at(lambda s: s.ring, states, rows)
 
     # -- what is said of it -------------------------------------------------------------------------------------------
 

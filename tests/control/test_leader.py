@@ -1,0 +1,59 @@
+"""How x moves: no faster than the follower's answer can, and back to its best on evidence."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl.control.leader import BLOCKS, Leader
+from bilevel_rl.schedules import PowerDecay
+
+
+def moved(leader, g, pull, lag=100.0, k=10_000):
+    x = jnp.zeros(2)
+    return leader.move(lambda x: x, leader.init(x), x, jnp.asarray(g), pull, jnp.array(k), lag)
+
+
+def test_the_gate_keeps_the_answer_within_the_drift_whatever_units_x_has():
+    leader = Leader(zeta=PowerDecay(1.0), drift=0.5, every=4)
+    for unit in (1e-3, 1.0, 1e3):
+        # x in other units: slopes and pulls change with it, the speed in nats does not
+        pull = jnp.ones((5, 3, 2), jnp.float32) * jnp.array([2.0, 0.0], jnp.float32) / unit
+        motion, x = moved(leader, jnp.array([3.0, 0.0]) * min(1.0, unit), pull)
+        nats = float(jnp.sqrt(3 * (pull[0, 0] @ x) ** 2)) * 100 / 4
+        assert nats == pytest.approx(0.5, rel=1e-4) or float(motion.gate) == 1.0
+        assert float(motion.speed) == pytest.approx(nats, rel=1e-4)
+
+
+def test_without_pull_or_with_drift_zero_nothing_is_gated():
+    far = jnp.full((5, 3, 2), 1e6, jnp.float32)
+    for leader, pull in ((Leader(drift=0.0, zeta=PowerDecay(1.0)), far), (Leader(zeta=PowerDecay(1.0)), None)):
+        assert moved(leader, [1.0, 0.0], pull)[1].tolist() == [-1.0, 0.0]
+
+
+def test_x_is_held_at_first_and_slopes_are_clipped():
+    assert moved(Leader(), [1.0, 1.0], None, k=3)[1].tolist() == [0.0, 0.0]
+    x = moved(Leader(zeta=PowerDecay(1.0), clip=2.0), [300.0, 400.0], None)[1]
+    assert np.allclose(x, [-1.2, -1.6])
+
+
+def watched(outcomes, xs, **options):
+    leader = Leader(hold=0.0, block=5, **options)
+    motion, x = leader.init(jnp.zeros(1)), jnp.zeros(1)
+    for k, (outcome, x) in enumerate(zip(outcomes, xs, strict=True)):  # noqa: B007
+        motion, x = leader.watch(motion, jnp.array([x]), outcome, jnp.array(k), 1.0)
+    return motion, x
+
+
+def test_x_goes_back_to_its_best_on_evidence_and_not_on_noise():
+    steps = 5 * BLOCKS
+    noise = 0.1 * np.sin(np.arange(2 * steps) ** 2)
+    worse = np.r_[np.ones(steps), np.zeros(steps)] + noise
+    places = np.r_[np.full(steps, 0.3), np.full(steps, 0.9)]
+    motion, x = watched(worse, places)
+    assert int(motion.restarts) >= 1
+    assert float(motion.best_x[0]) == pytest.approx(0.3)
+    assert float(motion.shrink) == 0.5 ** int(motion.restarts)
+    motion, x = watched(np.ones(2 * steps) + noise, places)
+    assert int(motion.restarts) == 0
+    assert float(x[0]) == pytest.approx(0.9)
+    assert int(watched(worse, places, evidence=0.0)[0].restarts) == 0

@@ -39,7 +39,7 @@ def test_x_is_held_at_first_and_slopes_are_clipped():
 def watched(outcomes, xs, **options):
     leader = Leader(hold=0.0, block=5, **options)
     motion, x = leader.init(jnp.zeros(1)), jnp.zeros(1)
-    for k, (outcome, x) in enumerate(zip(outcomes, xs, strict=True)):  # noqa: B007
+    for k, (outcome, x) in enumerate(zip(outcomes, xs, strict=True)):
         motion, x = leader.watch(motion, jnp.array([x]), outcome, jnp.array(k), 1.0)
     return motion, x
 

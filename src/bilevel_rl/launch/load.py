@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bilevel_rl.control.problems as control_problems
 from bilevel_rl import control, judged, launch, names
-from bilevel_rl.control import problems as control_problems
 from bilevel_rl.control import solvers as control_solvers
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound, did_you_mean, message
 from bilevel_rl.finite import problems, solvers

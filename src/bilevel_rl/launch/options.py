@@ -184,6 +184,8 @@ def described(target: Any) -> dict[str, str]:
     """
     texts = [inspect.getdoc(target) or ""]
     if isinstance(target, type):
+        # fields that a class has from its bases are described there
+        texts = [inspect.cleandoc(vars(owner).get("__doc__") or "") for owner in reversed(target.__mro__)]
         texts.append(inspect.getdoc(target.__init__) or "")  # type: ignore[misc]
     found: dict[str, str] = {}
     for text in texts:

@@ -145,14 +145,17 @@ def descend(
         for i, side in enumerate(s * d for d in directions for s in (1, -1)):
             point = _projected(problem, x + delta * side)
             value, taken = _outcome(problem, agents[i], made, point, steps, episodes, seed + 1000 * k)
-            values.append(value), points.append(point)
+            values.append(value)
+            points.append(point)
             used += taken
         ahead, behind = (np.array(values[i::2]) for i in (0, 1))
         moved = (np.array(points[0::2]) - np.array(points[1::2])) / 2  # what the set of x leaves of each direction
         g = ((ahead - behind) / 2 / delta**2) @ moved
         g *= min(1.0, clip / max(np.linalg.norm(g), 1e-30))
         x = _projected(problem, x + zeta(k) * g)
-        xs.append(x), outcomes.append(np.mean(values)), transitions.append(used)
+        xs.append(x)
+        outcomes.append(np.mean(values))
+        transitions.append(used)
     return Descent(np.array(xs), np.array(outcomes), np.array(transitions))
 
 

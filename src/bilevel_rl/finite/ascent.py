@@ -24,10 +24,9 @@ def advantage(problem: BilevelProblem, x, theta: Float[Array, "S A"], tau, w=0.0
 
     Where f is linear in the visitation it is the advantage of the reward $r_x + (1-\gamma) w u_x$.
     """
-    mdp, reward, objective = problem.transitions(x), problem.reward(x), problem.objective
+    mdp, objective = problem.transitions(x), problem.objective
     pi, log_pi = jax.nn.softmax(theta), jax.nn.log_softmax(theta)
-    if objective.linear:
-        reward = reward + (1 - mdp.discount) * w * objective.bonus(x)
+    reward = problem.penalised_reward(x, w) if objective.linear else problem.reward(x)
     V = planning.policy_value(mdp, reward, pi, tau)
     entropy = log_pi if mdp.ends is None else jnp.where(mdp.ends[:, None], 0.0, log_pi)
     A = planning.action_value(mdp, reward, V) - tau * entropy - V[:, None]

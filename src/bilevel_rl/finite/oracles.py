@@ -84,10 +84,8 @@ def penalised_policy(problem: TableProblem, x, w, tau, max_iterations: int = 500
     Raises:
         Unsolved: the ascent does not arrive within `max_iterations`; in compiled code the policy is NaN.
     """
-    mdp, reward = problem.transitions(x), problem.reward(x)
     if problem.objective.linear:
-        bonus = (1 - mdp.discount) * w * problem.objective.bonus(x)
-        return planning.soft_optimal(mdp, reward + bonus, tau).pi
+        return planning.soft_optimal(problem.transitions(x), problem.penalised_reward(x, w), tau).pi
     pi, left = _penalised_ascent(problem, x, jnp.asarray(w, float), jnp.asarray(tau, float), max_iterations)
     linear.refuse("penalised_policy", left, REFUSED_SLOPE, "Lower w, or raise tau or max_iterations")
     return pi

@@ -64,6 +64,12 @@ class UpperObjective(eqx.Module):
         """The part $c(x)$ of a linear objective that does not depend on the policy."""
         return jnp.zeros(())
 
+    def visited_value(self, x: Float[Array, " d"], visits: Float[Array, "S A"]) -> Float[Array, ""]:
+        """A linear f when states and actions are visited so often, $c(x) - \\sum d(s,a)\\,u_x(s,a)$; differentiable in x."""
+        utility = self.bonus(x)
+        assert utility is not None, "asked of objectives that are linear in the visitation only"
+        return self.cost(x) - jnp.sum(visits * utility)
+
     def linear_value(
         self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"],
         over: Callable[[Float[Array, " N"]], Array] = jnp.mean,
@@ -150,6 +156,16 @@ class TableProblem(Problem):
     def transitions(self, x: Float[Array, " d"]) -> FiniteMDP:
         """The MDP under x: override it when x also moves the probabilities or the start (`with_probabilities`)."""
         return self.mdp
+
+    def penalised_reward(self, x: Float[Array, " d"], w: Any) -> Float[Array, "S A"]:
+        """$r_x + (1-\\gamma)\\,w\\,u_x$: what the penalised follower earns where f is linear in the visitation.
+
+        Args:
+            w: penalty constant, in units of reward / objective.
+        """
+        utility = self.objective.bonus(x)
+        assert utility is not None, "asked of objectives that are linear in the visitation only"
+        return self.reward(x) + (1 - self.mdp.discount) * w * utility
 
     def layout(self) -> GridLayout | None:
         """How to draw the states, if they lie on a grid."""

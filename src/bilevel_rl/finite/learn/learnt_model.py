@@ -129,6 +129,6 @@ def _answers(problem: Any, xs: Array, tau: Any, model: FiniteMDP, allowed: Array
         if not objective.linear:
             return pi, None
         d = jnp.where(stuck, 0.0, planning.visitation(model, pi))  # what comes after them is not known
-        return pi, objective.cost(x) - jnp.sum(d[:, None] * pi * objective.bonus(x))
+        return pi, objective.visited_value(x, d[:, None] * pi)
 
     return jax.lax.map(one, xs)

@@ -64,4 +64,4 @@ class VisitationUtility(UpperObjective):
     def value(self, x, pi, problem: BilevelProblem):
         mdp = problem.transitions(x)
         d = mdp.ongoing(planning.visitation(mdp, pi))  # ends count nothing
-        return self.cost(x) - jnp.sum(d[:, None] * pi * self.bonus(x))
+        return self.visited_value(x, d[:, None] * pi)

@@ -200,7 +200,7 @@ class Revenue(UpperObjective):
 
     def value(self, x, pi, problem: BilevelProblem):
         d = planning.visitation(problem.transitions(x), pi)
-        return -jnp.sum(d[:, None] * pi * self.bonus(x))
+        return self.visited_value(x, d[:, None] * pi)
 
 
 class SmallTaxDesign(BilevelProblem):

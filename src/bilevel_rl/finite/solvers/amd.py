@@ -119,7 +119,8 @@ class AMD(Solver):
             moved = problem.transitions(x)
             ahead = gamma * moved.expect(V_u) if problem.moves_transitions or problem.moves_start else 0.0
             first = (1 - gamma) * jnp.dot(moved.start, V_u) if problem.moves_start else 0.0
-            return objective.cost(x) - jnp.sum(d[:, None] * pi * (objective.bonus(x) + ahead)) - first
+            visits = d[:, None] * pi
+            return objective.visited_value(x, visits) - jnp.sum(visits * ahead) - first
 
         g = jax.grad(direct)(x) + implicit.contract(problem, x, h + m[:, None] * pi, V)
         if self.clip is not None:

@@ -88,7 +88,7 @@ class ExactPenalty(Solver):
         d, d_l = planning.visitation(mdp, pi), planning.visitation(mdp, pi_l)
 
         if objective.linear:
-            r_l, penalty = r + (1 - gamma) * now.w * objective.bonus(x), 0.0
+            r_l, penalty = problem.penalised_reward(x, now.w), 0.0
         else:
             grad_theta = jax.grad(lambda t: objective.value(x, jax.nn.softmax(t), problem))(state.follower_l.theta)
             r_l, penalty = r, (1 - gamma) * now.w * grad_theta
@@ -106,7 +106,7 @@ class ExactPenalty(Solver):
 
             rewards = mean(d, pi, follower.V) - mean(d_l, pi_l, follower_l.V)
             if objective.linear:
-                upper = objective.cost(x) - jnp.sum(d_l[:, None] * pi_l * objective.bonus(x))
+                upper = objective.visited_value(x, d_l[:, None] * pi_l)
             else:
                 upper = objective.value(x, pi_l, problem)
             return upper + rewards / (now.w * (1 - gamma))

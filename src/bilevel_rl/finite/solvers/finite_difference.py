@@ -145,11 +145,11 @@ class FiniteDifference(Solver):
             f, used = carry
             seen, f, n = followers.draw(mdp, f, u)
             f = followers.learn(f, seen, problem.reward_at(x, seen.s, seen.a), now, problem.mdp.discount, bound)
-            gain = jnp.mean(objective.bonus_at(x, seen.s, seen.a)) if objective.linear else jnp.zeros(())
-            return (f, used + n), gain
+            met = objective.linear_value(x, seen.s, seen.a) if objective.linear else jnp.zeros(())
+            return (f, used + n), met
 
-        (follower, used), gains = jax.lax.scan(inner, (follower, jnp.zeros((), int)), noise["inner"])
+        (follower, used), met = jax.lax.scan(inner, (follower, jnp.zeros((), int)), noise["inner"])
         if objective.linear:
-            return objective.cost(x) - jnp.mean(gains[self.inner // 2 :]), follower, used
+            return jnp.mean(met[self.inner // 2 :]), follower, used
         xi = objective.sample(x, jax.nn.softmax(follower.theta), problem, noise["upper"])
         return xi.value, follower, used + xi.transitions

@@ -41,7 +41,7 @@ def cell(task: tasks.Task, method: methods.Contender, by: str, comparing: float,
     chosen = json.loads(TABLE.read_text())["cells"][f"{task.name} | {method.label}"]["tuning"]["chosen"]
     each = tuning.samples_per_iteration(problem, base)
     shape = multistart.Shape(STARTS, task.samples, eta=ETA, comparing=comparing, settling=settling)
-    plan = multistart.plan(base, each, shape)
+    plan = multistart.arrange(base, each, shape)
     # as in the table: a travel is that of the start that goes all the way, and x moves before starts are compared first
     solver = method.settle(base, chosen, task, sum(stage.iterations for stage in plan))
     if methods.HOLD in chosen:

@@ -18,13 +18,13 @@ from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, requirements, solve
 from bilevel_rl.finite.learn import learnt_model
-from bilevel_rl.finite.multistart import Shape, plan, search, starting_points
+from bilevel_rl.finite.multistart import Shape, arrange, search, starting_points
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import ALL as SOLVERS
 from bilevel_rl.finite.solvers import HPGD, CoupledPenalty, ExactDescent, PenaltyActorCritic
 from bilevel_rl.loop import meter, stepping
-from bilevel_rl.loop.comparison import Guarded
+from bilevel_rl.loop.comparison import Limited
 from bilevel_rl.loop.settings import heated
 from bilevel_rl.report import collect
 from bilevel_rl.schedules import PowerDecay, TimeScales
@@ -190,7 +190,7 @@ def test_a_problem_that_does_not_fit_is_refused():
 def test_no_plan_spends_more_than_its_budget(each, least, starts, eta, stages, compare, settle, budget):
     def spent(samples):
         shape = Shape(starts, samples, eta=eta, stages=stages, comparing=compare, settling=settle)
-        rounds = plan(EXACT, each, shape, least)
+        rounds = arrange(EXACT, each, shape, least)
         assert rounds[0].starts == starts
         for stage in rounds:
             assert stage.iterations >= 1
@@ -249,7 +249,7 @@ def test_x_is_held_while_followers_settle():
     it = GoalPlacement(rows=3, columns=3)
     one = CoupledPenalty(SCALES, chains=4, replay=0)
     free, held = (  # one program
-        solve(it, Guarded(one, switch), iterations=200, record_every=200, runs=2, evaluate=False)
+        solve(it, Limited(one, switch), iterations=200, record_every=200, runs=2, evaluate=False)
         for switch in (0.0, 1.0)
     )
     assert np.abs(free.x[:, -1] - free.x[:, 0]).max() > 1e-3
@@ -261,7 +261,7 @@ def test_x_is_held_while_followers_settle():
 def test_a_limit_ends_iterations_before_it_is_passed():
     it = RandomMDP(4, 2, 2, discount=0.8)
     one = PenaltyActorCritic(chains=2, sampling="iid")
-    trace = solve(it, Guarded(one, 0.0, 100.0, True), iterations=60, record_every=60, runs=8, evaluate=False)
+    trace = solve(it, Limited(one, 0.0, 100.0, True), iterations=60, record_every=60, runs=8, evaluate=False)
     assert (trace["samples"][:, -1] <= 100).all()
     assert (trace["samples"][:, -1] > 50).all()
 

@@ -11,7 +11,7 @@ import torch
 from llm_models import gold, gpt2, llama, trainer
 
 from bilevel_rl.errors import InvalidProblem
-from bilevel_rl.llm.data.prompts import Prompt, as_prompts, draw
+from bilevel_rl.llm.data.prompts import Prompt, as_prompts, prompts_of
 from bilevel_rl.llm.roles.policy import completion_logits
 from bilevel_rl.llm.sampling import decoding
 from bilevel_rl.llm.sampling.gathering import widen
@@ -119,10 +119,10 @@ def test_temperature_is_part_of_the_law():
 
 def test_prompts_are_drawn_pass_by_pass_as_a_function_of_seed_and_step():
     prompts = as_prompts([[i] for i in range(7)])
-    drawn = [p.ids[0] for step in range(7) for p in draw(prompts, 3, seed=1, step=step)]
+    drawn = [p.ids[0] for step in range(7) for p in prompts_of(prompts, 3, seed=1, step=step)]
     assert sorted(drawn[:7]) == sorted(drawn[7:14]) == sorted(drawn[14:]) == list(range(7))
-    assert [p.ids[0] for p in draw(prompts, 3, seed=1, step=4)] == drawn[12:15]
-    assert drawn[:7] != [p.ids[0] for step in range(7) for p in draw(prompts, 3, seed=2, step=step)][:7]
+    assert [p.ids[0] for p in prompts_of(prompts, 3, seed=1, step=4)] == drawn[12:15]
+    assert drawn[:7] != [p.ids[0] for step in range(7) for p in prompts_of(prompts, 3, seed=2, step=step)][:7]
 
 
 def test_uniforms_are_a_function_of_their_stream():

@@ -12,14 +12,14 @@ from bilevel_rl.llm.tasks.arithmetic import (
     ALPHABET,
     KINDS,
     Characters,
+    answer_of,
+    as_rows,
     form,
     generate,
     is_held_out,
     partial,
     reward,
     rewards,
-    rows,
-    solve,
     verify,
 )
 
@@ -29,7 +29,7 @@ EVERY = generate(600, seed=1, kinds=tuple(KINDS), levels=(1, 2, 3))
 def test_every_answer_is_verified_and_worked_out_again():
     assert {p.kind for p in EVERY} == set(KINDS)
     for p in EVERY:
-        assert solve(p.prompt) == p.answer
+        assert answer_of(p.prompt) == p.answer
         assert verify(p.prompt, p.answer) == partial(p.prompt, p.answer) == form(p.prompt, p.answer) == 1
         assert set(p.prompt + p.answer) <= set(ALPHABET)
 
@@ -40,7 +40,7 @@ def test_every_answer_is_verified_and_worked_out_again():
      ("rev:abc=", "cba"), ("sort:cab=", "abc"), ("count:a:banana=", "3")],
 )  # fmt: skip
 def test_answers_by_hand(prompt, answer):
-    assert solve(prompt) == answer
+    assert answer_of(prompt) == answer
 
 
 @given(st.text(alphabet=ALPHABET, max_size=6))
@@ -87,7 +87,7 @@ def test_reward_functions_and_rows():
     prompts, completions = ["1+1=", "rev:ab="], ["2", "ab"]
     assert reward(prompts, completions, answer=["x", "y"]) == [1.0, 0.0]
     assert rewards(prompts, completions) == [[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
-    assert rows(EVERY[:1])[0]["completion"] == EVERY[0].answer
+    assert as_rows(EVERY[:1])[0]["completion"] == EVERY[0].answer
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_reward_functions_and_rows():
     [
         (lambda: generate(1, 0, kinds=("ad",)), "Did you mean 'add'"),
         (lambda: generate(1, 0, levels=(0,)), "levels"),
-        (lambda: solve("hello"), "prompt made by"),
+        (lambda: answer_of("hello"), "prompt made by"),
         (lambda: Characters().encode("A"), "alphabet"),
     ],
 )

@@ -184,7 +184,7 @@ def _search(
         {"samples": ask.task.samples} if each else {"iterations": iterations * ask.starts}
     )
     # a travel is that of the start that goes all the way; x must have moved before starts are compared first
-    stages = multistart.plan(solver, each, multistart.Shape(ask.starts, **budget))
+    stages = multistart.arrange(solver, each, multistart.Shape(ask.starts, **budget))
     solver = ask.method.settle(solver, chosen, ask.task, sum(stage.iterations for stage in stages))
     if HOLD in chosen:
         solver = tuning.with_options(solver, {"hold": float(int(chosen[HOLD] * stages[0].iterations))})

@@ -214,7 +214,7 @@ class Lower:
             return kl
         return torch.zeros_like(kl) if kind == "k3" else sampled_kl(logp, reference, "k1")
 
-    def direct(self, logp: Tensor, kl: Tensor, entropy: Tensor, reference: Tensor) -> Tensor | None:
+    def differentiable(self, logp: Tensor, kl: Tensor, entropy: Tensor, reference: Tensor) -> Tensor | None:
         """The regulariser with a graph, for the kinds whose gradient at each visited state is known."""
         if self.settings.kl_estimator == "exact":
             return kl if self.settings.regularizer == "kl" else -entropy

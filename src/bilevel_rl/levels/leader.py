@@ -149,7 +149,7 @@ class Leader:
             pairs = self._judge(f.rows, choose_pairs(f.rows.group, fresh, self.settings.seed, k, contents))
         if self.objective.needs_gold:
             self.count += f.rows.size
-        sample = self.sample(f.rows, f.reward, ratios, gold.get(f.role), pairs, k)
+        sample = self.evidence(f.rows, f.reward, ratios, gold.get(f.role), pairs, k)
         upper = self.evaluate(sample, k)
         if self.settings.replay_pairs or self.keeps:
             self.replay += self.labels.kept(f.rows, pairs)
@@ -169,7 +169,7 @@ class Leader:
             found[f.role] = self.processes.gather(mine.to(f.logp))
         return found
 
-    def sample(
+    def evidence(
         self, rows: Any, reward: Tensor, ratios: Ratios | None, gold: Tensor | None, pairs: Tensor, k: int
     ) -> Sample:
         """What the objective may look at: the batch, its judged pairs, and seeded draws of what is stored."""
@@ -207,7 +207,7 @@ class Leader:
         parameters = self.parameters
         nothing = torch.zeros(0, device=self.processes.device, dtype=parameters[0].dtype)
         none = torch.empty(0, 2, dtype=torch.long)
-        upper = self.evaluate(self.sample(None, nothing, None, None, none, k), k)
+        upper = self.evaluate(self.evidence(None, nothing, None, None, none, k), k)
         if upper.loss is None:
             return upper, None
         direct = [torch.zeros_like(p) for p in parameters]

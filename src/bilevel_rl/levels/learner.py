@@ -258,9 +258,9 @@ class Learner:
                 whole["logits"] = self.engine.logits(role, rows)
         leaves = {name: value.detach().requires_grad_() for name, value in whole.items()}
         loss, _ = self.recipe.objective(batch.replace(**leaves))
-        direct = self.lower.direct(leaves["logp"], leaves["kl"], leaves["entropy"], batch.get("ref"))
-        if direct is not None:
-            loss = loss + weighs(self.recipe.loss)(tau * direct * _visited(f), batch)
+        price = self.lower.differentiable(leaves["logp"], leaves["kl"], leaves["entropy"], batch.get("ref"))
+        if price is not None:
+            loss = loss + weighs(self.recipe.loss)(tau * price * _visited(f), batch)
         check_finite(f"loss of {role}", loss, k)
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {n: g for n, g in zip(names, found, strict=True) if g is not None}

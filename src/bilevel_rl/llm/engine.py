@@ -19,7 +19,7 @@ from bilevel_rl.levels.engine import POLICIES, Engine, Scores
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.prompts import Prompt, draw
+from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.roles.policy import token_statistics
@@ -83,7 +83,7 @@ class LanguageEngine(Engine):
         config = self.config
         stream = ROLLOUT if role == POLICIES[0] or config.common != "none" else ROLLOUT_L
         if self.planner is None:
-            drawn = draw(self.prompts, config.prompts_per_step, config.seed, k)
+            drawn = prompts_of(self.prompts, config.prompts_per_step, config.seed, k)
             return self._written(role, [p for p in drawn for _ in range(config.group)], stream, k)
         plan = self.planner(self._line(k), k)
         whole = self._written(role, [self.prompts[i] for i in plan.start.tolist()], stream, k)
@@ -95,7 +95,7 @@ class LanguageEngine(Engine):
 
         def line(number: int) -> Tensor:
             ahead = range(-(-number // count))
-            drawn = [p for step in ahead for p in draw(self.prompts, count, seed, k + step)]
+            drawn = [p for step in ahead for p in prompts_of(self.prompts, count, seed, k + step)]
             return torch.tensor([self.number[p.ids] for p in drawn[:number]])
 
         return line

@@ -66,7 +66,7 @@ def key_of(key: Array, number: Int[Array, ""] | int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, COMPARING), number)
 
 
-class Guarded(Solver):
+class Limited(Solver):
     """A solver whose x can be held and whose transitions end at a limit: an iteration that would pass it is not taken.
 
     Attributes:

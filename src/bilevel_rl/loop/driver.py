@@ -93,7 +93,7 @@ def solve(
             )
             seconds += time.perf_counter() - began
             for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
-                log.stop(int(i), stepping.diagnose(problem, stacked, states, keys, record * every, every, int(i)))
+                log.stop(int(i), stepping.cause(problem, stacked, states, keys, record * every, every, int(i)))
             alive, k = log.status == OK, (record + 1) * every
             states = new if alive.all() else stepping.keep(new, states, jnp.asarray(alive))  # no copy of what all keep
             log.add(grade(stacked, states, k), states, k)

@@ -24,12 +24,12 @@ from jaxtyping import Array, Int
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.loop import checkpoint, meter, settings, stepping
-from bilevel_rl.loop.comparison import Guarded, MakeComparison
+from bilevel_rl.loop.comparison import Limited, MakeComparison
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.search_folder import Place, SearchFolder
 from bilevel_rl.loop.solver import Solver, State, check_fits
-from bilevel_rl.loop.stages import COMPARING, SETTLING, Shape, Stage, plan
+from bilevel_rl.loop.stages import COMPARING, SETTLING, Shape, Stage, arrange
 from bilevel_rl.loop.starts import checked, checked_seed, starting_points
 from bilevel_rl.loop.trace import NON_FINITE, OK
 
@@ -165,7 +165,7 @@ class _Search:
         # solvers that use the model are compared by what is exact, whatever that costs
         self.comparison = None if comparison is None or not self.cost.each else comparison(problem, solver, by, tau)
         least = None if self.comparison is None else self.comparison.least
-        self.plan = plan(solver, self.cost.each, shape, least)
+        self.plan = arrange(solver, self.cost.each, shape, least)
         if self.comparison is not None:
             self.plan = self.comparison.marked(self.plan)
         starts = shape.starts
@@ -257,7 +257,7 @@ class _Search:
         """The stage's solver; under guard where it settles or where its iterations differ in cost."""
         hot = settings.heated(self.solver, stage.heat)
         if stage.settle or self.cost.varies:
-            hot = Guarded(hot, float(held), float(self.limits[number]), self.cost.varies)
+            hot = Limited(hot, float(held), float(self.limits[number]), self.cost.varies)
         return stepping.stack([hot], stage.starts)
 
     def _compared(self, place: Place, stage: Stage) -> Place:

@@ -99,7 +99,7 @@ class Shape:
         return [max(1, math.ceil(self.starts / self.eta**r)) for r in range(stages)]
 
 
-def plan(solver: Solver, each: int, shape: Shape, least: int | None = 2) -> tuple[Stage, ...]:
+def arrange(solver: Solver, each: int, shape: Shape, least: int | None = 2) -> tuple[Stage, ...]:
     """The stages, under one budget.
 
     Args:

@@ -93,7 +93,7 @@ def keep(new: State, old: State, alive: Bool[Array, " B"]) -> State:
     return jax.tree.map(lambda a, b: jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
-def diagnose(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> str:
+def cause(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> str:
     """Run the fatal interval of run i again, one iteration at a time, and name what broke first."""
     pick = partial(jax.tree.map, lambda v: v[i : i + 1])
     one, state, key = pick(solver), pick(states), keys[i : i + 1]

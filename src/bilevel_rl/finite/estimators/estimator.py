@@ -115,7 +115,7 @@ def centred(c: Float[Array, " N"]) -> Float[Array, " N"]:
     return (c - jnp.mean(c)) * N / (N - 1) if N > 1 else c
 
 
-def normalised(rho: Float[Array, " N"]) -> Float[Array, " N"]:
+def over_mean(rho: Float[Array, " N"]) -> Float[Array, " N"]:
     """Ratios over their batch mean, since their true mean is 1."""
     return rho / jnp.maximum(jnp.mean(rho), LEAST_MEAN)
 

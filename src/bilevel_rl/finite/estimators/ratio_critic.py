@@ -12,8 +12,8 @@ from bilevel_rl.finite.estimators.estimator import (
     Estimator,
     Passage,
     centred,
-    normalised,
     of_rewards,
+    over_mean,
 )
 from bilevel_rl.finite.model import sampling, small
 
@@ -44,7 +44,7 @@ class RatioCritic(Estimator):
     def ratio(self, c: Float[Array, " N"], w) -> Float[Array, " N"]:
         r"""$\rho = 1 - \bar w c$; over its batch mean where C is centred."""
         rho = 1 - w * c
-        return normalised(rho) if self.centre else rho
+        return over_mean(rho) if self.centre else rho
 
     def step(self, problem, x, carry, seen, lesson, w, beta):
         C, before, after = self.advanced(carry, seen, w, beta)

@@ -159,7 +159,7 @@ def upper_terms(
     return UpperTerms(r, w * xi.grad_theta, xi.grad_x, xi.transitions)
 
 
-def evaluate(V: Float[Array, " S"], seen: Transition, r: Float[Array, " N"], beta, gamma) -> Float[Array, " S"]:
+def learn_value(V: Float[Array, " S"], seen: Transition, r: Float[Array, " N"], beta, gamma) -> Float[Array, " S"]:
     r"""TD(0) without entropy: $V(s) \leftarrow V(s) + \beta (r + \gamma V(s') - V(s))$."""
     delta = r + gamma * small.rows(V, seen.s_next) - small.rows(V, seen.s)
     return small.add_rows(V, seen.s, beta * sampling.visit_mean(seen.s, V.shape[0], delta))

@@ -47,7 +47,7 @@ class Solution(NamedTuple):
     residual: Float[Array, ""]
 
 
-def solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool, dense: bool) -> Solution:
+def solved(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool, dense: bool) -> Solution:
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose; differentiable in all of them.
 
     Args:

@@ -64,7 +64,7 @@ def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, "
 
 def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool) -> Float[Array, " S"]:
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose."""
-    found = linear.solve(mdp, pi, b, transpose, dense=mdp.n_states <= DENSE_LIMIT)
+    found = linear.solved(mdp, pi, b, transpose, dense=mdp.n_states <= DENSE_LIMIT)
     where = f"a linear system of {mdp.n_states} states, discount {mdp.discount}"
     linear.refuse(where, found.residual, linear.REFUSED, NEARLY_SINGULAR)
     return found.v
@@ -189,8 +189,8 @@ def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9,
     def evaluated(pi):
         """V, Q, the size of Q's terms, and what of Q is rounding."""
         dense = mdp.n_states <= DENSE_LIMIT
-        V, off = linear.solve(still, pi, jnp.sum(pi * fixed, -1), transpose=False, dense=dense)
-        U, _ = linear.solve(still, pi, jnp.sum(pi * size, -1), transpose=False, dense=dense)
+        V, off = linear.solved(still, pi, jnp.sum(pi * fixed, -1), transpose=False, dense=dense)
+        U, _ = linear.solved(still, pi, jnp.sum(pi * size, -1), transpose=False, dense=dense)
         missed = off * (jnp.max(size) + jnp.max(jnp.abs(V)))
         scale = size + still.discount * still.expect(jnp.abs(U))
         return V, action_value(still, fixed, V) + mask, scale, ROUNDING * scale + 4 * missed

@@ -91,7 +91,7 @@ class PartialSGD(Solver):
         if objective.linear:
             if problem.moves_transitions:
                 u = objective.bonus_at(x, seen.s, seen.a)
-                V_u = followers.evaluate(V_u, seen, u, now.beta, gamma)
+                V_u = followers.learn_value(V_u, seen, u, now.beta, gamma)
 
             def partial(x):
                 ahead = gamma * followers.kernel_score(problem, x, seen, V_u) if problem.moves_transitions else 0.0

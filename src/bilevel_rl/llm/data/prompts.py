@@ -138,7 +138,7 @@ def _same_columns(prompts: list[Prompt], where: str) -> list[Prompt]:
     ]
 
 
-def draw(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
+def prompts_of(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of iteration `step`: pass after pass over seeded permutations, a function of (seed, step) alone."""
     size = len(prompts)
     chosen: list[Prompt] = []

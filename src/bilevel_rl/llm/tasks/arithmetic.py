@@ -13,6 +13,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.moved import renamed
+
+__getattr__ = renamed("bilevel_rl.llm.tasks.arithmetic", solve="answer_of", rows="as_rows")
 
 LETTERS = "abcdefgh"
 ALPHABET = "0123456789+-*=:," + "abcdefghijklmnopqrstuvwxyz"
@@ -146,7 +149,7 @@ def generate(
     return list(found.values())
 
 
-def solve(prompt: str) -> str:
+def answer_of(prompt: str) -> str:
     """The answer of any prompt of this family, worked out from its text: the verifier's own arithmetic.
 
     Raises:
@@ -171,7 +174,7 @@ def solve(prompt: str) -> str:
     except (ValueError, KeyError) as error:
         raise InvalidConfig(
             message(
-                "arithmetic.solve",
+                "arithmetic.answer_of",
                 repr(prompt),
                 "it must be a prompt made by `generate`",
                 "Check the data set",
@@ -186,7 +189,7 @@ def verify(prompt: str, completion: str) -> float:
         >>> verify("12+7=", "19"), verify("12+7=", "19."), verify("rev:cat=", " tac ")
         (1.0, 0.0, 1.0)
     """
-    return float(completion.strip() == solve(prompt))
+    return float(completion.strip() == answer_of(prompt))
 
 
 def partial(prompt: str, completion: str) -> float:
@@ -198,14 +201,14 @@ def partial(prompt: str, completion: str) -> float:
         >>> partial("12+7=", "18"), partial("12+7=", "1"), partial("12+7=", "19")
         (0.5, 0.5, 1.0)
     """
-    answer, given = solve(prompt), completion.strip()
+    answer, given = answer_of(prompt), completion.strip()
     agree = sum(a == b for a, b in zip(answer, given, strict=False))
     return agree / max(len(answer), len(given), 1)
 
 
 def form(prompt: str, completion: str) -> float:
     """1 for a completion of the right kind (a number, or letters) and at most two characters too long; else 0."""
-    answer, given = solve(prompt), completion.strip()
+    answer, given = answer_of(prompt), completion.strip()
     number = answer.lstrip("-").isdigit()
     kind = given.removeprefix("-").isdigit() if number else given.isalpha()
     return float(kind and len(given) <= len(answer) + 2)
@@ -224,7 +227,7 @@ def rewards(prompts: Sequence[str], completions: Sequence[str]) -> list[list[flo
     return [[f(p, c) for f in REWARDS] for p, c in zip(prompts, completions, strict=True)]
 
 
-def rows(problems: Sequence[Exercise]) -> list[dict[str, object]]:
+def as_rows(problems: Sequence[Exercise]) -> list[dict[str, object]]:
     """As data-set rows: prompt, completion (the answer), kind, level."""
     return [{"prompt": p.prompt, "completion": p.answer, "kind": p.kind, "level": p.level} for p in problems]
 

@@ -12,8 +12,13 @@ SOURCE = Path(__file__).parents[2] / "src" / "bilevel_rl"
 SHARED = {
     "FiniteDifference": "the same method, on tables and on any Torch policy",
     "Follower": "an agent that learns the lower level, as a table or as networks",
+    "HPGD": "the same method, on tables and on networks",
     "Leader": "what moves x",
+    "Nested": "x moves once for each inner loop of the followers, whatever learns there",
+    "Nothing": "the choice that adds nothing, of explorations and of hyper-gradients",
+    "Pair": "both followers side by side",
     "PartialSGD": "the same method, on tables and on any Torch policy",
+    "PenaltyActorCritic": "the same method, on tables and on networks",
     "Replay": "past samples that are learnt from again, on tables and in a batch",
     "Rows": "a batch that is learnt from, of episodes or of transitions",
     "RunFolder": "the folder of one run, of the JAX loop and of the Torch loop",
@@ -21,6 +26,7 @@ SHARED = {
     "Settings": "the options of one verb, experiment, benchmark or method: every module reads its own",
     "Solver": "`finite.Solver` is the loop's, with what a table adds",
     "Transition": "a step of an environment, of tables or of arrays",
+    "Window": "what the last steps brought",
     "WinRate": "how often a text is preferred, as the follower's reward and as the leader's objective",
 }
 
@@ -31,10 +37,12 @@ SHARED_FUNCTIONS = {
     "check_fits": "raises where a solver can't run on a problem; `finite` adds what tables require",
     "demonstrations": "of actions, in tables and in texts",
     "fingerprint": "a digest of what numbers depend on",
+    "load": "what `save` wrote, back",
     "norm": "of a gradient",
     "read": "a file or a run's options, as values",
     "render": "something as text",
     "returns_to_go": "the rewards still to come, with arrays of either library",
+    "save": "the state of a run, into its folder",
     "search": "`finite.multistart` is `loop.searching` with a comparison for tables",
     "uniforms": "random numbers in [0, 1), of either library",
 }

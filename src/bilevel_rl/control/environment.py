@@ -109,6 +109,7 @@ class Environment(eqx.Module):
 
     name: ClassVar[str] = "environment"
     references: ClassVar[tuple[str, ...]] = ()
+    outside: ClassVar[bool] = False  # whether its steps can't be compiled (`control.hosted`)
     info_names: ClassVar[tuple[str, ...]] = ()  # of the p numbers of `Step.info`
 
     @property

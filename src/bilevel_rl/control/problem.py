@@ -174,6 +174,11 @@ class ControlProblem(Problem):
         return Transition(obs, action, step.obs, step.reward, step.info, step.terminated)
 
     def accept(self, solver: Any) -> None:
+        if self.environment.outside:
+            raise InvalidProblem(
+                message(f"solver {solver.name} on {self.name}", "an environment that steps outside compiled code",
+                        "this loop is compiled", "Train with bilevel_rl.control.hosted.train")
+            )  # fmt: skip
         moved = type(self).environment_at is not ControlProblem.environment_at
         if moved and not getattr(solver, "black_box", False):
             raise InvalidProblem(

@@ -128,24 +128,34 @@ class SingleLoop(Solver):
         cut = 1 - upper if self.cut else jnp.zeros_like(upper)
         return Here(p, p.environment_at(f32(x)), follower, f32(x), tau, f32(self.w), lower, upper, cut)
 
-    def init(self, problem: ControlProblem, x0, key: Array) -> LoopState:
+    def init(self, problem: ControlProblem, x0, key: Array, chains: walk.Chains | None = None) -> LoopState:
         k_follower, k_estimator, k_chains = jax.random.split(key, 3)
         here = self.here(problem, x0, None)
         F = here.follower.init(here.environment, k_follower)
         H = self.estimator.init(here, F, self.chains, k_estimator)
-        chains = walk.begin(here.environment, self.chains, k_chains)
+        if chains is None:
+            chains = walk.begin(here.environment, self.chains, k_chains)
         ring = replay.empty(replay.Layout(here.problem), self._ring())
         return LoopState(x0, jnp.zeros((), int), F, H, chains, ring, self.leader.init(x0), jnp.zeros(x0.shape, jnp.float32))
 
     def step(self, problem: ControlProblem, state: LoopState, k, noise) -> LoopState:
         here = self.here(problem, state.x, state.follower)
-        layout, written = replay.Layout(here.problem), k * self._rows()
-        k_walk, k_other, k_learn, k_move = jax.random.split(nets.key_of(noise["key"]), 4)
+        keys = jax.random.split(nets.key_of(noise["key"]), 4)
+        act = lambda obs, key: here.follower.act(here.environment, state.follower, obs, key)  # noqa: E731
+        chains, seen = walk.step(here.environment, state.chains, act, keys[0], here.cut)
+        return self.advance(problem, state, here, chains, seen, k, keys)
 
-        # act
+    def advance(self, problem: ControlProblem, state: LoopState, here: Here, chains: Any, seen: walk.Seen, k, keys):
+        """The rest of an iteration, once the chains have taken their step, wherever they walk.
+
+        Args:
+            chains: where they are now.
+            seen: the step that they took.
+            keys: [4] of the walk, of chains of the estimator's own, of learning, of the move.
+        """
+        layout, written = replay.Layout(here.problem), k * self._rows()
+        k_walk, k_other, k_learn, k_move = keys
         F, H = state.follower, state.estimator
-        act = lambda obs, key: here.follower.act(here.environment, F, obs, key)  # noqa: E731
-        chains, seen = walk.step(here.environment, state.chains, act, k_walk, here.cut)
         rows = layout.pack(seen)
         newest = layout.unpack(rows)
         H, other = self.estimator.walk(here, H, F, newest, (k_walk, k_other))

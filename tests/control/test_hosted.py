@@ -1,0 +1,91 @@
+"""The loop of neural followers around environments of Gymnasium that step outside compiled code."""
+
+from __future__ import annotations
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from bilevel_rl.control import ControlProblem, Environment
+from bilevel_rl.control.followers import SoftQ
+from bilevel_rl.control.hosted import Hosted, train
+from bilevel_rl.control.problems import PendulumShaping
+from bilevel_rl.control.solvers import CoupledPair, Covariance, PartialSGD
+from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.host import EnvironmentFault, GymnasiumHost
+from bilevel_rl.loop import solve
+
+
+class Upright(ControlProblem):
+    """CartPole, paid for standing straight; x weighs how much."""
+
+    environment: Environment = Hosted.of("CartPole-v1")
+    x0 = jnp.zeros(1)
+
+    def features(self, t):
+        return jnp.stack([t.reward, t.next_obs[2] ** 2])
+
+    def reward(self, x, features):
+        return features[0] - x[0] * features[1]
+
+
+SOLVER = PartialSGD(follower=SoftQ(width=4), chains=2, batch=4, recent=4, capacity=64)
+
+
+def test_training_goes_on_from_its_folder(tmp_path):
+    """Networks, replay and x of a run that went on are what they were; only episodes begin anew, and that is said."""
+    problem, folder = Upright(), tmp_path / "run"
+    seen = []
+    whole = train(problem, SOLVER, iterations=12, record_every=4, folder=folder, on_record=lambda k, _: seen.append(k))
+    assert seen == [4, 8, 12]
+    assert whole["samples"].tolist() == [[0, 8, 16, 24]]
+    moved = jax.tree.leaves(whole.state.follower)
+    assert all(bool(jnp.all(jnp.isfinite(v))) for v in moved)
+    with pytest.warns(UserWarning, match="can't be put back"):
+        again = train(problem, SOLVER, iterations=12, record_every=4, folder=folder, resume=True)
+    for a, b in zip(jax.tree.leaves(whole.state.follower), jax.tree.leaves(again.state.follower), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.all(np.isfinite(whole.x))
+
+
+def test_what_does_not_fit_is_refused():
+    problem = PendulumShaping(environment=Hosted.of("Pendulum-v1"))
+    small = Covariance(chains=2, batch=4, recent=4)
+    alike = PendulumShaping(environment=Hosted.of("Pendulum-v1"), gamma=0.98)
+    with pytest.raises(InvalidConfig, match="chains of its own"):
+        train(alike, CoupledPair(chains=2, batch=4, recent=4), iterations=1)
+    with pytest.raises(InvalidConfig, match="3 copies"):
+        train(problem, small, GymnasiumHost("Pendulum-v1", 3), iterations=1)
+    with pytest.raises(InvalidConfig, match="the problem's are"):
+        train(problem, small, GymnasiumHost("CartPole-v1", 2), iterations=1)
+    makers = [lambda: gymnasium.make("Pendulum-v1")] * 2
+    late = GymnasiumHost(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))
+    with pytest.raises(InvalidConfig, match="SAME_STEP"):
+        train(problem, small, late, iterations=1)
+    with pytest.raises(InvalidConfig, match="can be compiled"):
+        train(PendulumShaping(), small, iterations=1)
+
+
+def test_compiled_code_can_not_step_it():
+    environment = Hosted.of("Pendulum-v1")
+    assert jax.eval_shape(environment.reset, jax.random.key(0))[1].shape == (3,)
+    with pytest.raises(Exception, match=r"hosted\.train"):
+        jax.block_until_ready(jax.jit(environment.reset)(jax.random.key(0)))
+
+
+def test_a_fault_of_the_environment_keeps_its_name():
+    class Broken(gymnasium.Wrapper):
+        def step(self, action):
+            raise RuntimeError("out of order")
+
+    host = GymnasiumHost(lambda: Broken(gymnasium.make("CartPole-v1")), 2)
+    with pytest.raises(EnvironmentFault, match="out of order"):
+        train(Upright(), SOLVER, host, iterations=1)
+
+
+def test_a_problem_of_the_outside_is_refused_by_the_compiled_loop():
+    with pytest.raises(InvalidProblem, match=r"hosted\.train"):
+        solve(Upright(), SOLVER, iterations=1)

@@ -77,6 +77,12 @@ POLICY_GAP = Metric(
 DIVERGENCE = Metric(
     "divergence", "KL(π_θ ‖ π^L)", "nats a completion", "none", "k3 estimate on π_θ's completions"
 )
+COST = Metric("cost", "E[cost]", "unit of the cost", "down", "Of the second judge, on the policy's completions")
+MULTIPLIER = Metric("multiplier", "λ", "objective / cost", "none", "Price of the constraint, a part of x")
+SAMPLER_GAP = Metric(
+    "sampler_gap", "|log π - log sampler|", "nats a token", "down", "How far the engine that samples is from the policy"
+)
+SAMPLER_CLIPPED = Metric("sampler_clipped", "truncated ratios", "1", "down", "Share of tokens whose ratio is cut")
 HYPER = Metric("hyper", "|D|", "objective / unit of x", "none", "Norm of the sampled hyper-gradient")
 HYPER_UPPER = Metric("hyper_upper", "|∇_x f|", "objective / unit of x", "none", "Norm of its direct part")
 HYPER_PENALTY = Metric(
@@ -104,7 +110,8 @@ MEMORY = Metric("memory", "peak memory", "GiB", "down", "Peak of this process so
 
 LLM = (
     SAMPLES, ITERATION, LABELS, GOLD, LEARNED_REWARD, UPPER, KL, ENTROPY, LENGTH, TRUNCATED, POLICY_GAP, DIVERGENCE, HYPER,
-    HYPER_UPPER, HYPER_PENALTY, EFFECTIVE, RATIO_CLIPPED, GRADIENT_POLICY, GRADIENT_POLICY_L, GRADIENT_CRITIC,
+    HYPER_UPPER, HYPER_PENALTY, EFFECTIVE, RATIO_CLIPPED, COST, MULTIPLIER, SAMPLER_GAP, SAMPLER_CLIPPED, GRADIENT_POLICY,
+    GRADIENT_POLICY_L, GRADIENT_CRITIC,
     GRADIENT_CRITIC_L, ZETA, ALPHA, BETA, W, TAU, TOKENS_PER_SECOND, SECONDS, MEMORY,
 )  # fmt: skip
 

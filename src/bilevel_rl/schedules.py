@@ -63,6 +63,48 @@ class PowerDecay:
                 raise InvalidConfig(message(f"{where}.{name}", value, allowed, f"Set {where}.{name} accordingly"))
 
 
+SHAPES = ("power", "constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealed(PowerDecay):
+    r"""A power decay that rises over the first iterations and then falls to a share of itself by the last.
+
+    $$v_k = \frac{v_0}{(k+1)^p}\, \min\Big(1, \frac{k+1}{W}\Big)\, s\Big(\frac{k - W}{K - W}\Big)$$
+
+    with s one of 1 (`power`, `constant`), $1 - (1-e)\,u$ (`linear`) and $e + (1-e)\frac{1 + \cos \pi u}{2}$ (`cosine`),
+    u within [0, 1]. `constant` is `power` with p = 0 by name.
+
+    Args:
+        steps: K, iterations of the run.
+        shape: of `SHAPES`.
+        warmup: W, iterations of the rise; 0: none.
+        end: e, share of the value that is left at the end.
+
+    Example:
+        >>> rise = Annealed(0.1, steps=10, shape="linear", warmup=2)
+        >>> [round(rise(k), 4) for k in (0, 1, 2, 6, 9)]
+        [0.05, 0.1, 0.1, 0.05, 0.0125]
+    """
+
+    steps: int = 1
+    shape: str = "power"
+    warmup: int = 0
+    end: float = 0.0
+
+    def __call__(self, k: Any) -> Any:
+        """Value at iteration `k`."""
+        value = super().__call__(k)
+        if self.warmup:
+            value = value * min(1.0, (k + 1) / self.warmup)
+        u = min(1.0, max(0.0, (k - self.warmup) / max(1, self.steps - self.warmup)))
+        if self.shape == "linear":
+            return value * (1 - (1 - self.end) * u)
+        if self.shape == "cosine":
+            return value * (self.end + (1 - self.end) * (1 + math.cos(math.pi * u)) / 2)
+        return value
+
+
 def _non_negative(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 

@@ -78,12 +78,19 @@ class TableEngine(Engine):
 
     def score(self, role: str, rows: Episodes) -> Scores:
         history = self.history[rows.number]
-        log_p = self.tables[role]["logits"][history].log_softmax(-1)
+        log_p = self.table(role)[history].log_softmax(-1)
         log_q = self.reference[history].log_softmax(-1)
         at, p = rows.actions[..., None], log_p.exp()
         return Scores(
             log_p.gather(-1, at)[..., 0], (p * (log_p - log_q)).sum(-1), -(p * log_p).sum(-1), log_q.gather(-1, at)[..., 0]
         )
+
+    def logits(self, role: str, rows: Episodes) -> Tensor:
+        return self.table(role)[self.history[rows.number]]
+
+    def table(self, role: str) -> Tensor:
+        """[prefixes, A] logits of a role."""
+        return self.tables[role]["logits"]
 
     def rewards(self, rows: Episodes) -> Tensor:
         return self.features[rows.number] @ self.tables[REWARD]["x"]
@@ -115,6 +122,19 @@ class TableEngine(Engine):
             for state, action in itertools.product(range(len(table)), range(table.shape[1])):
                 mine = ((self.history == state) & (self.all == action)).any(1)
                 table[state, action] = law[mine].sum().log()
+
+
+class NarrowEngine(TableEngine):
+    """A policy that moves in a plane of its table, as an adapter of low rank does: it can't be any tilt."""
+
+    def __init__(self, dims: int = 2, **options) -> None:
+        super().__init__(networks=1, **options)
+        shape = (dims, *self.reference.shape)
+        self.plane = torch.tensor(np.random.default_rng(5).standard_normal(shape))
+        self.tables["policy"] = {"theta": nn.Parameter(torch.zeros(dims, dtype=torch.double))}
+
+    def table(self, role: str) -> Tensor:
+        return self.reference + torch.einsum("d,dpa->pa", self.tables["policy"]["theta"], self.plane)
 
 
 class TableLabels(Labels):

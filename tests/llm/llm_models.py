@@ -54,7 +54,7 @@ def config(**changes) -> Config:
 def trainer(policy=None, prompts=PROMPTS, **changes) -> BilevelTrainer:
     """A trainer on tiny things; keyword arguments that are not keys of the configuration go to the trainer."""
     objects = {"judge", "gold", "reward", "preferences", "tokenizer", "callbacks", "resume", "problem", "reference"}
-    objects |= {"recipe", "fields"}
+    objects |= {"recipe", "fields", "cost", "held_out", "held_out_gold"}
     if isinstance(changes.get("resume"), str):
         objects -= {"resume"}  # the key of the configuration
     own = {k: v for k, v in changes.items() if k in objects or (k == "objective" and not isinstance(v, (str, dict)))}

@@ -2,6 +2,7 @@
 
     state.json                  step, counters, configuration, RNG states, buffers; names the weights' file
     weights-STEP.safetensors    every trained tensor and the optimisers' state, by name
+    state-STEP.json             the same as state.json, for each of the last checkpoints where several are kept
 
 `state.json` is replaced last and atomically, so a kill at any moment leaves the old checkpoint or the new one.
 """
@@ -26,9 +27,14 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    folder: str | Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    folder: str | Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 1
 ) -> None:
     """Write a checkpoint; the one before it stays until this one is complete.
+
+    Args:
+        folder: of checkpoints.
+        step, tensors, state: what is written.
+        keep: how many stay, the newest ones.
 
     Raises:
         StorageFailed: the disk is full or read-only; the old checkpoint stays.
@@ -50,15 +56,31 @@ def save_checkpoint(
             message(str(folder / name), f"{type(error).__name__} ({error})", "the folder must be writable, with space",
                     "Free space, then continue with `bilevel-rl llm resume`; the last checkpoint is still there")
         ) from error  # fmt: skip
-    write_json(folder / "state.json", {"format": FORMAT, "step": step, "weights": name, **state})
-    for old in (*folder.glob("weights-*.safetensors"), *folder.glob(".weights-*.tmp")):
-        if old.name != name:
+    written = {"format": FORMAT, "step": step, "weights": name, **state}
+    if keep > 1:
+        write_json(folder / f"state-{step:08d}.json", written)
+    write_json(folder / "state.json", written)
+    # a run that went on from an earlier one has no later ones
+    steps = [s for s in kept_steps(folder) if s <= step][-keep:] if keep > 1 else []
+    names = {name, *(f"weights-{s:08d}.safetensors" for s in steps)}
+    states = {f"state-{s:08d}.json" for s in steps}
+    for old in (*folder.glob("weights-*.safetensors"), *folder.glob(".weights-*.tmp"), *folder.glob("state-*.json")):
+        if old.name not in names | states:
             with contextlib.suppress(OSError):
                 old.unlink()
 
 
-def load_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def kept_steps(folder: str | Path) -> list[int]:
+    """Iterations of the checkpoints that are kept besides the newest, in order."""
+    return sorted(int(path.stem.removeprefix("state-")) for path in Path(folder).glob("state-*.json"))
+
+
+def load_checkpoint(folder: str | Path, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint.
+
+    Args:
+        folder: of checkpoints.
+        step: which of the kept ones; None: the newest.
 
     Raises:
         RunNotFound: missing, incomplete, or of another format.
@@ -67,7 +89,18 @@ def load_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, An
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    state = read_json(folder / "state.json")
+    newest = folder / "state.json"
+    path = newest if step is None else folder / f"state-{step:08d}.json"
+    if step is not None and not path.exists():
+        if newest.exists() and read_json(newest).get("step") == step:
+            path = newest
+        else:
+            known = ", ".join(map(str, kept_steps(folder))) or "the newest alone"
+            raise RunNotFound(
+                message(str(folder), f"no checkpoint of iteration {step}", f"kept are {known}",
+                        "Choose one of these, or keep more of them (keeping.keep_last)")
+            )  # fmt: skip
+    state = read_json(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunNotFound(
             message(str(folder / "state.json"), "another format", f"this version reads format {FORMAT}",

@@ -47,14 +47,14 @@ class CoupledAdam(torch.optim.Optimizer):
         lead = first["params"]
         for p in lead:
             if "exp_avg_sq" not in self.state[p]:
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, dtype=_fine(p))
                 self.state[p]["step"] = torch.tensor(0.0)
         v = [self.state[p]["exp_avg_sq"] for p in lead]
         for p in lead:
             self.state[p]["step"] += 1
         count = float(self.state[lead[0]]["step"])
         torch._foreach_mul_(v, b2)
-        grads = [[p.grad for p in group["params"]] for group in self.param_groups]
+        grads = [[p.grad.to(_fine(p)) for p in group["params"]] for group in self.param_groups]
         for g in grads:
             torch._foreach_addcmul_(v, g, g, (1 - b2) / len(grads))
         denominator = torch._foreach_sqrt(v)
@@ -63,7 +63,25 @@ class CoupledAdam(torch.optim.Optimizer):
         for group, g in zip(self.param_groups, grads, strict=True):
             for p in group["params"]:
                 if "exp_avg" not in self.state[p]:
-                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+                    self.state[p]["exp_avg"] = torch.zeros_like(p, dtype=_fine(p))
             m = [self.state[p]["exp_avg"] for p in group["params"]]
             torch._foreach_lerp_(m, g, 1 - b1)
-            torch._foreach_addcdiv_(group["params"], m, denominator, -group["lr"] / (1 - b1**count))
+            masters = [self._master(p) for p in group["params"]]
+            torch._foreach_addcdiv_(masters, m, denominator, -group["lr"] / (1 - b1**count))
+            for p, master in zip(group["params"], masters, strict=True):
+                if master is not p:
+                    p.copy_(master)
+
+    def _master(self, p: Tensor) -> Tensor:
+        """What a step is added to: a parameter, or the 32-bit copy of one in which small steps would be lost."""
+        if _fine(p) == p.dtype:
+            return p
+        if "master" not in self.state[p]:
+            self.state[p]["master"] = p.detach().to(_fine(p))
+        master: Tensor = self.state[p]["master"]
+        return master
+
+
+def _fine(p: Tensor) -> torch.dtype:
+    """The type of moments and masters: 32 bits at least."""
+    return torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype

@@ -75,6 +75,7 @@ class Engine(abc.ABC):
 
     Attributes:
         names: roles that train, in a fixed order: of `POLICIES`, `CRITICS`, and `REWARD`.
+        referred: whether there is a reference; where not, the KL is 0 and no figure of a run.
         samples: actions drawn so far, of all policies and processes.
         planner: (candidates, k) -> what a recipe wants generated in iteration k; None: whatever the engine draws. An
             engine that does not ask it has `plans = False`, and recipes with a rollout are refused.
@@ -82,6 +83,7 @@ class Engine(abc.ABC):
 
     names: tuple[str, ...]
     plans: bool = False
+    referred: bool = True
     samples: int = 0
     planner: Callable[[Callable[[int], Tensor], int], RolloutPlan] | None = None
 
@@ -100,6 +102,11 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def parameters(self, role: str) -> Mapping[str, nn.Parameter]:
         """A role's trained parameters by name, in a fixed order."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether rows come from another law than the policy's own, whose log-probabilities they carry as `logp`."""
+        return False
 
     # -- what an engine may do better than the default -----------------------------------------------------------
 

@@ -75,6 +75,21 @@ def importance(
     return Ratios(weight, change, sequence, effective, float(at_bound.double().mean()))
 
 
+def off_policy(logp: Tensor, wrote: Tensor, mask: Tensor, clip: float) -> Tensor:
+    r"""$\min(\pi/\pi_{wrote}, C)$ at each token, for rows that another law wrote than the one that learns.
+
+    Truncated from above alone: the mean stays near 1 and no token counts more than C times. 0 outside the mask.
+
+    Example:
+        >>> off_policy(torch.tensor([[0.0, 5.0]]), torch.zeros(1, 2), torch.ones(1, 2), 2.0).tolist()
+        [[1.0, 2.0]]
+
+    References:
+        Espeholt et al., "IMPALA", ICML 2018 (truncated ratios); Yao et al., 2025, for engines of inference.
+    """
+    return ((logp - wrote) * mask).exp().clamp(max=clip) * mask
+
+
 def penalty_coefficients(change: Tensor, w: float) -> Tensor:
     r"""$c_i$ with $\frac1N \sum_i c_i \nabla_x r_i$ the estimate of $\frac1w(E_\pi - E_{\pi^L})[\nabla_x r]$.
 

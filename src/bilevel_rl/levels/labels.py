@@ -26,6 +26,11 @@ class Labels(abc.ABC):
 
     stored: Sequence[Any] = ()
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether answers may be asked for while something else is computed: they depend on nothing but the rows."""
+        return False
+
     @abc.abstractmethod
     def answers(self, rows: Any, pairs: Tensor) -> Tensor:
         """[M] 0 or 1, the preferred row of each of the pairs [M, 2], or -1 where there is no answer.
@@ -36,6 +41,10 @@ class Labels(abc.ABC):
 
     def gold(self, rows: Any) -> Tensor | None:
         """[n] the score of each row; None: nobody can be asked."""
+        return None
+
+    def cost(self, rows: Any) -> Tensor | None:
+        """[n] what a second judge charges for each row; None: there is none."""
         return None
 
     def contents(self, rows: Any) -> Sequence[Any]:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +106,7 @@ class Leader:
         self.settings, self.engine, self.processes, self.share = settings, engine, processes, share
         self.objective, self.labels, self.keeps = objective, labels, keeps
         self.count = 0
+        self._early: Future[Tensor] | None = None
         self.replay: list[Any] = []
 
     @property
@@ -149,11 +151,24 @@ class Leader:
             pairs = self._judge(f.rows, choose_pairs(f.rows.group, fresh, self.settings.seed, k, contents))
         if self.objective.needs_gold:
             self.count += f.rows.size
-        sample = self.evidence(f.rows, f.reward, ratios, gold.get(f.role), pairs, k)
+        cost = self._costs(f)
+        sample = self.evidence(f.rows, f.reward, ratios, gold.get(f.role), pairs, k, cost)
         upper = self.evaluate(sample, k)
         if self.settings.replay_pairs or self.keeps:
             self.replay += self.labels.kept(f.rows, pairs)
         return Answer(upper, sample)
+
+    def begin(self, f: Scored, k: int) -> None:
+        """Ask for this iteration's labels now; `ask` waits for them."""
+        fresh = self.fresh_labels()
+        pairs = choose_pairs(f.rows.group, fresh, self.settings.seed, k, self.labels.contents(f.rows))
+        pool = ThreadPoolExecutor(1)
+        self._early = pool.submit(self.labels.answers, f.rows, pairs)
+        pool.shutdown(wait=False)
+
+    def _answers(self, rows: Any, pairs: Tensor) -> Tensor:
+        early, self._early = self._early, None
+        return self.labels.answers(rows, pairs) if early is None else early.result()
 
     def gold_scores(self, followers: Sequence[Scored]) -> Gold:
         """Gold scores of each follower's rows, by role; a label each when f is made of them."""
@@ -169,9 +184,21 @@ class Leader:
             found[f.role] = self.processes.gather(mine.to(f.logp))
         return found
 
+    def _costs(self, f: Scored) -> Tensor | None:
+        """[N] the second judge's costs, a label each, while labels last."""
+        budget = self.settings.label_budget
+        if not getattr(self.objective, "needs_cost", False) or (budget and budget - self.count < f.rows.size):
+            return None
+        mine = self.labels.cost(f.mine)
+        if mine is None:
+            return None
+        self.count += f.rows.size
+        return self.processes.gather(mine.to(f.logp))
+
     def evidence(
-        self, rows: Any, reward: Tensor, ratios: Ratios | None, gold: Tensor | None, pairs: Tensor, k: int
-    ) -> Sample:
+        self, rows: Any, reward: Tensor, ratios: Ratios | None, gold: Tensor | None, pairs: Tensor, k: int,
+        cost: Tensor | None = None,
+    ) -> Sample:  # fmt: skip
         """What the objective may look at: the batch, its judged pairs, and seeded draws of what is stored."""
         settings = self.settings
         weights = torch.ones_like(reward) if ratios is None else ratios.sequence
@@ -181,7 +208,7 @@ class Leader:
         replayed, replayed_total = self._drawn(self.replay, again, REPLAY, k)
         return Sample(
             rows, reward.clone().requires_grad_(), weights, gold, pairs.to(reward.device), self.engine.rewards,
-            stored, stored_total, replayed, replayed_total, k,
+            stored, stored_total, replayed, replayed_total, k, cost,
         )  # fmt: skip
 
     def evaluate(self, sample: Sample, k: int) -> Upper:
@@ -278,7 +305,7 @@ class Leader:
         failure: Exception | None = None
         if self.processes.main:
             try:
-                answers[:-1] = self.labels.answers(rows, pairs)
+                answers[:-1] = self._answers(rows, pairs)
                 answers[-1] = 0
             except Exception as error:  # told to the other processes first, or they would wait for ever
                 failure = error
@@ -307,7 +334,7 @@ class Leader:
         return (self.labels.rows(mine) if mine else None), len(chosen)
 
 
-def check_sources(objective: Any, pairs: bool, gold: bool, stored: bool) -> None:
+def check_sources(objective: Any, pairs: bool, gold: bool, stored: bool, cost: bool = False) -> None:
     """Raise `InvalidConfig` unless everything that the objective asks for is there, and stored pairs are not for nothing."""
     if stored and not objective.needs_stored:
         raise InvalidConfig(
@@ -318,6 +345,7 @@ def check_sources(objective: Any, pairs: bool, gold: bool, stored: bool) -> None
         (objective.needs_pairs, pairs, "judge", "a pairwise judge"),
         (objective.needs_gold, gold, "gold", "a gold scorer"),
         (objective.needs_stored, stored, "preferences", "stored preference pairs"),
+        (getattr(objective, "needs_cost", False), cost, "cost", "a scorer of costs"),
     ):
         if needs and not have:
             raise InvalidConfig(

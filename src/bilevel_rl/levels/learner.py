@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import Engine, Scores
-from bilevel_rl.levels.estimators import Ratios, value_loss
+from bilevel_rl.levels.estimators import Ratios, off_policy, value_loss
 from bilevel_rl.levels.followers import Drawn, Facing, Lower, Prepared, Scored
 from bilevel_rl.levels.guards import check_finite
 from bilevel_rl.levels.methods.base import Incentive, Method
@@ -134,15 +134,23 @@ class Learner:
                     batch = self._charge(batch, f)
                     self.rewarded = batch
                     ready = self.recipe.decide(batch)
-                    found.append(self._ready(f, batch, ready, None))
+                    found.append(self._ready(f, batch, ready, self._off(f)))
                 else:
                     batch = self._charge(self._tempted(batch, incentive), f)
                     if ratios is not None and self.weighs_importance and self.settings.ratio == "sequence":
                         batch = batch.replace(importance=_ones_after(ratios.sequence, len(batch)))
                     ready = self.recipe.follow(batch, found[0].batch)
                     ready = self._paid_after(ready, batch, incentive)
-                    found.append(self._ready(f, batch, ready, None if ratios is None else ratios.weight))
+                    weight = self._off(followers[0], None if ratios is None else ratios.weight)
+                    found.append(self._ready(f, batch, ready, weight))
         return found
+
+    def _off(self, wrote: Scored, weight: Tensor | None = None) -> Tensor | None:
+        """[N, T] importance of the rows, times that of the policy over who wrote them, where that is another."""
+        if not self.engine.foreign:
+            return weight
+        own = off_policy(wrote.logp, wrote.rows.logp, wrote.rows.mask, self.settings.off_policy_clip)
+        return own if weight is None else weight * own
 
     def _tempted(self, batch: Batch, incentive: Incentive | None) -> Batch:
         """theta^L is paid w u at the last action; 0 for demonstrations."""

@@ -38,6 +38,7 @@ from bilevel_rl.levels.coupled_adam import CoupledAdam
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD, Engine
 from bilevel_rl.levels.estimators import Ratios
 from bilevel_rl.levels.followers import Drawn, Facing, Lower, Prepared, Scored, distinct
+from bilevel_rl.levels.kl_controller import KlController
 from bilevel_rl.levels.labels import Labels, LabelsPending
 from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader
 from bilevel_rl.levels.methods.base import IterationPlan
@@ -143,6 +144,10 @@ class Loop:
         )
         self.config: Any = config or Keeping(method=settings.method, seed=settings.seed, steps=settings.steps)
         self.problem, self.digests = problem, dict(digests or {})
+        self.controller = KlController(settings.target_kl, settings.kl_rate)
+        self.updates = 0  # of theta, since this process began
+        self._early: tuple[int, list[Drawn], int] | None = None  # rows of the next iteration, and how many actions
+        self.enough = ""  # why the run may end before its last iteration
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.last: tuple[Scored, Tensor | None] | None = None
@@ -210,7 +215,7 @@ class Loop:
         self.callbacks.event("train_begin", self.step)
         try:
             with signals.Deferred() as signal:
-                while self.step < self.settings.steps and not self.callbacks.stop:
+                while self.step < self.settings.steps and not self.callbacks.stop and not self.enough:
                     self._one()
                     if self.processes.largest(signal.asked):  # a signal to one process stops all, at one iteration
                         self.save()
@@ -225,7 +230,8 @@ class Loop:
             self.folder.status(state, str(error), self.step)
             raise
         self.save()
-        self.folder.status("finished" if self.step >= self.settings.steps else "stopped", "", self.step)
+        finished = self.step >= self.settings.steps or bool(self.enough)
+        self.folder.status("finished" if finished else "stopped", self.enough, self.step)
         self.callbacks.event("train_end", self.step)
         return self.history
 
@@ -243,10 +249,16 @@ class Loop:
             checkpoint.set_random_states(states)
             raise
         self.step += 1
+        if "kl" in line:
+            self.controller.see(line["kl"])
         self._record(line)
+        self.after()
         due = self.config.save_every and self.step % self.config.save_every == 0
         if due or self.callbacks.save:
             self.save()
+
+    def after(self) -> None:
+        """What an engine's own loop does after an iteration; it may set `enough`."""
 
     def _ahead(self) -> contextlib.AbstractContextManager[None]:
         """Some step rules sample at an extrapolated point, and step from the last one."""
@@ -255,11 +267,13 @@ class Loop:
 
     def iterate(self, k: int) -> dict[str, float]:
         """One iteration of the method; returns its metrics."""
-        began, at, method = time.perf_counter(), self.settings.schedules.at(k), self.method
+        began, at, method = time.perf_counter(), self.at(k), self.method
         plan = method.plan(self.leader, k)
         if not plan.draws:
             return self._fit_only(k, at, plan.zeta, began)
-        followers = self.score(self.sample(k), at.tau, plan.moves and self.one_pass, k)
+        followers = self.score(self.drawn(k), at.tau, plan.moves and self.one_pass, k)
+        if self.overlaps(plan):
+            return self._meanwhile(k, at, plan, followers, began)
         ratios = method.ratios(followers)
         gold = self.leader.gold_scores(followers)
         answer = self.ask(followers, ratios, gold, plan, k)
@@ -275,6 +289,56 @@ class Loop:
         if hyper is not None:
             norms |= self.descend(hyper, plan.zeta, k)
         return self._line(k, at, followers, ratios, gold, answer, norms, began)
+
+    def overlaps(self, plan: IterationPlan) -> bool:
+        """Whether the judge is asked while the policy learns and writes: where theta's step needs no label."""
+        return (
+            self.leader.labels.overlaps and plan.asks and plan.moves and self.method.networks == 1
+            and self.leader.objective.needs_pairs and self.processes.count == 1
+        )  # fmt: skip
+
+    def _meanwhile(
+        self, k: int, at: Sequences, plan: IterationPlan, followers: Sequence[Scored], began: float
+    ) -> dict[str, float]:
+        """The rest of an iteration, in an order in which the judge is waited for last; the numbers are the same."""
+        self.leader.begin(followers[-1], k)
+        looks = self.method.looks_at_theta  # it goes back to theta, which must be where the rows were drawn
+        ready = self.learner.prepare(followers, None, None, self.facing(k), k)
+        norms = {} if looks else self.learn(ready, at, k)
+        if not looks:
+            self._write_ahead(k + 1)
+        gold = self.leader.gold_scores(followers)
+        answer = self.ask(followers, None, gold, plan, k)
+        hyper = None
+        if plan.zeta and answer is not None:
+            hyper = self.method.hyper_gradient(self.leader, followers, None, answer, at, k)
+        if looks:
+            norms = self.learn(ready, at, k)
+        if hyper is not None:
+            norms |= self.descend(hyper, plan.zeta, k)
+        return self._line(k, at, followers, None, gold, answer, norms, began)
+
+    def _write_ahead(self, k: int) -> None:
+        """The rows of an iteration before it begins: they depend on theta, the seed and k alone."""
+        plain = self.engine.planner is None and not isinstance(self.optimizers["policies"], StepRule)
+        if plain and k < self.settings.steps:
+            before = self.engine.samples
+            rows = self.sample(k)
+            self._early = (k, rows, self.engine.samples - before)
+            self.engine.samples = before  # they count when they are used: a checkpoint in between does not have them
+
+    def drawn(self, k: int) -> list[Drawn]:
+        """Rows written ahead for iteration k, or written now."""
+        early, self._early = self._early, None
+        if early is None or early[0] != k:
+            return self.sample(k)
+        self.engine.samples += early[2]
+        return early[1]
+
+    def at(self, k: int) -> Sequences:
+        """The five sequences in iteration k, tau as the KL asks for."""
+        at = self.settings.schedules.at(k)
+        return at._replace(tau=at.tau * self.controller.factor) if self.controller.target else at
 
     # -- phases -----------------------------------------------------------------------------------------------
 
@@ -319,6 +383,7 @@ class Loop:
             if critics:
                 norms |= self.apply("critics", critics, at.beta, k)
         self.learner.finish(ready[0])
+        self.updates += 1
         return norms
 
     @torch.no_grad()
@@ -332,8 +397,11 @@ class Loop:
         if not self.settings.coupling or self.method.networks < 2:
             return
         theta, theta_l = (self.engine.parameters(role).values() for role in POLICIES)
+        state = self.optimizers["policies"].state
         for p_l, p in zip(theta_l, theta, strict=True):
             p_l.lerp_(p, self.settings.coupling)
+            if "master" in state.get(p_l, {}):
+                state[p_l]["master"].lerp_(state[p]["master"], self.settings.coupling)
 
     def apply(self, kind: str, roles: Sequence[str], step: float, k: int) -> dict[str, float]:
         """Sum gradients over processes, bound their norm, and take the optimiser's step; returns the norms.
@@ -395,6 +463,13 @@ class Loop:
         self.last = theta, gold.get(POLICIES[0])
         line = self._head(k, at)
         line |= measures.of_followers(theta, theta_l, made, ratios, gold.get(POLICIES[0]), gap, seconds)
+        if not self.engine.referred:
+            del line["kl"]
+        if self.engine.foreign:
+            line |= measures.of_sampler(theta, self.settings.off_policy_clip)
+        if answer is not None and answer.sample.cost is not None:
+            line["cost"] = float(answer.sample.cost.mean())
+            line["multiplier"] = self.leader.objective.price
         return line | self._tail(None if answer is None else answer.upper.value, norms, began)
 
     def _head(self, k: int, at: Sequences) -> dict[str, float]:

@@ -55,6 +55,16 @@ def of_followers(
     return line
 
 
+def of_sampler(theta: Scored, clip: float) -> dict[str, float]:
+    """How far the law that wrote the rows is from theta's."""
+    gap = ((theta.logp - theta.rows.logp) * theta.rows.mask).detach()
+    tokens = theta.rows.mask.sum()
+    return {
+        "sampler_gap": float(gap.abs().sum() / tokens),
+        "sampler_clipped": float((gap > math.log(clip)).sum() / tokens),
+    }
+
+
 def policy_gap(theta: Scored, theta_l: Scored, ratios: Ratios | None) -> float:
     """J_tau(pi) - J_tau(pi^L) by sampling."""
     returns = theta.reward - theta.cost.sum(1)

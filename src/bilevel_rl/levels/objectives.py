@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.moved import renamed
+from bilevel_rl.policy_gradient.segments import label, segment_sum
 
 __getattr__ = renamed("bilevel_rl.levels.objectives", UpperObjective="SampledObjective")
 
@@ -47,6 +48,7 @@ class Sample:
         replayed: the same from the pairs that the judge labelled in earlier iterations, or None.
         stored_total, replayed_total: their number in all processes together.
         step: iteration.
+        cost: [N] costs of the second judge, or None.
     """
 
     rollout: Any
@@ -60,6 +62,7 @@ class Sample:
     replayed: tuple[Any, Any] | None = None
     replayed_total: int = 0
     step: int = 0
+    cost: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +147,10 @@ class Preference:
     needs_stored: bool = False
     contrasts: ClassVar[bool] = True
 
+    def quality(self, margin: Tensor) -> Tensor:
+        """[M] what a pair is worth whose preferred row is rewarded by `margin` more."""
+        return F.logsigmoid(margin)
+
     def evaluate(self, sample: Sample) -> Upper:
         """See `SampledObjective`."""
         bonus, pairs = torch.zeros_like(sample.rewards.detach()), None
@@ -151,7 +158,7 @@ class Preference:
         count = fresh + sample.replayed_total
         if fresh:
             first, second = sample.pairs.unbind(1)
-            margin = F.logsigmoid(sample.rewards[first] - sample.rewards[second])
+            margin = self.quality(sample.rewards[first] - sample.rewards[second])
             weight = sample.weights[first] * sample.weights[second]
             weight = weight / weight.mean()
             value = -float((weight * margin.detach()).mean())
@@ -167,7 +174,7 @@ class Preference:
                 ),
             )  # fmt: skip
         if sample.replayed is not None and sample.replayed[0].size:
-            margin = _margin(sample.reward, sample.replayed)
+            margin = self.quality(sample.reward(sample.replayed[0]) - sample.reward(sample.replayed[1]))
             replay = -margin.sum() / count
             loss = replay if loss is None else loss + replay
             if not fresh:
@@ -295,14 +302,117 @@ class Mixture:
         return Upper(value, sum(losses) if losses else None, bonus, share, pairs)
 
 
+@dataclasses.dataclass(frozen=True)
+class Calibration(Preference):
+    r"""$f = E(1 - \sigma(r_x(p, y_+) - r_x(p, y_-)))^2$: the Brier score of the reward on what the policy writes.
+
+    A proper score, like the likelihood of `Preference`, but bounded: a confident mistake costs one and not its margin.
+    """
+
+    def quality(self, margin: Tensor) -> Tensor:
+        """See `Preference`."""
+        return -(1 - margin.sigmoid()).square()
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstPrompts:
+    r"""$f = -\mathrm{CVaR}_a$ of $E[\mathrm{gold} | p]$ over prompts: the mean over the worst share a of an iteration's.
+
+    With $a \to 0$ it is the worst prompt. The worst are found by the sampled means of their groups, which a small group
+    makes too low (a bias of the selection that shrinks as 1/sqrt(group)).
+
+    Args:
+        share: a, in (0, 1]; at least one prompt counts.
+
+    References:
+        Rockafellar and Uryasev, "Optimization of conditional value-at-risk", 2000.
+    """
+
+    share: float = 0.25
+
+    needs_pairs: ClassVar[bool] = False
+    needs_gold: ClassVar[bool] = True
+    needs_stored: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `SampledObjective`."""
+        assert sample.gold is not None
+        index, count = label(sample.rollout.group)
+        weight = sample.weights.to(sample.gold)
+        mass = segment_sum(weight, index, count)
+        means = segment_sum(weight * sample.gold, index, count) / mass
+        tail = max(1, round(self.share * count))
+        worst = torch.zeros_like(means).index_fill(0, means.argsort(stable=True)[:tail], count / tail)
+        value = -float((worst * means).mean())
+        return Upper(value, None, (worst[index] * sample.gold).to(sample.weights))
+
+
+class Constrained:
+    r"""f with the constraint $E_\pi[\mathrm{cost}] \le c$, its multiplier a part of x.
+
+    $$\min_x \max_{m} f + \lambda\,(E_\pi[\mathrm{cost}] - c), \qquad \lambda = \mathrm{softplus}(s\,m)$$
+
+    x descends, m ascends with the same step: `loss` holds m's term with the other sign.
+
+    Args:
+        inner: f.
+        bound: c, in the unit of the cost.
+        scale: s; a step of x moves lambda s times as far (ours: 30).
+        start: lambda before the first step.
+
+    Attributes:
+        multiplier: m, a parameter that joins x.
+    """
+
+    needs_cost = True
+
+    def __init__(self, inner: Any, bound: float, scale: float = 30.0, start: float = 0.1) -> None:
+        self.inner, self.bound, self.scale = inner, bound, scale
+        self.multiplier = torch.nn.Parameter(torch.tensor([math.log(math.expm1(start)) / scale]))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("needs_pairs", "needs_gold", "needs_stored"):
+            return getattr(self.inner, name)
+        if name in ("contrasts", "fits"):
+            return getattr(self.inner, name, name == "fits")
+        raise AttributeError(name)
+
+    @property
+    def price(self) -> float:
+        """lambda."""
+        return float(F.softplus(self.scale * self.multiplier.detach()))
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What joins x."""
+        return {"multiplier": self.multiplier}
+
+    def evaluate(self, sample: Sample) -> Upper:
+        """See `SampledObjective`."""
+        upper: Upper = self.inner.evaluate(sample)
+        if sample.cost is None:  # the labels are spent
+            return upper
+        weights = sample.weights / sample.weights.sum()
+        excess = float((weights * sample.cost).sum()) - self.bound
+        price = F.softplus(self.scale * self.multiplier).sum()
+        dual = -price * excess
+        loss = dual if upper.loss is None else upper.loss + dual.to(upper.loss)
+        bonus = upper.bonus - self.price * sample.cost.to(upper.bonus)
+        return dataclasses.replace(upper, value=upper.value + self.price * excess, loss=loss, bonus=bonus)
+
+
 ALL: Mapping[str, Any] = {
     "label_likelihood": LabelLikelihood(), "win_rate": WinRate(), "preference": Preference(),
-    "stored_preference": StoredPreference(), "gold": Gold(),
+    "stored_preference": StoredPreference(), "gold": Gold(), "calibration": Calibration(), "worst_prompts": WorstPrompts(),
 }  # fmt: skip
 
 
-def make_objective(weights: Mapping[str, float]) -> Any:
+def make_objective(weights: Mapping[str, float], tail: float = 0.25) -> Any:
     """The objective that a configuration names: one, or a weighted sum.
+
+    Args:
+        weights: by name.
+        tail: share of the prompts that `worst_prompts` looks at.
 
     Raises:
         InvalidConfig: none, an unknown name, or a weight that is 0 or not finite.
@@ -322,9 +432,10 @@ def make_objective(weights: Mapping[str, float]) -> Any:
             message("config.objective", repr(dict(weights)), "at least one objective with a weight other than 0",
                     "Write `objective: {label_likelihood: 1.0}`")
         )  # fmt: skip
+    known = {**ALL, "worst_prompts": WorstPrompts(tail)}
     if len(weights) == 1 and next(iter(weights.values())) == 1.0:
-        return ALL[next(iter(weights))]
-    return Mixture(tuple((weight, ALL[name]) for name, weight in weights.items()))
+        return known[next(iter(weights))]
+    return Mixture(tuple((weight, known[name]) for name, weight in weights.items()))
 
 
 def partners(pairs: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,11 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels import checkpoint
 from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
 
-FREE = {"steps", "out", "save_every", "samples_every", "device", "resume"}  # keys that a resumed run may change
+# keys that a resumed run may change
+FREE = {
+    "steps", "out", "save_every", "samples_every", "device", "resume", "keep_last", "keep_best", "loggers", "eval_prompts",
+    "eval_every", "eval_count", "eval_gold", "eval_metric", "patience", "generator", "generator_folder",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -42,7 +46,9 @@ class RunFolder:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 write_bytes(self.path / name, b"")
             # an earlier run's checkpoint does not belong to these metrics
-            (self.path / "checkpoint" / "state.json").unlink(missing_ok=True)
+            for place in ("checkpoint", "best"):
+                for old in (self.path / place).glob("state*.json"):
+                    old.unlink(missing_ok=True)
         self.mine = True
         self.status("running", "", step)
         if not (step and (self.path / "run.json").exists()):
@@ -106,24 +112,26 @@ def save(trainer: Any, folder: str | Path) -> None:
     state = {
         "config": trainer.config.asdict(), "labels": leader.count, "tokens": trainer.engine.samples,
         "replay": leader.labels.dump(leader.replay),
-        "rng": checkpoint.rng_state(), "digests": trainer.digests, "recipe": trainer.recipe.describe(),
+        "rng": checkpoint.rng_state(), "log_tau": trainer.controller.log_factor,
+        "digests": trainer.digests, "recipe": trainer.recipe.describe(),
     }  # fmt: skip
-    checkpoint.save_checkpoint(folder, trainer.step, tensors, state)
+    checkpoint.save_checkpoint(folder, trainer.step, tensors, state, getattr(trainer.config, "keep_last", 1))
 
 
-def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
+def load(trainer: Any, folder: str | Path, goes_on: bool = True, step: int | None = None) -> None:
     """Put back what `save` wrote.
 
     Args:
         trainer: made with the run's configuration.
         folder: of the checkpoint.
         goes_on: whether it will train further, which takes the data that the run began with.
+        step: which of the kept ones; None: the newest.
 
     Raises:
         RunNotFound: no checkpoint there.
         InvalidConfig: a checkpoint of another configuration or model.
     """
-    tensors, state = checkpoint.load_checkpoint(folder)
+    tensors, state = checkpoint.load_checkpoint(folder, step)
     _same_config(trainer.config.asdict(), trainer.known_config(state["config"]))
     _same_recipe(trainer.recipe, state.get("recipe", {}))
     ours = ("optimizer/", "recipe/", "step_rule/")
@@ -139,6 +147,7 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True) -> None:
     for name, optimizer in trainer.optimizers.items():
         checkpoint.load_optimizer(name, optimizer, tensors)
     leader = trainer.leader
+    trainer.controller.log_factor = state.get("log_tau", 0.0)
     trainer.step, leader.count, trainer.engine.samples = state["step"], state["labels"], state["tokens"]
     leader.replay = leader.labels.load(state["replay"])
     checkpoint.set_rng_state(state["rng"])

@@ -33,6 +33,11 @@ class Settings:
         inner_steps: policy steps for each step of x (nested, finite_difference).
         reward_steps: iterations that fit x before the policy moves (fixed_reward).
         difference: half-width of the central difference in x.
+        fisher_steps, fisher_damping: products of conjugate gradients, and damping as a share of the curvature along what
+            is solved for (estimator fisher).
+        curvature: fisher, or hessian with what the policy can't express of its reward.
+        target_kl, kl_rate: where tau is controlled (`kl_controller`); 0: it is not.
+        off_policy_clip: bound on the ratio of a token's probability to that of the engine that sampled it.
         schedules: zeta, alpha, beta, w, tau.
     """
 
@@ -61,4 +66,10 @@ class Settings:
     inner_steps: int = 10
     reward_steps: int = 100
     difference: float = 0.1
+    fisher_steps: int = 6
+    fisher_damping: float = 0.1
+    curvature: str = "fisher"
+    target_kl: float = 0.0
+    kl_rate: float = 0.1
+    off_policy_clip: float = 2.0
     schedules: TimeScales = TimeScales()

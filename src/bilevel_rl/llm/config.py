@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
 from bilevel_rl.llm.sections import SECTIONS, flattened, top_level, warn_of_flat
-from bilevel_rl.schedules import PowerDecay, TimeScales
+from bilevel_rl.schedules import SHAPES, Annealed, PowerDecay, TimeScales
 
 if TYPE_CHECKING:
     from bilevel_rl.levels.methods import Method
@@ -28,6 +28,12 @@ OPTIMIZERS = ("adam", "sgd")
 LONG = ("refuse", "drop", "cut")
 RESUMES = ("never", "auto", "replace")
 REWARDS = ("classifier", "linear")
+CURVATURES = ("fisher", "hessian")
+LOGGERS = ("tensorboard", "wandb", "trackio")
+WATCHED = ("gold", "reward")
+ATTENTIONS = ("", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+QUANTISED = ("", "4bit", "8bit")
+WEIGHTS = ("float32", "bfloat16")
 
 # Keys of other trainers that would break an estimator here, with the reason that the error gives.
 REFUSED = {
@@ -90,6 +96,17 @@ class Config:
                        RESUMES)  # fmt: skip
     save_every: int = _key(50, "iterations between checkpoints; 0: at the end only", rule=ANY)
     samples_every: int = _key(50, "iterations between sample tables; 0: never", rule=ANY)
+    keep_last: int = _key(1, "checkpoints that are kept, the newest ones", rule=SOME)
+    keep_best: bool = _key(True, "with held-out prompts: the best checkpoint too, in best/")
+    loggers: list[str] = _key([], "where metrics go besides the run folder: tensorboard, wandb, trackio")
+
+    # -- held-out evaluation
+    eval_prompts: str = _key("", "prompts that no step sees: hub id, file or folder")
+    eval_every: int = _key(0, "iterations between evaluations on them; 0: never", rule=ANY)
+    eval_count: int = _key(64, "how many of them, the first ones", rule=SOME)
+    eval_gold: str = _key("", "their scorer, named as gold is; empty: the run's own")
+    eval_metric: str = _key("gold", "what the best checkpoint and patience look at, more is better", WATCHED)
+    patience: int = _key(0, "evaluations without a better one after which the run ends; 0: never", rule=ANY)
 
     # -- models
     policy: str = _key("", "hub id or folder of the language model, when no model object is given")
@@ -102,7 +119,11 @@ class Config:
     lora_rank: int = _key(8, "rank of each adapter", rule=SOME)
     lora_scale: float = _key(2.0, "LoRA's alpha / rank", rule=ABOVE)
     lora_targets: list[str] = _key([], "module names that get adapters; empty: the architecture's default")
+    train: list[str] = _key([], "full: names of the policy's weights that train, or parts of them; empty: all")
     dtype: str = _key("float32", "precision of the forward passes; bfloat16 keeps 32-bit weights", DTYPES)
+    weights: str = _key("float32", "of the weights themselves; bfloat16: what trains has 32-bit masters", WEIGHTS)
+    quantised: str = _key("", "lora: the base in 4 or 8 bits (4bit, 8bit; extra quantised); empty: as it is", QUANTISED)
+    attention: str = _key("", "implementation of attention, by transformers' name; empty: the model's own", ATTENTIONS)
     gradient_checkpointing: bool = _key(False, "recompute activations in the backward pass")
     device: str = _key("auto", "cpu, cuda, or auto: the one accelerate chooses")
 
@@ -111,6 +132,8 @@ class Config:
     preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
     judge: str = _key("", "FOLDER@LABEL of a classifier, builtin:vader, MODULE:NAME, FILE.py:NAME, or queue:FOLDER by hand")
     gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
+    cost: str = _key("", "second judge as a constraint: a scorer of costs, by the same names")
+    cost_bound: float = _key(0.0, "largest mean cost allowed; its multiplier is a part of x")
     max_prompt_tokens: int = _key(64, "longest prompt allowed", rule=SOME)
     long_prompts: str = _key("refuse", "a longer one: refuse, drop, or cut its beginning", LONG)
 
@@ -125,21 +148,33 @@ class Config:
     )
     micro_batch: int = _key(0, "rows of a forward pass; gradients accumulate; 0: all rows at once", rule=ANY)
 
+    generator: str = _key("", "who writes: empty: our sampler; vllm:URL, a server that speaks vLLM's protocol")
+    generator_folder: str = _key("", "vllm: folder, seen by both, through which weights go; empty: generator/ in out")
+    off_policy_clip: float = _key(2.0, "bound on a token's ratio of the policy to who wrote it (vllm)", rule=ABOVE)
+
     # -- lower level
     regularizer: str = _key("kl", "tau weighs the KL to the reference, or the entropy bonus", REGULARIZERS)
     kl_estimator: str = _key(
         "exact", "over the vocabulary, or the one-sample estimators k1, k3", KL_ESTIMATORS
     )
+    target_kl: float = _key(0.0, "nats a completion that tau is controlled to; 0: tau is as scheduled", rule=FROM)
+    kl_rate: float = _key(0.1, "largest change of log tau an iteration, where it is controlled", rule=ABOVE)
     recipe: str = _key("", "how a policy learns: a name, or parts (credit=..., loss=...); empty: token_rloo")
     epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate", rule=SOME)
 
     # -- upper level
     objective: dict[str, float] = _key({"label_likelihood": 1.0, "win_rate": 0.1}, "upper objectives by name and weight")
+    tail: float = _key(0.25, "worst_prompts: share of an iteration's prompts that counts", rule=SHARE)
     x_penalty: float = _key(0.0, "lambda of the term lambda |x|^2 of the upper objective", rule=FROM)
     pairs_per_step: int = _key(8, "pairs that the judge labels an iteration (fresh-preference objective)", rule=ANY)
     label_budget: int = _key(0, "judge labels of a run; 0: no limit. Spent: no fresh labels, the run goes on", rule=ANY)
     replay_pairs: int = _key(0, "pairs replayed from those labelled before, in each step of x; 0: fresh only", rule=ANY)
-    estimator: str = _key("tilted", "theta^L in closed form; or a network, on theta's rollouts (shared) or its own (paired)")
+    estimator: str = _key(
+        "tilted", "theta's answer in closed form, by its curvature (fisher), or by a second network (shared, paired)"
+    )
+    fisher_steps: int = _key(6, "fisher: products of conjugate gradients", rule=SOME)
+    fisher_damping: float = _key(0.1, "fisher: damping, as a share of the curvature along what is solved for", rule=FROM)
+    curvature: str = _key("fisher", "tau F, or the policy's whole curvature (hessian)", CURVATURES)
     common_numbers: str = _key(
         "race", "paired: both followers draw with the same numbers, by a race or inverse laws; or none", COMMON
     )
@@ -157,6 +192,9 @@ class Config:
     inner_steps: int = _key(10, "policy steps for each x step (nested, finite_difference)", rule=SOME)
     reward_steps: int = _key(100, "iterations that fit x before the policy moves (fixed_reward)", rule=SOME)
     difference: float = _key(0.1, "half-width of the central difference in x (finite_difference)", rule=ABOVE)
+    schedule: str = _key("power", "how zeta, alpha, beta go on: the paper's power, constant, linear, cosine", SHAPES)
+    warmup: int = _key(0, "first iterations in which these steps rise", rule=ANY)
+    schedule_end: float = _key(0.0, "share of a step left at the end (linear, cosine)", rule=SHARE)
     zeta: float = _key(1e-3, "zeta_0, step of x")
     zeta_power: float = _key(0.0, "zeta_k = zeta_0 / (k+1)^power")
     alpha: float = _key(1e-3, "alpha_0, step of the policies")
@@ -178,12 +216,22 @@ class Config:
     @property
     def schedules(self) -> TimeScales:
         """The five sequences."""
-        return TimeScales(
-            *(
-                PowerDecay(getattr(self, n), getattr(self, f"{n}_power"))
-                for n in ("zeta", "alpha", "beta", "w", "tau")
-            )
-        )
+        return TimeScales(*map(self._sequence, ("zeta", "alpha", "beta", "w", "tau")))
+
+    def _sequence(self, name: str) -> PowerDecay:
+        initial, power = getattr(self, name), getattr(self, f"{name}_power")
+        if name in ("w", "tau") or (self.schedule == "power" and not self.warmup):
+            return PowerDecay(initial, power)
+        if self.schedule != "power" and power:
+            raise InvalidConfig(
+                message(f"config.{name}_power", f"{power:g} with schedule={self.schedule}", "a step falls in one way",
+                        "Leave the power out, or set schedule to power")
+            )  # fmt: skip
+        inner = self.inner_steps if name == "zeta" and self.method == "nested" else 1  # x steps once an inner loop
+        return Annealed(
+            initial, power, steps=-(-self.steps // inner), shape=self.schedule, warmup=self.warmup // inner,
+            end=self.schedule_end,
+        )  # fmt: skip
 
     @property
     def batch(self) -> int:
@@ -318,9 +366,42 @@ class Config:
                 raise InvalidConfig(
                     message(f"config.{f.name}", repr(getattr(self, f.name)), rule.text, f"Set {f.name} accordingly")
                 )
-        self.algorithm.check(make_objective(self.objective))
+        self.algorithm.check(make_objective(self.objective, self.tail))
+        self._check_loggers()
+        self._check_models()
         if self.recipe:
             compose(self.recipe)
+
+
+    def _check_loggers(self) -> None:
+        odd = [name for name in self.loggers if name not in LOGGERS]
+        if odd:
+            raise InvalidConfig(
+                message("config.loggers", repr(odd[0]), did_you_mean(odd[0], LOGGERS), "Choose among these")
+            )
+        if self.patience and not self.eval_every:
+            raise InvalidConfig(
+                message("config.patience", self.patience, "it counts held-out evaluations, and there are none",
+                        "Set held_out.every and held_out.prompts")
+            )  # fmt: skip
+
+    def _check_models(self) -> None:
+        for key, wanted in (("quantised", "lora"), ("train", "full")):
+            if getattr(self, key) and self.backend != wanted:
+                raise InvalidConfig(
+                    message(f"config.{key}", f"{getattr(self, key)!r} with backend={self.backend}",
+                            f"it needs backend={wanted}", f"Set backend to {wanted}, or leave {key} out")
+                )  # fmt: skip
+        if self.weights == "bfloat16" and self.dtype != "bfloat16":
+            raise InvalidConfig(
+                message("config.weights", f"bfloat16 with dtype={self.dtype}", "forward passes are as fine as weights",
+                        "Set dtype to bfloat16")
+            )  # fmt: skip
+        if self.generator and not self.generator.startswith("vllm:http"):
+            raise InvalidConfig(
+                message("config.generator", repr(self.generator), "who writes is our sampler (empty) or vllm:URL",
+                        "Write vllm:http://HOST:PORT")
+            )  # fmt: skip
 
 
 FORMER = {"credit": "leave_one_out", "level": "token", "gae_lambda": 0.95, "clip": 0.2}  # keys of before, and defaults

@@ -59,7 +59,7 @@ class LanguageEngine(Engine):
         self.config, self.roles, self.processes, self.share = config, roles, processes, share
         self.prompts, self.generator, self.tokenizer = prompts, generator, tokenizer
         self.stop_ids, self.pad_id, self.extra = stop_ids, pad_id, extra
-        self.names = roles.names
+        self.names, self.referred = roles.names, roles.has_reference
         self.number = {p.ids: i for i, p in enumerate(prompts)}
         self.demonstrations = demonstrations(prompts, tokenizer, stop_ids, config.max_new_tokens)
 
@@ -77,6 +77,11 @@ class LanguageEngine(Engine):
     # -- the four questions ---------------------------------------------------------------------------------------
 
     plans = True
+
+    @property
+    def foreign(self) -> bool:
+        """See `Engine`."""
+        return bool(getattr(self.generator, "foreign", False))
 
     def sample(self, role: str, k: int) -> Rollout:
         """See `Engine`."""
@@ -137,12 +142,14 @@ class LanguageEngine(Engine):
         mask = rows.mask
         with precision(self.config.dtype, self.processes.device):
             with torch.no_grad():
-                law = self.roles.logits("reference", rows).log_softmax(-1)
-                reference = law.gather(-1, rows.completions[..., None])[..., 0] * mask
+                law = self.roles.logits("reference", rows).log_softmax(-1) if self.referred else None
+                reference = None if law is None else law.gather(-1, rows.completions[..., None])[..., 0] * mask
             found = []
             for role in roles:
                 stats = token_statistics(self.roles.logits(role, rows), rows.completions, law)
-                found.append(Scores(stats.logp * mask, stats.kl * mask, stats.entropy * mask, reference))
+                logp = stats.logp * mask
+                near = logp.detach() if reference is None else reference
+                found.append(Scores(logp, stats.kl * mask, stats.entropy * mask, near))
         return found
 
     def rewards(self, rows: Rollout) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bilevel_rl.llm.data.prompts import as_prompts
+from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.rewards.functions import call_reward_function
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.roles.policy import token_statistics
@@ -58,16 +59,19 @@ def evaluate(
         u = uniforms(len(part), max_new_tokens, seed, EVALUATION, start)
         with roles.model(role) as model:
             rollout: Rollout = generator(model, part, u)
-        law = roles.logits("reference", rollout).log_softmax(-1)
-        own = token_statistics(roles.logits(role, rollout), rollout.completions, law)
-        kl.append((own.kl * rollout.mask).sum(1).double())
-        rewards.append(roles.rewards(rollout).double())
+        with precision(getattr(generator, "dtype", "float32"), rollout.ids.device):
+            if roles.has_reference:
+                law = roles.logits("reference", rollout).log_softmax(-1)
+                own = token_statistics(roles.logits(role, rollout), rollout.completions, law)
+                kl.append((own.kl * rollout.mask).sum(1).double())
+            rewards.append(roles.rewards(rollout).double())
         if gold is not None:
             scores.append(call_reward_function(gold, rollout, "gold"))
         lengths.append(rollout.lengths.double())
         ended.append(rollout.ended)
         table += [{"prompt": p.text, "completion": text} for p, text in zip(part, rollout.texts, strict=True)]
-    all_kl, all_rewards = torch.cat(kl), torch.cat(rewards)
+    all_kl = torch.cat(kl) if kl else None
+    all_rewards = torch.cat(rewards)
     for name, values in (
         ("kl", all_kl),
         ("reward", all_rewards),
@@ -77,14 +81,14 @@ def evaluate(
             for row, value in zip(table, values.tolist(), strict=True):
                 row[name] = value
     figures = {
-        "kl": float(all_kl.mean()),
-        "kl_error": _error(all_kl),
         "reward": float(all_rewards.mean()),
         "length": float(torch.cat(lengths).mean()),
         "truncated": float((~torch.cat(ended)).double().mean()),
         "distinct": len({str(row["completion"]) for row in table}) / len(table),
         "completions": len(table),
     }
+    if all_kl is not None:
+        figures |= {"kl": float(all_kl.mean()), "kl_error": _error(all_kl)}
     if scores:
         values = torch.cat(scores)
         figures |= {

@@ -5,7 +5,7 @@ card.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Frozen:
 
 
 def restore(
-    folder: str | Path, policy: Any = None, tokenizer: Any = None, reward: Any = None
+    folder: str | Path, policy: Any = None, tokenizer: Any = None, reward: Any = None, checkpoint: str = "last"
 ) -> BilevelTrainer:
     """The trainer of a run at its last checkpoint, for sampling and exporting.
 
@@ -41,6 +41,7 @@ def restore(
         folder: of the run.
         policy, tokenizer, reward: what the run was started with, when it was started with objects and not
             names.
+        checkpoint: "last", "best" (of the held-out evaluations), or the iteration of one that is kept.
 
     Raises:
         RunNotFound: no run, or no checkpoint.
@@ -53,21 +54,44 @@ def restore(
             message(str(folder), f"a run of kind {header.get('kind') if isinstance(header, dict) else None!r}",
                     "a language-model run is needed", "Give the --out folder of `bilevel-rl llm train`")
         )  # fmt: skip
-    if not (folder / "checkpoint" / "state.json").exists():
+    place, step = _place(checkpoint)
+    if not (folder / place / "state.json").exists():
         raise RunNotFound(
-            message(str(folder), "no checkpoint", "sampling and exporting start from one",
+            message(str(folder), f"no checkpoint ({checkpoint})", "sampling and exporting start from one",
                     "Let the run reach a checkpoint (save_every), or its end")
         )  # fmt: skip
-    config = Config.from_dict({**header["config"], "out": str(folder), "resume": "never"}, where=str(folder / "run.json"))
+    config = Config.from_dict({**header["config"], "out": str(folder), **ALONE}, where=str(folder / "run.json"))
     if policy is None and not config.policy:
         raise InvalidConfig(
             message(str(folder), "a run whose policy was an object in Python", "its weights need that model's class",
                     "Call restore(folder, policy=..., tokenizer=...), or trainer.export_policy at the end of training")
         )  # fmt: skip
     some = [[0]]  # a prompt must be there; none is ever sampled from this list
-    trainer = BilevelTrainer(config, policy, reward, some, tokenizer=tokenizer, objective=Frozen())
-    run_folder.load(trainer, folder / "checkpoint", goes_on=False)
+    trainer = BilevelTrainer(
+        config, policy, reward, some, tokenizer=tokenizer, objective=Frozen(), cost=_free if config.cost else None
+    )
+    run_folder.load(trainer, folder / place, goes_on=False, step=step)
     return trainer
+
+
+# keys with which a run is looked at and not trained
+ALONE = {"resume": "never", "eval_every": 0, "patience": 0, "loggers": [], "generator": ""}
+
+
+def _free(completions: Sequence[Any], **_: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+def _place(checkpoint: str) -> tuple[str, int | None]:
+    """Folder in the run folder, and iteration, that a checkpoint's name means."""
+    if checkpoint in ("last", "best"):
+        return ("best" if checkpoint == "best" else "checkpoint"), None
+    try:
+        return "checkpoint", int(checkpoint)
+    except ValueError:
+        raise InvalidConfig(
+            message("checkpoint", repr(checkpoint), "a checkpoint is last, best, or an iteration", "Choose one of these")
+        ) from None
 
 
 def export(

@@ -23,15 +23,22 @@ class TextLabels(Labels):
         stored: preference pairs known from the start.
         prompts: of the run: a kept pair has their text again after a checkpoint.
         pad_id, tokenizer, device: of completions made from pairs.
+        cost: scorer of a constraint's costs, or None.
     """
 
     def __init__(
         self, judge: Any, gold: Callable[..., Sequence[float]] | None, stored: Sequence[Pair], prompts: Sequence[Prompt],
-        pad_id: int, tokenizer: Any, device: Any,
+        pad_id: int, tokenizer: Any, device: Any, cost: Callable[..., Sequence[float]] | None = None,
     ) -> None:  # fmt: skip
+        self.coster = cost
         self.judge, self.scorer, self.stored = judge, gold, stored
         self.pad_id, self.tokenizer, self.device = pad_id, tokenizer, device
         self.known = {p.ids: p for p in prompts}
+
+    @property
+    def overlaps(self) -> bool:
+        """See `Labels`."""
+        return bool(getattr(self.judge, "overlaps", False))
 
     def answers(self, rows: Rollout, pairs: Tensor) -> Tensor:
         """See `Labels`."""
@@ -44,6 +51,10 @@ class TextLabels(Labels):
     def gold(self, rows: Rollout) -> Tensor | None:
         """See `Labels`."""
         return None if self.scorer is None else call_reward_function(self.scorer, rows, "gold")
+
+    def cost(self, rows: Rollout) -> Tensor | None:
+        """See `Labels`."""
+        return None if self.coster is None else call_reward_function(self.coster, rows, "cost")
 
     def kept(self, rows: Rollout, pairs: Tensor) -> list[Pair]:
         """See `Labels`."""

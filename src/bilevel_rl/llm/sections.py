@@ -25,11 +25,17 @@ def _same(*names: str) -> dict[str, str]:
 
 # section -> {key in the section: the configuration's own name for it}
 SECTIONS: dict[str, dict[str, str]] = {
-    "keeping": _same("save_every", "samples_every", "resume"),
+    "keeping": _same("save_every", "samples_every", "resume", "keep_last", "keep_best", "loggers"),
+    "held_out": {"prompts": "eval_prompts", "every": "eval_every", "count": "eval_count", "gold": "eval_gold",
+                 "metric": "eval_metric", "patience": "patience"},
+    "memory": _same("gradient_checkpointing", "weights", "quantised", "attention", "train"),
     "lora": {"rank": "lora_rank", "scale": "lora_scale", "targets": "lora_targets"},
     "sampling": _same("prompts_per_step", "group", "max_new_tokens", "max_prompt_tokens", "long_prompts", "temperature",
-                      "stop_ids", "micro_batch"),
-    "regularizer": {"kind": "regularizer", "estimator": "kl_estimator"},
+                      "stop_ids", "micro_batch", "generator", "generator_folder", "off_policy_clip"),
+    "regularizer": {"kind": "regularizer", "estimator": "kl_estimator", "target": "target_kl", "rate": "kl_rate"},
+    "risk": {"tail": "tail", "cost": "cost", "bound": "cost_bound"},
+    "answer": _same("fisher_steps", "fisher_damping", "curvature", "common_numbers"),
+    "schedule": {"shape": "schedule", "warmup": "warmup", "end": "schedule_end"},
     "labels": {"pairs_per_step": "pairs_per_step", "budget": "label_budget", "replay": "replay_pairs"},
     "ratio": {"kind": "ratio", "clip": "ratio_clip"},
     "clipping": {"policies": "clip_norm", "x": "x_clip_norm"},

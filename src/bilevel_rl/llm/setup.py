@@ -19,13 +19,21 @@ from bilevel_rl.llm.data import preferences
 from bilevel_rl.llm.data.preferences import Pair, answer_ids
 from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.forward import context
+from bilevel_rl.llm.judges.by_name import make_gold
+from bilevel_rl.llm.judges.endpoint import is_endpoint
 from bilevel_rl.llm.loading import explain
 from bilevel_rl.llm.rewards.loading import check_reward, load_reward
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward, WeightedRewards
 from bilevel_rl.llm.roles.adapters import is_adapter, load_merged, merged
 from bilevel_rl.llm.roles.backend import FullRoles, LoraRoles, Roles, checkpoint_activations, trainable
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # autocast has 32-bit weights
+
+
+def weights_of(config: Config) -> torch.dtype:
+    """In which precision models are held."""
+    return torch.bfloat16 if config.weights == "bfloat16" else DTYPES[config.dtype]
+
 INITIAL, LOADED = 0x26, 0x27  # random streams, beside those of `trainer`, `leader` and `differences`
 FUNCTIONS = "function:"  # of a reward that is Python functions
 
@@ -40,6 +48,12 @@ def load_policy(config: Config, policy: Any) -> nn.Module:
     """
     policy = policy if policy is not None else config.policy
     if isinstance(policy, nn.Module):
+        for key in ("quantised", "attention"):
+            if getattr(config, key):
+                raise InvalidConfig(
+                    message(f"config.{key}", f"{getattr(config, key)!r} with a model object",
+                            "it is decided when a model is loaded", f"Give the policy by name, or leave {key} out")
+                )  # fmt: skip
         return merged(policy)
     if not policy:
         raise InvalidConfig(
@@ -49,8 +63,29 @@ def load_policy(config: Config, policy: Any) -> nn.Module:
     transformers = require("transformers", "llm")
     if is_adapter(str(policy)):
         return load_merged(str(policy))
+    options: dict[str, Any] = {"attn_implementation": config.attention} if config.attention else {}
+    if config.quantised:
+        options |= {"quantization_config": quantisation(config.quantised), "dtype": torch.bfloat16}
     with seeded(config.seed, LOADED):  # weights that the folder lacks are drawn
-        return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM)
+        return _loaded("config.policy", str(policy), transformers.AutoModelForCausalLM, **options)
+
+
+def quantisation(kind: str) -> Any:
+    """How transformers is to read a base in few bits: NF4 with double quantisation for 4, LLM.int8 for 8.
+
+    Raises:
+        MissingDependency: without the extra `quantised` (bitsandbytes).
+
+    References:
+        Dettmers et al., "QLoRA", NeurIPS 2023.
+    """
+    require("bitsandbytes", "quantised")
+    options = require("transformers", "llm").BitsAndBytesConfig
+    if kind == "8bit":
+        return options(load_in_8bit=True)
+    return options(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def load_tokenizer(config: Config, policy: Any, tokenizer: Any) -> Any:
@@ -75,7 +110,7 @@ def load_tokenizer(config: Config, policy: Any, tokenizer: Any) -> Any:
 def _loaded(where: str, name: str, kind: Any, **options: Any) -> nn.Module:
     try:
         return kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise InvalidConfig(
             message(where, f"{name!r}, which can't be loaded ({explain(error)})",
                     "a hub id or a folder with config.json and safetensors weights", "Check the name and the network")
@@ -164,14 +199,19 @@ def make_roles(
     critics: bool = False,
     tokenizer: Any = None,
     prompts: Sequence[Prompt] = (),
+    referred: bool = True,
 ) -> Roles:
     """The roles of a run on its device, with their reward model.
+
+    Args:
+        referred: whether anything reads the reference; False: none is held.
 
     What is drawn (adapters, new heads) follows `config.seed`, whatever was drawn before.
     """
     with seeded(config.seed, INITIAL):
-        roles = _make_roles(config, policy, reward, reference, device, critics, tokenizer)
+        roles = _make_roles(config, policy, reward, reference, device, critics, tokenizer, referred)
     roles.unheld = unheld(policy, tokenizer)
+    roles.has_reference = referred
     longest = max((len(p.ids) for p in prompts), default=0) + config.max_new_tokens
     check_reward(roles.reward, vocabulary(policy) if tokenizer is None else len(tokenizer), longest)
     return roles
@@ -179,13 +219,13 @@ def make_roles(
 
 def _make_roles(
     config: Config, policy: nn.Module, reward: Any, reference: nn.Module | None, device: Any, critics: bool,
-    tokenizer: Any,
+    tokenizer: Any, referred: bool,
 ) -> Roles:  # fmt: skip
-    dtype = DTYPES[config.dtype]
+    dtype = weights_of(config)
     reference = _apart(reference, policy)
     reward = _apart(reward, policy) if isinstance(reward, nn.Module) else reward
     for module in (policy, reward, reference):
-        if isinstance(module, nn.Module):
+        if isinstance(module, nn.Module) and not getattr(module, "is_quantized", False):  # those are where they belong
             module.to(device=device, dtype=dtype)
     reward = _reward(config, reward, device, dtype, tokenizer)
     common: dict[str, Any] = {
@@ -204,7 +244,7 @@ def _make_roles(
         roles: Roles = adapted
         modules = [adapted.base]
     else:
-        roles = full = FullRoles(policy, reference=reference, **common)
+        roles = full = FullRoles(policy, reference=reference, train=config.train, referred=referred, **common)
         modules = list(full.modules.values())
     roles.reward.to(device=device, dtype=dtype)
     if not roles.parameters("reward") and config.method != "plain":
@@ -230,7 +270,7 @@ def _apart(other: nn.Module | None, policy: nn.Module) -> nn.Module | None:
 
 def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokenizer: Any) -> Any:
     reward = reward if reward is not None else config.reward
-    if isinstance(reward, str) and (reward.startswith(FUNCTIONS) or names.is_name(reward.split(",")[0].strip())):
+    if isinstance(reward, str) and (reward.startswith(FUNCTIONS) or _is_function(reward)):
         reward = reward_functions(reward)
     if not isinstance(reward, (str, Path, nn.Module)):
         functions = list(reward) if isinstance(reward, (list, tuple)) else [reward]
@@ -256,8 +296,13 @@ def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokeni
     return reward
 
 
+def _is_function(text: str) -> bool:
+    first = text.split(",")[0].strip()
+    return names.is_name(first) or is_endpoint(first)
+
+
 def reward_functions(text: str) -> list[Any]:
-    """The functions that `MODULE:NAME, FILE.py:NAME, ...` names; `function:MODULE.NAME,...` is the old form.
+    """The functions that `MODULE:NAME, FILE.py:NAME, https://HOST/v1@MODEL, ...` names; `function:MODULE.NAME` works too.
 
     Raises:
         InvalidConfig: a module, file or name that is not there.
@@ -271,7 +316,7 @@ def reward_functions(text: str) -> list[Any]:
         path = part.strip()
         if text.startswith(FUNCTIONS) and ":" not in path:
             path = ":".join(path.rsplit(".", 1))
-        found.append(names.find(path, {}, "config.reward"))
+        found.append(make_gold(path, "config.reward"))
     return found
 
 

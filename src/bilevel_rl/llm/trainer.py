@@ -15,27 +15,31 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_rl.levels import digests, learner
+from bilevel_rl.levels.engine import REWARD
 from bilevel_rl.levels.followers import Scored
 from bilevel_rl.levels.leader import check_sources
 from bilevel_rl.levels.loop import Loop
-from bilevel_rl.levels.objectives import make_objective
+from bilevel_rl.levels.objectives import Constrained, make_objective
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.levels.run_folder import FREE, has_checkpoint
 from bilevel_rl.levels.settings import Settings
-from bilevel_rl.llm import setup
+from bilevel_rl.llm import loggers, setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.engine import LanguageEngine
+from bilevel_rl.llm.held_out import HeldOut
 from bilevel_rl.llm.labels import TextLabels
 from bilevel_rl.llm.rewards.functions import progress
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.sampling.rollout import Rollout
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, inverse_cdf, race
+from bilevel_rl.llm.vllm import made_generator
 from bilevel_rl.policy_gradient.recipe import Recipe
 from bilevel_rl.policy_gradient.recipes import compose
 from bilevel_rl.policy_gradient.setting import Setting
 
 log = logging.getLogger(__name__)
+OBJECT = "(an object)"
 SAMPLES = 8  # completions in a sample table
 DEFAULT = "token_rloo"  # the recipe of a configuration that names none
 
@@ -55,7 +59,9 @@ class BilevelTrainer(Loop):
         judge: pairwise judge: an object with TRL's `judge(prompts, completions, shuffle_order=...)`, or such a
             callable: for each prompt the index (0 or 1) of the preferred completion, -1 for no answer.
         gold: gold scorer with TRL's reward-function signature.
+        cost: second judge as a constraint (`config.cost_bound`): a scorer of costs with the same signature.
         preferences: stored preferences: rows with `prompt`, `chosen`, `rejected`.
+        held_out: prompts that no step sees, for `config.eval_every`; `held_out_gold` their scorer, by default `gold`.
         objective: a user's own upper objective; None: `config.objective`.
         reference: the frozen reference; None: a copy of the policy as it is now.
         generator: samples completions; None: our own sampler.
@@ -102,7 +108,10 @@ class BilevelTrainer(Loop):
         tokenizer: Any = None,
         judge: Any = None,
         gold: Callable[..., Sequence[float]] | None = None,
+        cost: Callable[..., Sequence[float]] | None = None,
         preferences: Iterable[Any] | None = None,
+        held_out: Sequence[Any] = (),
+        held_out_gold: Callable[..., Sequence[float]] | None = None,
         objective: Any = None,
         reference: Any = None,
         generator: Generator | None = None,
@@ -113,6 +122,8 @@ class BilevelTrainer(Loop):
         problem: str = "language_model",
     ) -> None:
         config, recipe = with_recipe(config, recipe)
+        if cost is not None and not config.cost:  # said in the run folder: x has one number more
+            config = dataclasses.replace(config, cost=OBJECT)
         self.processes = Processes(config.device, sharding.asked())
         begun: dict[str, str] = {}
         failure: Exception | None = None
@@ -120,7 +131,7 @@ class BilevelTrainer(Loop):
         try:  # nothing in here waits for another process, so that all hear of a failure
             made = _make(
                 config, self.processes, policy, reward, prompts, tokenizer, judge, gold, preferences, objective, reference,
-                recipe, fields or {},
+                recipe, fields or {}, cost,
             )  # fmt: skip
             begun = _digests(config, made)
         except Exception as error:
@@ -132,20 +143,25 @@ class BilevelTrainer(Loop):
         self.roles, self.prompts, self.tokenizer = made.roles, made.prompts, made.tokenizer
         self.judge, self.gold, self.stop_ids, self.pad_id = judge, gold, made.stop_ids, made.pad_id
         self.schedules = config.schedules
-        generator = generator or Sampler(
+        self.held_out = HeldOut(config, held_out, held_out_gold or gold)
+        sampler = Sampler(
             made.stop_ids, made.pad_id, config.temperature, made.tokenizer, config.dtype, self.processes.together,
             made.roles.unheld, race if config.common == "race" else inverse_cdf,
         )  # fmt: skip
+        self.updates = 0  # what a server's weights are known by
+        if generator is None:
+            generator = made_generator(config, self, sampler) if config.generator else sampler
         engine = LanguageEngine(
             config, made.roles, self.processes, made.share, made.prompts, generator, made.tokenizer, made.stop_ids,
             made.pad_id, fields or {},
         )  # fmt: skip
         labels = TextLabels(
-            judge, gold, made.stored, made.prompts, made.pad_id, made.tokenizer, self.processes.device
+            judge, gold, made.stored, made.prompts, made.pad_id, made.tokenizer, self.processes.device, cost
         )
         super().__init__(
             engine, made.settings, made.objective, labels, made.recipe, fields=engine.provides,
-            starts=len(made.prompts), processes=self.processes, share=made.share, config=config, callbacks=callbacks,
+            starts=len(made.prompts), processes=self.processes, share=made.share, config=config,
+            callbacks=[*callbacks, *loggers.named(config.loggers)],
             model=made.policy, tokenizer=made.tokenizer, problem=problem, digests=begun,
         )  # fmt: skip
         rows = config.micro_batch or made.share.own
@@ -168,6 +184,24 @@ class BilevelTrainer(Loop):
     @generator.setter
     def generator(self, generator: Any) -> None:
         self.engine.generator = generator  # type: ignore[attr-defined]
+
+    def after(self) -> None:
+        """See `Loop`: held-out evaluation."""
+        if self.held_out.due(self.step):
+            figures = self.held_out.look(self)
+            self.callbacks.log(self.step, figures)
+
+    def resume(self, folder: str | Path | None = None) -> None:
+        """See `Loop`."""
+        super().resume(folder)
+        if folder is None:
+            self.held_out.resume(self.step, self.processes.main)
+
+    def train(self) -> list[dict[str, float]]:
+        """See `Loop`."""
+        if self.step == 0 and not self.folder.refusal(0):
+            self.held_out.begin()
+        return super().train()
 
     def table(self) -> list[dict[str, Any]]:
         """The sample table: prompt, completion, learned reward and gold score of the last iteration's first rows."""
@@ -217,10 +251,13 @@ class _Made:
 def _make(
     config: Config, processes: Processes, policy: Any, reward: Any, prompts: Iterable[Any], tokenizer: Any, judge: Any,
     gold: Any, preferences: Any, objective: Any, reference: Any, recipe: Recipe, fields: Mapping[str, Any],
+    cost: Any = None,
 ) -> _Made:  # fmt: skip
     """Check what was given and make the roles."""
     settings, method = config.settings, config.algorithm
-    objective = objective if objective is not None else make_objective(config.objective)
+    objective = objective if objective is not None else make_objective(config.objective, config.tail)
+    if cost is not None and method.asks:
+        objective = Constrained(objective, config.cost_bound)
     method.check(objective)
     tokenizer = setup.load_tokenizer(config, policy, tokenizer)
     policy = setup.load_policy(config, policy)
@@ -235,7 +272,7 @@ def _make(
     pad_id = pad if pad is not None else stop_ids[0] if stop_ids else 0
     stored = setup.as_pairs(preferences, tokenizer, config, vocabulary, stop_ids)
     if method.asks:
-        check_sources(objective, judge is not None, gold is not None, bool(stored))
+        check_sources(objective, judge is not None, gold is not None, bool(stored), cost is not None)
     truncates: Any = None if stop_ids else True  # unknown before the run, where there are stop ids
     setting = Setting(
         epochs=config.epochs, group=config.group, max_new_tokens=config.max_new_tokens,
@@ -247,10 +284,14 @@ def _make(
             log.warning("%s", sentence)
     mine = processes.share(config.prompts_per_step)
     share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
-    critics = "value" in learner.needs(recipe)
+    read = learner.needs(recipe)
+    # plain learning that nothing holds near the reference needs none, in memory or in a pass
+    referred = config.method != "plain" or config.tau != 0 or reference is not None or bool({"ref", "kl"} & read)
     roles = setup.make_roles(
-        config, policy, reward, reference, processes.device, critics, tokenizer, known
+        config, policy, reward, reference, processes.device, "value" in read, tokenizer, known, referred
     )
+    if callable(getattr(objective, "parameters", None)):  # a multiplier trains with x
+        roles.join(REWARD, objective.parameters())
     return _Made(
         tokenizer, policy, known, stop_ids, pad_id, objective, stored, settings, recipe, share, roles
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.levels.methods.base import Method
 from bilevel_rl.levels.methods.finite_difference import FiniteDifference
+from bilevel_rl.levels.methods.fisher import Fisher
 from bilevel_rl.levels.methods.fixed_reward import FixedReward
 from bilevel_rl.levels.methods.nested import Nested
 from bilevel_rl.levels.methods.paired import Paired
@@ -16,7 +17,9 @@ from bilevel_rl.levels.methods.shared import Shared
 from bilevel_rl.levels.methods.tilted import Tilted
 from bilevel_rl.levels.settings import Settings
 
-ESTIMATORS: Mapping[str, Callable[[Settings], Method]] = {"tilted": Tilted, "shared": Shared, "paired": Paired}
+ESTIMATORS: Mapping[str, Callable[[Settings], Method]] = {
+    "tilted": Tilted, "shared": Shared, "paired": Paired, "fisher": Fisher,
+}  # fmt: skip
 
 
 def _bilevel(settings: Settings) -> Method:
@@ -53,6 +56,6 @@ def make(settings: Settings) -> Method:
 
 
 __all__ = [
-    "ALL", "ESTIMATORS", "FiniteDifference", "FixedReward", "Method", "Nested", "Paired", "PartialSGD", "Plain",
+    "ALL", "ESTIMATORS", "FiniteDifference", "Fisher", "FixedReward", "Method", "Nested", "Paired", "PartialSGD", "Plain",
     "Settings", "Shared", "Tilted", "make",
 ]  # fmt: skip

@@ -69,6 +69,7 @@ class Method:
         answers: whether x learns from how the policy answers it.
         keeps: whether labelled pairs are always used again.
         asks: whether there is an f at all.
+        looks_at_theta: whether x's step goes back to theta where the rows were drawn.
         common: whether both policies may draw with the same random numbers.
     """
 
@@ -80,6 +81,7 @@ class Method:
     keeps: bool = dataclasses.field(default=False, init=False)
     asks: bool = dataclasses.field(default=True, init=False)
     common: bool = dataclasses.field(default=False, init=False)
+    looks_at_theta: bool = dataclasses.field(default=False, init=False)
 
     def check(self, objective: Any) -> None:
         """Raise `InvalidConfig` for what this method can't do with these settings and this f.

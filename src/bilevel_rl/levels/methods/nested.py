@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from bilevel_rl.levels.estimators import Ratios
 from bilevel_rl.levels.followers import Scored
-from bilevel_rl.levels.leader import Answer, Leader
+from bilevel_rl.levels.leader import Answer, Gradient, Leader
 from bilevel_rl.levels.methods.base import IterationPlan, Method
 from bilevel_rl.schedules import Sequences
 
@@ -30,6 +28,7 @@ class Nested(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", self.inner.networks)
         object.__setattr__(self, "own_rows", self.inner.own_rows)
+        object.__setattr__(self, "looks_at_theta", self.inner.looks_at_theta)
         object.__setattr__(self, "common", self.inner.common)
 
     def check(self, objective: Any) -> None:
@@ -44,11 +43,11 @@ class Nested(Method):
         """See `Method`."""
         return self.inner.ratios(followers)
 
-    def coefficients(
-        self, followers: Sequence[Scored], ratios: Ratios | None, answer: Answer, at: Sequences
-    ) -> list[Tensor] | None:
+    def hyper_gradient(
+        self, leader: Leader, followers: Sequence[Scored], ratios: Ratios | None, answer: Answer, at: Sequences, k: int
+    ) -> Gradient:  # fmt: skip
         """See `Method`."""
-        return self.inner.coefficients(followers, ratios, answer, at)
+        return self.inner.hyper_gradient(leader, followers, ratios, answer, at, k)
 
 
 def at_inner_end(settings: Any, k: int) -> float:

@@ -10,19 +10,21 @@ from typing import Any
 from bilevel_rl import names
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message
 from bilevel_rl.llm.judges.builtin import ClassifierScore, HumanQueue, ScoreJudge
+from bilevel_rl.llm.judges.endpoint import EndpointJudge, EndpointScore, is_endpoint, parse
 from bilevel_rl.llm.judges.vader import Vader
 
 SCORERS: dict[str, Callable[[], Any]] = {"vader": Vader}
-QUEUE = "queue:"
+QUEUE, FUNCTION = "queue:", "function:"
 
 
 def make_judge(source: str, seed: int = 0) -> tuple[Any, Any]:
     """The judge and, where it is made of scores, the gold scorer that a configuration's `judge` names.
 
     Args:
-        source: `queue:FOLDER` for labels by hand; a judge of your own, `MODULE:NAME` or `FILE.py:NAME`; or a scorer, as
-            `make_gold` reads it, whose higher score is preferred. `~SHARPNESS` behind a scorer draws the labels from a
-            Bradley-Terry law; behind a name of your own it says that the name is a scorer.
+        source: `queue:FOLDER` for labels by hand; `https://HOST/v1@MODEL`, a model behind a server; a judge of
+            your own, `MODULE:NAME` or `FILE.py:NAME`; or a scorer, as `make_gold` reads it, whose higher score is preferred.
+            `~SHARPNESS` behind a scorer draws the labels from a Bradley-Terry law; behind a name of your own it says that it
+            names a scorer.
         seed: of drawn labels.
 
     Returns:
@@ -33,9 +35,12 @@ def make_judge(source: str, seed: int = 0) -> tuple[Any, Any]:
     """
     if not source:
         return None, None
+    source = dotted(source)
     if source.startswith(QUEUE):
         return HumanQueue(Path(source.removeprefix(QUEUE)).expanduser(), wait_seconds=0), None
     name, sharpness = _sharpness(source)
+    if sharpness is None and is_endpoint(name):
+        return EndpointJudge(parse(name, "config.judge")), None
     if sharpness is None and names.is_name(name) and not name.startswith(names.BUILTIN):
         judge = names.find(name, {}, "config.judge")
         return (judge() if isinstance(judge, type) else judge), None
@@ -47,8 +52,8 @@ def make_gold(source: str, where: str = "config.gold") -> Any:
     """A scorer with the signature of TRL's reward functions, or None for an empty source.
 
     Args:
-        source: `builtin:vader`; `MODULE:NAME` or `FILE.py:NAME`; or a classifier's folder or hub id, with `@LABEL` for
-            the label whose probability counts (by default the last).
+        source: `builtin:vader`; `https://HOST/v1@MODEL`; `MODULE:NAME` or `FILE.py:NAME`; or a classifier's folder or hub
+            id, with `@LABEL` for the label whose probability counts (by default the last).
         where: for errors.
 
     Raises:
@@ -56,6 +61,9 @@ def make_gold(source: str, where: str = "config.gold") -> Any:
     """
     if not source:
         return None
+    source = dotted(source)
+    if is_endpoint(source):
+        return EndpointScore(parse(source, where))
     if names.is_name(source):
         found = names.find(source, SCORERS, where)
         found = found() if isinstance(found, type) else found
@@ -67,6 +75,17 @@ def make_gold(source: str, where: str = "config.gold") -> Any:
         return found
     folder, label = _label(source)
     return ClassifierScore(str(Path(folder).expanduser()) if folder[:1] == "~" else folder, label=label or -1)
+
+
+def dotted(source: str) -> str:
+    """`function:MODULE.NAME`, an older form, as `MODULE:NAME`.
+
+    Example:
+        >>> dotted("function:mine.shorter"), dotted("mine.py:shorter")
+        ('mine:shorter', 'mine.py:shorter')
+    """
+    path = source.removeprefix(FUNCTION)
+    return path if path == source or ":" in path else ":".join(path.rsplit(".", 1))
 
 
 def _sharpness(source: str) -> tuple[str, float | None]:

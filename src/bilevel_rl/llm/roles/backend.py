@@ -12,7 +12,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,12 +35,23 @@ class Roles(abc.ABC):
         reward: the reward module, a rollout in and [N] out.
         temperature: divides the logits of policies and reference.
         unheld: [V] True for ids that no text can hold: outside every law.
+        joined: parameters from elsewhere that train with a role.
+        has_reference: whether anything reads the reference; where not, its law is not computed.
     """
 
     names: tuple[str, ...]
     reward: nn.Module
     temperature: float = 1.0
     unheld: Tensor | None = None
+    joined: Mapping[str, dict[str, nn.Parameter]] = {}
+    has_reference: bool = True
+
+    def join(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Let parameters from elsewhere train with a role (a constraint's multiplier with x)."""
+        device = next(iter(self.parameters(role).values()))
+        for p in parameters.values():
+            p.data = p.data.to(device)
+        self.joined = {**self.joined, role: dict(parameters)}
 
     @abc.abstractmethod
     def model(self, role: str) -> contextlib.AbstractContextManager[nn.Module]:
@@ -113,31 +124,39 @@ class FullRoles(Roles):
         critics: whether critics are there.
         reference: the frozen reference; None: a copy of the policy.
         temperature: divides the logits.
+        train: names of weights that train, or parts of them; the others are frozen, and held once. None: all.
+        referred: False: no reference is held.
+
+    Raises:
+        InvalidConfig: a name in `train` that no weight has.
     """
 
     def __init__(
         self, policy: nn.Module, reward: Any = "classifier", penalised: bool = True, critics: bool = False,
-        reference: nn.Module | None = None, temperature: float = 1.0,
+        reference: nn.Module | None = None, temperature: float = 1.0, train: Sequence[str] = (), referred: bool = True,
     ) -> None:  # fmt: skip
         self.temperature = temperature
-        self.reference = freeze(copy.deepcopy(policy) if reference is None else reference)
-        self.modules: dict[str, nn.Module] = {"policy": trainable(policy)}
+        held = trunk(policy, train)
+        self.reference: nn.Module | None = None
+        if referred:
+            self.reference = freeze(copied(policy, held)) if reference is None else freeze(reference)
+        self.modules: dict[str, nn.Module] = {"policy": trainable(policy, held)}
         if penalised:
-            self.modules["policy_l"] = trainable(copy.deepcopy(policy))
+            self.modules["policy_l"] = trainable(copied(policy, held), held)
         if critics:
             for name in CRITICS[: 1 + penalised]:
                 self.modules[name] = trainable(_Critic(policy))
         self.reward = self._make_reward(reward, policy)
         self.modules[REWARD] = self.reward
         self.names = tuple(self.modules)
-        for module in (*self.modules.values(), self.reference):
+        for module in (*self.modules.values(), *([self.reference] if referred else [])):
             no_dropout(module)
 
     def _make_reward(self, reward: Any, policy: nn.Module) -> nn.Module:
         if reward == "classifier":
             return trainable(ClassifierReward(classifier_like(policy)))
         if reward == "linear":
-            reference = self.reference
+            reference = self.standing()
             _need_body(reference, "reward: linear")
 
             def features(rollout: Rollout) -> Tensor:
@@ -150,11 +169,12 @@ class FullRoles(Roles):
     @contextlib.contextmanager
     def model(self, role: str) -> Iterator[nn.Module]:
         """See `Roles`."""
-        yield self.reference if role == "reference" else self.modules[role]
+        yield self.standing() if role == "reference" else self.modules[role]
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """See `Roles`."""
-        return {name: p for name, p in self.modules[role].named_parameters() if p.requires_grad}
+        own = {name: p for name, p in self.modules[role].named_parameters() if p.requires_grad}
+        return own | self.joined.get(role, {})
 
     def values(self, role: str, rollout: Rollout) -> Tensor:
         """See `Roles`."""
@@ -162,11 +182,19 @@ class FullRoles(Roles):
 
     def standing(self) -> nn.Module:
         """See `Roles`."""
+        if self.reference is None:
+            raise InvalidConfig(
+                message("reference", "none", "plain fine-tuning with tau: 0 holds none", "Set tau above 0 to have one")
+            )
         return self.reference
+
+    def stood_on(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        return super().stood_on() if self.reference is not None else {}
 
     def frozen(self) -> int:
         """See `Roles`."""
-        return sum(p.numel() for p in self.reference.parameters())
+        return sum(p.numel() for p in self.reference.parameters()) if self.reference is not None else 0
 
 
 class _Critic(nn.Module):
@@ -244,7 +272,7 @@ class LoraRoles(Roles):
         device = next(policy.parameters())
         for name in self.names:
             if name in CRITICS or (name == REWARD and shared_reward):
-                head = nn.Linear(_width(policy), 1, bias=name in CRITICS).to(device)
+                head = nn.Linear(_width(policy), 1, bias=name in CRITICS).to(device.device, _head_type(device))
                 nn.init.zeros_(head.weight)
                 if head.bias is not None:
                     nn.init.zeros_(head.bias)
@@ -308,7 +336,7 @@ class LoraRoles(Roles):
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """See `Roles`."""
-        return self._parameters[role]
+        return self._parameters[role] | self.joined.get(role, {})
 
     def values(self, role: str, rollout: Rollout) -> Tensor:
         """See `Roles`."""
@@ -390,11 +418,38 @@ def classifier_like(policy: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def trainable(module: nn.Module) -> nn.Module:
-    """The module with every floating-point parameter trained."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+def trainable(module: nn.Module, held: Collection[str] = ()) -> nn.Module:
+    """The module with every floating-point parameter trained that is not among the names `held`."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter.is_floating_point() and name not in held)
     return module
+
+
+def trunk(policy: nn.Module, train: Sequence[str]) -> set[str]:
+    """Names of the weights that do not train: those that hold no part of `train`; none where it is empty.
+
+    Raises:
+        InvalidConfig: a part that no name holds.
+    """
+    names = [name for name, _ in policy.named_parameters()]
+    for part in train:
+        if not any(part in name for name in names):
+            raise InvalidConfig(
+                message("config.train", repr(part), "it is in no weight's name",
+                        f"Name parts of these: {', '.join(names[-4:])}")
+            )  # fmt: skip
+    return {name for name in names if train and not any(part in name for part in train)}
+
+
+def copied(policy: nn.Module, held: Collection[str]) -> nn.Module:
+    """A copy with weights of its own, but for those in `held`, which both have."""
+    kept = {id(p): p for name, p in policy.named_parameters() if name in held}
+    return copy.deepcopy(policy, kept)
+
+
+def _head_type(weight: Tensor) -> torch.dtype:
+    """Heads are trained: 32 bits at least, whatever the base is held in."""
+    return weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def freeze(module: nn.Module) -> nn.Module:

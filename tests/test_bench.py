@@ -410,6 +410,7 @@ def test_a_cell_on_a_ray_cluster_of_two_is_the_cell_of_this_machine(plugin):
     assert pool.finished(plugin.parent / "there/cells/Tiny--Walk")
 
 
+@pytest.mark.slow
 def test_a_cell_of_the_table_in_small(tmp_path):
     """The recommended solver on the first task, a thousandth of the work: tuned, run, searched, collected, put in words."""
     argv = [

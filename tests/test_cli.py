@@ -392,7 +392,7 @@ def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     assert main(["resume", str(out), "--samples", "900"]) == 2
 
 
-def test_plan_sweep_and_diagnose_say_what_they_found(tmp_path, capsys):
+def test_plan_and_sweep_say_what_they_found(tmp_path, capsys):
     assert main(["plan", "goal_placement", "penalty_actor_critic", *SMALL, "--pilot", "60", "--iterations", "200"]) == 0
     text = capsys.readouterr().out
     assert "zeta_0" in text
@@ -406,6 +406,10 @@ def test_plan_sweep_and_diagnose_say_what_they_found(tmp_path, capsys):
     verdict = capsys.readouterr().out.splitlines()[-1]
     assert verdict.startswith("verdict: the choice lies at the edge of its grid (scales.zeta.initial=")
     assert "bilevel-rl sweep goal_placement penalty_actor_critic --grid scales.zeta.initial=" in verdict
+
+
+@pytest.mark.slow
+def test_diagnose_says_what_it_found(tmp_path, capsys):
     assert main(["diagnose", "goal_placement", *SMALL, "--out", str(tmp_path / "d")]) == 0
     assert abs(records.read_json(tmp_path / "d/diagnosis.json")["w_slope"][0] - 1) < 0.05
     assert "Bias of the penalty" in (tmp_path / "d/diagnosis.html").read_text()

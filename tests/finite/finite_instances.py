@@ -7,6 +7,7 @@ from itertools import product
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problems import FrozenLake, PreferenceLearning, RandomMDP
@@ -20,6 +21,12 @@ from bilevel_rl.finite.solvers import (
 )
 
 STANDARD_ERRORS = 4.5
+
+
+def thinned(values, keep):
+    """Parameters of a test of which every run takes those in `keep`, and the long studies all."""
+    whole = {value: value if isinstance(value, tuple) else (value,) for value in values}
+    return [pytest.param(*row, marks=[] if value in keep else pytest.mark.slow) for value, row in whole.items()]
 
 
 def random_dense(seed: int, states: int = 3, actions: int = 2, discount: float = 0.8, sparse: bool = False):

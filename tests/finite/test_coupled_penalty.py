@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from finite_instances import assert_mean
+from finite_instances import assert_mean, thinned
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
@@ -136,8 +136,7 @@ PROBLEMS = {
     "ends": Episode,
     "many dimensions": lambda: GoalDistribution(2, 3, discount=0.8),
 }
-QUICK = {("goal", "doubly_robust"), ("moving start", "gradient_critic"), ("ends", "doubly_robust"),
-         ("moving", "doubly_robust"), ("ends", "ratio_critic")}  # fmt: skip
+QUICK = {("ends", "doubly_robust"), ("moving start", "gradient_critic"), ("goal", "ratio_critic")}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_with_exact_critics_the_estimate_is_the_penalty_hyper_gradient_on_averag
     assert_mean(found.mean(1), exact, f"{name}, {estimator}")
 
 
-@pytest.mark.parametrize("estimator", ["ratio_critic", "gradient_critic"])
+@pytest.mark.parametrize("estimator", thinned(["ratio_critic", "gradient_critic"], {"ratio_critic"}))
 def test_the_critics_learn_their_fixed_points(estimator):
     problem = GoalPlacement(rows=2, columns=2, discount=0.8, slip=0.2)
     w, tau = 0.5, 0.3
@@ -199,6 +198,7 @@ def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
         np.testing.assert_allclose(mean[:2], 0.0, atol=1e-9)  # in the end itself nothing is looked up
 
 
+@pytest.mark.slow
 def test_a_horizon_of_a_thousand_steps_is_no_harder_than_one_of_ten():
     """The docs' toll at a discount of .999: without levels every run ends at x = 1, the corner."""
     problem = Toll(0.999)

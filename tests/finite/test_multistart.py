@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from finite_instances import make_small
+from finite_instances import make_small, thinned
 from finite_instances import problem as small_problem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +132,7 @@ def test_starts_are_x0_then_the_problem_s_own_then_random():
     assert search(Signposted(), EXACT, starts=3, iterations=120).x[0] == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_runs_in_chunks_are_the_same_runs(monkeypatch):
     it = RandomMDP(6, 2, 3, features=2)
     whole = solve(it, EXACT, iterations=6, runs=6, record_every=3)
@@ -141,6 +142,7 @@ def test_runs_in_chunks_are_the_same_runs(monkeypatch):
     np.testing.assert_allclose(chunked["objective"][:6], whole["objective"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_search_is_saved_as_ordinary_runs(tmp_path, capsys):
     words = ["search", "goal_placement", "exact_descent", "--starts", "6", "--iterations", "90"]
     words += ["--out", str(tmp_path / "s")]
@@ -218,7 +220,7 @@ SPENDERS = {  # solver, problem, options
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SPENDERS)
+@pytest.mark.parametrize("case", thinned(SPENDERS, {"settling"}))
 def test_what_is_drawn_stays_within_the_budget(case):
     solver, make, options = SPENDERS[case]
     it = make()

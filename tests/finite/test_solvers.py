@@ -183,6 +183,7 @@ def test_probes_are_solved(solver, probe, tolerance):
     np.testing.assert_allclose(trace.x[:, -1].mean(0), goal, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_critic_learns_the_known_value_and_the_policy_stays_even():
     it = CriticOnly()
     still = TimeScales(PowerDecay(1e-9), PowerDecay(0.1, 0.5), PowerDecay(0.5, 0.5), PowerDecay(1.0), PowerDecay(0.5))
@@ -210,6 +211,7 @@ def test_follower_learns_the_regularised_optimum():
     )
 
 
+@pytest.mark.slow
 def test_a_stationary_start_is_left_on_no_side():
     it = Stationary()
     trace = solve(it, PenaltyActorCritic(scales=CALM, chains=4), iterations=200, runs=64, record_every=200,
@@ -227,6 +229,7 @@ def test_partial_sgd_ignores_the_response():
     assert stationary(it)[0] > 0.3
 
 
+@pytest.mark.slow
 def test_infinitely_many_chains_are_the_exact_loop():
     """With 1,000 chains the sampled loop follows the exact one: x after 60 iterations, on average over runs."""
     it = RandomMDP(4, 2, 3, features=2)
@@ -255,6 +258,7 @@ def test_large_sparse_problem_runs_without_its_tables():
     assert int(trace["samples"][0, -1]) == 320
 
 
+@pytest.mark.slow
 def test_exact_descent_improves_the_incentives():
     from bilevel_rl.finite.problems import FrozenLake
 
@@ -265,6 +269,7 @@ def test_exact_descent_improves_the_incentives():
     assert planning.DENSE_LIMIT >= it.mdp.n_states
 
 
+@pytest.mark.slow
 def test_preferences_beyond_enumeration_are_solved_without_grading():
     it = PreferenceLearning(states=6, horizon=5)
     trace = solve(it, PenaltyActorCritic(chains=2), iterations=3, record_every=3, evaluate=False)

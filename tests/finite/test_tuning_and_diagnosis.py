@@ -95,6 +95,7 @@ def test_a_diagnosis_finds_the_slope_of_the_bias_the_null_space_and_dominance():
     assert curved.singular_value > 1e-4
 
 
+@pytest.mark.slow
 def test_the_rate_is_that_of_the_solver_s_runs():
     found = diagnose(SMALL, PenaltyActorCritic(chains=4), iterations=200, runs=3, ascent=5)
     trace = solve(SMALL, PenaltyActorCritic(chains=4), iterations=200, runs=3)

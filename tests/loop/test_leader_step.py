@@ -65,7 +65,10 @@ def test_the_average_weighs_iterates_by_a_power_and_does_not_touch_them(a):
         np.testing.assert_allclose(xs[k], weight @ ys[: k + 1] / weight.sum(), atol=1e-14)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.name)
+EACH = [SOLVERS[0], *(pytest.param(solver, marks=pytest.mark.slow) for solver in SOLVERS[1:])]
+
+
+@pytest.mark.parametrize("solver", EACH, ids=lambda s: s.name)
 def test_every_descending_solver_takes_the_aids_and_averaging_only_reports(solver):
     it = Bandit()
     plain = solve(it, solver, iterations=6, record_every=1, seed=3)

@@ -301,7 +301,7 @@ class Config:
                     message(
                         where,
                         f"the unknown key {name!r}",
-                        did_you_mean(name, [*known, *SECTIONS]),
+                        did_you_mean(name, list(dict.fromkeys([*known, *SECTIONS]))),
                         "Correct or remove the key",
                     )
                 )

@@ -19,7 +19,7 @@ from bilevel_rl.levels.engine import POLICIES, Engine, Scores
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.data.prompts import Prompt, prompts_of
 from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.roles.backend import Roles
 from bilevel_rl.llm.roles.policy import token_statistics

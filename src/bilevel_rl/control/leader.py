@@ -78,10 +78,10 @@ class Leader(eqx.Module):
         8
     """
 
-    zeta: PowerDecay = PowerDecay(0.1, 0.5)
+    zeta: PowerDecay = PowerDecay(0.4, 0.5)
     momentum: float = 0.0
     clip: float = 10.0
-    drift: float = 1.0
+    drift: float = 10.0
     evidence: float = 4.0
     hold: float = 500.0
     block: int = eqx.field(static=True, default=100)

@@ -81,7 +81,7 @@ def fixed(name: str) -> dict[str, Any]:
     rows = {}
     for label, kind in ESTIMATORS.items():
         solver = kind(leader=HELD)
-        iterations = transitions // solver._rows()
+        iterations = transitions // solver.rows_each()
         trace = solve(problem, solver, iterations=iterations, runs=4, seed=SEED, record_every=iterations, evaluate=False)
         cost = np.asarray(jax.grad(lambda x: jnp.asarray(problem.cost(x), float))(x0))
         # the running mean began at 0; cost is no part of the estimate

@@ -31,6 +31,8 @@ def names(given: Sequence[str], d: int) -> list[str]:
 
 def best_run(metrics: Mapping[str, np.ndarray], status: np.ndarray) -> int | None:
     """The run that ends lowest in the exact objective, among those that did not stop; None where none is graded."""
+    if "objective" not in metrics and "outcome" in metrics:  # nothing is graded: what the leader got along the run
+        metrics = {**metrics, "objective": -np.asarray(metrics["outcome"])}
     if "objective" not in metrics:
         return None
     final = np.where(np.asarray(status) == 0, metrics["objective"][:, -1], np.inf)

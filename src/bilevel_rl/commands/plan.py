@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
     s, problem, solver = asked.settings, asked.make_problem(), asked.make_solver()
     problem.check(thorough=False)
+    if problem.kind == "control":
+        return _neural(asked, problem, solver)
     check_fits(solver, problem)
     found = tuning.plan(
         problem, solver, iterations=s.iterations, pilot=s.pilot, seed=s.seed
@@ -58,5 +60,23 @@ def main(argv: Sequence[str]) -> int:
     screen.say(
         f"verdict: {reach}; {ordered}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} "
         f"--iterations {s.iterations} {flags}"
+    )
+    return 0
+
+
+def _neural(asked: words.Read, problem: Any, solver: Any) -> int:
+    """The plan of a run with a neural follower: from its own estimates at x0, and the gate on its lag."""
+    from bilevel_rl.control import planning
+
+    s = asked.settings
+    assert asked.solver is not None
+    found = planning.plan(problem, solver, iterations=s.iterations, pilot=s.pilot, seed=s.seed)
+    screen.show_rows(f"plan for {asked.problem.name}", ("quantity", "value", "meaning"), found.rows())
+    print(f"the pilot used {found.pilot:,} transitions at x0")
+    clear = found.slope > found.noise / 4
+    verdict = "the slope is clear of its noise" if clear else "the slope drowns in noise: more chains, or a longer pilot"
+    screen.say(
+        f"verdict: {verdict}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} --iterations {s.iterations} "
+        f"--solver.leader.zeta.initial {found.zeta:.3g}"
     )
     return 0

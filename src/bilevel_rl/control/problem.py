@@ -115,7 +115,8 @@ class ControlProblem(Problem):
         r"""The exact $\Phi_\tau(x)$ where there is one, traceable; None elsewhere. No solver sees it."""
         return None
 
-    def graded(self) -> bool:
+    def known(self) -> bool:
+        """Whether the exact answer is known."""
         return jax.eval_shape(lambda x: self.truth(x, 0.1), self.x0) is not None
 
     def best_known(self, tau: float) -> Optimum | None:
@@ -125,12 +126,12 @@ class ControlProblem(Problem):
             assert value is not None, "asked where there is one"
             return value
 
-        return optimum.best(exact, self.x0, self.box()) if self.graded() else None
+        return optimum.best(exact, self.x0, self.box()) if self.known() else None
 
     def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:
         """The exact objective where it is known, with its gradient's norm, and what the solver says of its followers."""
         said = solver.said(self, state, k) if hasattr(solver, "said") else {}
-        if not self.graded():
+        if not self.known():
             return said, None
         value, slope = jax.value_and_grad(lambda x: self.truth(x, tau))(state.x)
         return said | {M.OBJECTIVE.key: value, M.GRADIENT_NORM.key: jnp.linalg.norm(slope)}, None
@@ -189,7 +190,7 @@ class ControlProblem(Problem):
     def described(self) -> tuple[str, str]:
         e, d = self.environment, self.x0.shape[0]
         acts = f"{e.action.n} actions" if hasattr(e.action, "n") else f"actions in {e.action.size} dimensions"
-        known = "with a known answer" if self.graded() else "judged by what its followers do"
+        known = "with a known answer" if self.known() else "judged by what its followers do"
         return (
             f"{e.name}: {e.observation.size} observations, {acts}, discounts {float(self.discount_lower()):g} (follower) "
             f"and {float(self.discount_upper()):g} (leader), {d} upper variables, {known}",

@@ -29,7 +29,8 @@ class SweepResult:
     Attributes:
         grid: the values tried for each dotted field.
         settings: [H] one dict a setting.
-        scores: [H] mean of the final hyper-objective over runs; infinite where a run failed.
+        scores: [H] mean of the final hyper-objective over runs, or less the outcome where none is exact; infinite where
+            a run failed.
         best: index of the chosen setting.
         solver: the chosen solver.
         budget: transitions each run was given; None for solvers that use none.
@@ -97,7 +98,9 @@ def sweep(
             folder=place, resume=place is not None and (place / "run.json").exists(),
             config={"sweep": [settings[i] for i in indices], "runs": runs},
         )  # fmt: skip
-        final = np.where(trace.status == 0, trace[M.OBJECTIVE.key][:, -1], np.inf).reshape(len(indices), runs)
+        # where nothing is graded exactly, what the leader got along the run
+        reached = trace[M.OBJECTIVE.key] if M.OBJECTIVE.key in trace.metrics else -trace[M.OUTCOME.key]
+        final = np.where(trace.status == 0, reached[:, -1], np.inf).reshape(len(indices), runs)
         for i, values in zip(indices, final, strict=True):
             # the mean, not the interquartile mean: a setting that loses some of its runs must not be chosen
             scores[i] = values.mean()

@@ -82,7 +82,7 @@ class SingleLoop(Solver):
     def check(self, problem: ControlProblem) -> None:
         for name in ("chains", "updates", "batch", "recent"):
             check_fields(self.name, (name, getattr(self, name), getattr(self, name) >= 1, "it must be at least 1"))
-        rows = self._rows()
+        rows = self.rows_each()
         check_fields(
             self.name,
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
@@ -100,13 +100,13 @@ class SingleLoop(Solver):
 
     # -- sizes --------------------------------------------------------------------------------------------------------
 
-    def _rows(self) -> int:
-        """Rows of the replay that an iteration writes."""
+    def rows_each(self) -> int:
+        """Rows of the replay that an iteration writes: the transitions of all followers."""
         return self.chains * (2 if self.estimator.other_chains else 1)
 
     def _ring(self) -> int:
         """Rows of the replay: whole iterations."""
-        return -(-self.capacity // self._rows()) * self._rows()
+        return -(-self.capacity // self.rows_each()) * self.rows_each()
 
     def lag(self, problem: ControlProblem) -> Any:
         """Iterations in which the slowest critic forgets."""
@@ -153,7 +153,7 @@ class SingleLoop(Solver):
             seen: the step that they took.
             keys: [4] of the walk, of chains of the estimator's own, of learning, of the move.
         """
-        layout, written = replay.Layout(here.problem), k * self._rows()
+        layout, written = replay.Layout(here.problem), k * self.rows_each()
         k_walk, k_other, k_learn, k_move = keys
         F, H = state.follower, state.estimator
         rows = layout.pack(seen)
@@ -183,7 +183,7 @@ class SingleLoop(Solver):
         lag, every = self.lag(problem), self.leader.every
 
         def move():
-            recent = layout.unpack(replay.newest(ring, k + 1, self.recent, self.chains, self._rows()))
+            recent = layout.unpack(replay.newest(ring, k + 1, self.recent, self.chains, self.rows_each()))
             after, found = self.estimator.estimate(here, H, F, recent, k_move)
             slope = jax.grad(lambda x: jnp.asarray(problem.cost(x), float))(state.x)
             g = slope - direct / every - (found.g if self.moves else 0.0)
@@ -197,7 +197,7 @@ class SingleLoop(Solver):
         return LoopState(x, state.samples + rows.shape[0], F, H, chains, ring, motion, direct)
 
     def ring(self, states: LoopState) -> Ring:
-        return Ring(states.ring, self._rows())
+        return Ring(states.ring, self.rows_each())
 
     def with_ring(self, states: LoopState, rows: Array) -> LoopState:
         return eqx.tree_at(lambda s: s.ring, states, rows)

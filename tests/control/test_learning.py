@@ -1,0 +1,125 @@
+"""Followers learn what they should, and estimators estimate it: against exact answers of worlds with one state."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from worlds import ESTIMATORS, Arms, Pay
+
+from bilevel_rl.control import Box, replay, walk
+from bilevel_rl.control.environments import Bounded
+from bilevel_rl.control.estimators import Here
+from bilevel_rl.control.estimators.estimator import rewards
+from bilevel_rl.control.followers import SAC, SoftQ
+
+F32 = jnp.float32
+
+
+def here(problem, follower, tau):
+    p = jax.tree.map(lambda v: jnp.asarray(v, F32), problem)
+    gamma = jnp.asarray(p.discount_lower(), F32)
+    return Here(p, p.environment, follower, jnp.asarray(p.x0, F32), jnp.asarray(tau, F32), F32(1), gamma, gamma, 1 - gamma)
+
+
+def learn(problem, follower, tau, steps, kinds=(), chains=8, average=200):
+    """A follower and estimators beside it, from the newest steps alone; estimates are averaged over the last moves."""
+    at = here(problem, follower, tau)
+    layout = replay.Layout(at.problem)
+    F = follower.init(at.environment, jax.random.key(0))
+    made = [kind(width=16, rate=1e-2, **({"horizon": 1} if kind.name == "reinforce" else {})) for kind in kinds]
+    Hs = [one.init(at, F, chains, jax.random.key(1)) for one in made]
+
+    def step(carry, key):
+        F, Hs, chains = carry
+        k_walk, k_other, k_learn, k_estimate = jax.random.split(key, 4)
+        act = lambda obs, key: follower.act(at.environment, F, obs, key)  # noqa: E731
+        chains, seen = walk.step(at.environment, chains, act, k_walk, at.cut)
+        rows = layout.unpack(layout.pack(seen))
+        Hs = [one.walk(at, H, F, rows, (k_walk, k_other))[0] for one, H in zip(made, Hs, strict=True)]
+        F = follower.update(at.environment, F, rows, rewards(at, rows), at.lower, at.tau, k_learn)
+        Hs = [one.learn(at, H, F, rows, (k_learn, k_other)) for one, H in zip(made, Hs, strict=True)]
+        found = [one.estimate(at, H, F, rows, k_estimate) for one, H in zip(made, Hs, strict=True)]
+        return (F, [H for H, _ in found], chains), [direction.g for _, direction in found]
+
+    first = F, Hs, walk.begin(at.environment, chains, jax.random.key(2))
+    (F, _, _), gs = jax.jit(lambda first: jax.lax.scan(step, first, jax.random.split(jax.random.key(3), steps)))(first)
+    return F, [np.asarray(g[-average:].mean(0)) for g in gs]
+
+
+def test_soft_q_learns_the_boltzmann_policy_and_estimators_the_exact_hyper_gradient():
+    problem, tau = Pay(), 0.2
+    F, found = learn(problem, SoftQ(width=16, rate=1e-2), tau, 2500, ESTIMATORS, average=1500)
+    pi = jax.nn.softmax(SoftQ().out(problem.environment, F, jnp.ones(1, F32)))
+    np.testing.assert_allclose(pi, jax.nn.softmax(problem.x0 / tau), atol=0.02)
+    exact = -jax.grad(lambda x: problem.truth(x, tau) - problem.cost(x))(problem.x0)
+    for kind, g in zip(ESTIMATORS, found, strict=True):
+        # 1,500 moves of 8 chains: the loosest of the four scatters by a hundredth
+        assert np.linalg.norm(g - exact) < 0.06 * np.linalg.norm(exact) + 0.03, (kind.name, g, exact)
+
+
+def test_a_time_limit_is_no_end():
+    """A reward of 1 a step for ever is worth 10 at gamma = .9, whatever cuts the episode; an end at 2 steps is not."""
+
+    class Steady(Pay):
+        def reward(self, x, features):
+            return 1.0 + 0.0 * x[0]
+
+    def value(environment):
+        follower = SoftQ(width=16, rate=1e-2)
+        F, _ = learn(Steady(environment=environment, gamma=0.9), follower, 1e-3, 600)
+        return float(F.online.params["V"](jnp.ones(1, F32))[0])
+
+    assert value(Arms(length=2)) == pytest.approx(10.0, rel=0.1)
+    assert value(Arms(length=2, ends=True)) < 2.5
+
+
+def rows_of(law, n):
+    """Transitions of a world with one state and free actions, paid by hand."""
+    from bilevel_rl.control.problem import Transition
+
+    key = jax.random.key(0)
+    action = jax.vmap(lambda k: law.sample(jnp.zeros(law.outputs, F32), k)[0])(jax.random.split(key, n))
+    zeros, never = jnp.zeros((n, 2), F32), jnp.zeros(n, bool)
+    t = Transition(zeros, action, zeros, jnp.zeros(n, F32), jnp.zeros((n, 0), F32), jnp.ones(n, bool))
+    return replay.Rows(t, jnp.zeros((n, 0), F32), never, never)
+
+
+@pytest.mark.parametrize("critics", [1, 2])
+def test_sac_finds_the_soft_optimum_of_one_decision(critics):
+    """r = -(a - .3)^2 / 2 under tau: normal with mean .3 and variance tau, as long as that is well inside the box."""
+
+    class Wide(Bounded):
+        @property
+        def action(self):
+            return Box.everywhere(2)
+
+    env, follower, tau = Wide(), SAC(width=32, rate=3e-3, critics=critics), 0.04
+    rows = rows_of(follower.law(env), 256)
+    r = -0.5 * jnp.sum((rows.t.action - 0.3) ** 2, 1)
+
+    def step(F, key):
+        return follower.update(env, F, rows, r, F32(0.9), F32(tau), key), None
+
+    F = follower.init(env, jax.random.key(1))
+    F, _ = jax.jit(lambda F: jax.lax.scan(step, F, jax.random.split(jax.random.key(2), 1500)))(F)
+    out = follower.out(env, F, jnp.zeros(2, F32))
+    drawn = jax.vmap(lambda k: follower.law(env).sample(out, k)[0])(jax.random.split(jax.random.key(3), 2000))
+    np.testing.assert_allclose(drawn.mean(0), 0.3, atol=0.08)
+    np.testing.assert_allclose(drawn.std(0), tau**0.5, rtol=0.35)
+
+
+def test_a_tuned_temperature_rises_while_the_entropy_is_below_its_aim():
+    env = Bounded()
+    for entropy, rises in ((5.0, True), (-20.0, False)):
+        follower = SAC(width=8, tuned=True, entropy=entropy)
+        F = follower.init(env, jax.random.key(0))
+        rows = rows_of(follower.law(env), 16)
+        after = follower.update(env, F, rows, jnp.zeros(16, F32), F32(0.9), F32(0.1), jax.random.key(1))
+        assert bool(after.log_tau.params > F.log_tau.params) is rises
+        assert float(follower.temperature(after, 0.1)) == pytest.approx(float(jnp.exp(after.log_tau.params)))

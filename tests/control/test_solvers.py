@@ -1,0 +1,123 @@
+"""Every solver keeps what the loop relies on; runs are resumed to the same bits; what breaks is named."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from worlds import Arms, Pay, Steer, small
+
+from bilevel_rl.control import ControlProblem, solvers
+from bilevel_rl.control.followers import SoftQ
+from bilevel_rl.control.leader import Leader
+from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.loop import checkpoint, noise, pieces, solve
+from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.schedules import PowerDecay
+
+
+@pytest.mark.parametrize("problem", [Pay(), Steer()], ids=lambda p: p.name)
+@pytest.mark.parametrize("kind", solvers.ALL, ids=lambda kind: kind.name)
+def test_a_step_keeps_shapes_and_widths_and_counts_samples(kind, problem):
+    """By tracing alone; networks, replays and environments stay at 32 bits whatever JAX's default is."""
+    solver = small(kind)
+    check_fits(solver, problem)
+    problem, solver = jax.tree.map(jnp.asarray, problem), solver.on(problem)
+    solver = jax.tree.map(lambda v: jnp.asarray(v, float), solver)  # as the loop hands it on
+    state = jax.eval_shape(lambda key: solver.init(problem, problem.x0, key), jax.random.key(0))
+    step = lambda s, key: solver.step(problem, s, jnp.array(0), noise.uniforms(solver.draws(problem), key))  # noqa: E731
+    after = jax.eval_shape(step, state, jax.random.key(0))
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), name
+        learnt = any(word in name for word in ("follower", "estimator", "ring", "chains"))
+        assert one.dtype != jnp.float64 or not learnt, f"{name} is wide"
+
+
+QUICK = Leader(zeta=PowerDecay(0.05), hold=4.0, every=2, block=2)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return solve(Pay(), small(solvers.Covariance, leader=QUICK), iterations=24, runs=2, record_every=4, seed=3)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_with_its_replay_in_pieces(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(pieces, "ROWS", 16)  # the ring of 64 rows wraps, and loses pieces
+    solver, folder = small(solvers.Covariance, leader=QUICK), tmp_path / "run"
+
+    def stop(k, newest):
+        if k == 20:
+            raise KeyboardInterrupt
+
+    options = {"iterations": 24, "runs": 2, "record_every": 4, "seed": 3, "folder": folder}
+    with pytest.raises(KeyboardInterrupt):
+        solve(Pay(), solver, on_record=stop, **options)
+    held = {path.stem for path in (folder / pieces.FOLDER).glob("*.npz")}
+    assert held == {"00000000", "00000001", "00000002", "00000003"}
+    saved = np.load(folder / checkpoint.FILE)
+    assert max(saved[key].size for key in saved if key.startswith("state/")) < 64 * 5  # no ring among them
+    again = solve(Pay(), solver, resume=True, **options)
+    held = {path.stem for path in (folder / pieces.FOLDER).glob("*.npz")}
+    assert held == {"00000002", "00000003", "00000004", "00000005"}
+    np.testing.assert_array_equal(again.x, whole.x)
+    for one, other in zip(jax.tree.leaves(again.state), jax.tree.leaves(whole.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
+    assert {"objective", "gradient_norm", "outcome", "best_outcome", "gate", "speed", "restarts"} <= set(whole.metrics)
+    assert (whole["samples"][:, -1] == 24 * 4).all()
+    assert (whole.x[:, 1] == whole.x[:, 0]).all()  # held
+    assert (whole.x[:, -1] != whole.x[:, 0]).any()
+
+
+def test_nan_from_an_environment_stops_the_run_and_says_where():
+    trace = solve(
+        Pay(environment=Arms(broken=True, length=30)), small(solvers.Covariance, leader=QUICK, cut=False),
+        iterations=24, runs=2, record_every=4, seed=3,
+    )  # fmt: skip
+    assert (trace.status == 1).all()
+    assert "iteration 20" in trace.messages[0]
+    assert "the state before it is kept" in trace.messages[0]
+    assert np.isfinite(trace.x).all()
+
+
+def test_what_does_not_fit_is_refused_in_words():
+    class Far(Pay):
+        def discount_upper(self):
+            return 0.5
+
+    class Moved(Pay):
+        def environment_at(self, x):
+            return self.environment
+
+    for kind in (solvers.CoupledPair, solvers.PenaltyActorCritic):
+        with pytest.raises(InvalidProblem, match="both must discount alike"):
+            check_fits(small(kind), Far())
+    check_fits(small(solvers.SPSA), Moved())
+    with pytest.raises(InvalidProblem, match="Take spsa or finite_difference"):
+        check_fits(small(solvers.Covariance), Moved())
+    with pytest.raises(InvalidConfig, match=r"covariance\.recent"):
+        check_fits(small(solvers.Covariance, recent=0), Pay())
+    with pytest.raises(InvalidConfig, match=r"leader\.drift"):
+        check_fits(small(solvers.Covariance, leader=Leader(drift=-1.0)), Pay())
+    with pytest.raises(InvalidConfig, match="this follower takes numbered actions"):
+        check_fits(solvers.Covariance(follower=SoftQ()), Steer())
+
+
+def test_a_reward_of_the_wrong_shape_is_refused_before_any_work():
+    class Vector(Pay):
+        def reward(self, x, features):
+            return x
+
+    with pytest.raises(InvalidProblem, match=r"pay.reward: got float\d+\[3\]; it must be one float"):
+        Vector().check(thorough=False)
+    assert ControlProblem.temperature(Pay()) == 0.05

@@ -88,14 +88,13 @@ def solve(
             log.add(grade(stacked, states, 0), states, 0)
         for record in range(done, count):
             began = time.perf_counter()
-            new, alive = jax.block_until_ready(
-                stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
-            )
+            went = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
+            new, alive = jax.block_until_ready(went)
             seconds += time.perf_counter() - began
             for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
                 log.stop(int(i), stepping.cause(problem, stacked, states, keys, record * every, every, int(i)))
-            alive, k = log.status == OK, (record + 1) * every
-            states = new if alive.all() else stepping.keep(new, states, jnp.asarray(alive))  # no copy of what all keep
+            k, ok = (record + 1) * every, log.status == OK
+            states = new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))  # no copy of what all keep
             log.add(grade(stacked, states, k), states, k)
             if on_record is not None:
                 on_record(k, log.newest())

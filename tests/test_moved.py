@@ -38,7 +38,7 @@ def test_the_usual_form_of_import_works():
         ("policy_gradient.rollout.Plan", "RolloutPlan"),
         ("levels.objectives.UpperObjective", "SampledObjective"),
         ("llm.UpperObjective", "SampledObjective"),
-        ("llm.data.sources.Preference", "PreferenceText"),
+        ("llm.data.rows.Preference", "PreferenceText"),
     ],
 )
 def test_classes_that_got_another_name_keep_the_old_one_with_a_warning(old, new):

@@ -31,7 +31,7 @@ from transformers import (
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, MissingDependency
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data import sources
+from bilevel_rl.llm.data import rows as data_rows
 from bilevel_rl.llm.data.preferences import answer_ids, as_pairs
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
 from bilevel_rl.llm.forward import context, without
@@ -325,7 +325,7 @@ def test_stored_conversations_are_rendered_by_the_template_and_end_with_its_own_
         "is blue<|im_end|>\n<|im_start|>user\nand?<|im_end|>\n<|im_start|>assistant\na mat<|im_end|>"
     )
     # what load_preferences returns is taken too
-    stored = sources.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
+    stored = data_rows.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
     (again,) = as_pairs(stored, chat, 64, 32, None, eos)
     assert chat.decode(again[1]) == " purrs<|im_end|>"
 
@@ -377,7 +377,7 @@ def test_every_row_hands_over_its_own_columns_whatever_was_drawn():
     call_reward_function(f, from_pairs([(prompts[0], (5,)), (prompts[1], (6,))], pad_id=0))
     assert seen == {"answer": [None, "7"], "level": [None, None]}
     talk = {"messages": [*TALK, {"role": "assistant", "content": "x"}], "answer": "9"}
-    assert sources.load_prompts([talk]) == [{"prompt": TALK, "answer": "9"}]
+    assert data_rows.load_prompts([talk]) == [{"prompt": TALK, "answer": "9"}]
     with pytest.raises(InvalidProblem, match="the column 'completions'; reward functions are given"):
         as_prompts([{"prompt": [1], "completions": "x"}])
 

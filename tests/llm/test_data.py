@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.llm.data import sources as data
+from bilevel_rl.llm.data import rows, sources, wording
 from bilevel_rl.llm.tasks.pretrain import train_tokenizer
 
 TEMPLATE = (
@@ -53,19 +53,19 @@ def write(folder, kind):
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "txt", "parquet"])
 def test_a_file_and_its_folder_give_the_same_rows(tmp_path, kind):
     file = write(tmp_path, kind)
-    assert data.load_rows(file) == ROWS
-    assert data.load_rows(tmp_path) == ROWS
-    assert data.load_prompts(file) == ROWS
+    assert sources.load_rows(file) == ROWS
+    assert sources.load_rows(tmp_path) == ROWS
+    assert rows.load_prompts(file) == ROWS
 
 
 def test_a_saved_hub_dataset_gives_the_same_rows(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "many")
-    assert data.load_rows(tmp_path / "one") == ROWS
-    assert data.load_rows(tmp_path / "many") == ROWS
+    assert sources.load_rows(tmp_path / "one") == ROWS
+    assert sources.load_rows(tmp_path / "many") == ROWS
     with pytest.raises(InvalidProblem, match="no split 'test'"):
-        data.load_rows(tmp_path / "many", "test")
+        sources.load_rows(tmp_path / "many", "test")
 
 
 def test_a_hub_id_goes_through_datasets(monkeypatch):
@@ -74,7 +74,7 @@ def test_a_hub_id_goes_through_datasets(monkeypatch):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda name, split: asked.append((name, split)) or iter(ROWS)
     )
-    assert data.load_rows("someone/prompts", "validation") == ROWS
+    assert sources.load_rows("someone/prompts", "validation") == ROWS
     assert asked == [("someone/prompts", "validation")]
 
 
@@ -86,13 +86,13 @@ def test_an_unreachable_hub_id_is_a_clear_error(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(InvalidProblem, match=r"dataset 'someone/prompts': got ConnectionError \(no route\);"):
-        data.load_rows("someone/prompts")
+        sources.load_rows("someone/prompts")
 
 
 def test_csv_cells_may_hold_messages(tmp_path):
     with open(tmp_path / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows([["prompt"], [json.dumps(TALK)]])
-    assert data.load_prompts(tmp_path / "train.csv") == [{"prompt": TALK}]
+    assert rows.load_prompts(tmp_path / "train.csv") == [{"prompt": TALK}]
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_csv_cells_may_hold_messages(tmp_path):
 def test_bad_files_are_named(tmp_path, content, name, what):
     (tmp_path / name).write_text(content)
     with pytest.raises(InvalidProblem, match=what):
-        data.load_rows(tmp_path / name)
+        sources.load_rows(tmp_path / name)
 
 
 def test_a_missing_path_is_not_taken_for_a_hub_id(tmp_path):
     for source in (tmp_path / "none", "none.jsonl", "./none"):
         with pytest.raises(InvalidProblem, match="no such file or folder"):
-            data.load_rows(source)
+            sources.load_rows(source)
     with pytest.raises(InvalidProblem, match="no split 'train'"):
-        data.load_rows(tmp_path)
+        sources.load_rows(tmp_path)
 
 
 # -- TweetEval -----------------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ def tweeteval(folder, texts="good\nbad\u2028day\n", labels="1\n0\n", mapping="0\
 
 
 def test_tweeteval(tmp_path):
-    read = data.read_tweeteval(tweeteval(tmp_path))
-    assert read == data.Labelled(["good", "bad\u2028day"], [1, 0], ["sad", "joy"])
-    assert data.load_rows(tmp_path)[0] == {"text": "good", "label": "joy"}
-    emoji = data.read_tweeteval(tweeteval(tmp_path, mapping="0\t❤\t_red_heart_\t\n1\t😂\t_tears_\t"))
+    read = sources.read_tweeteval(tweeteval(tmp_path))
+    assert read == sources.Labelled(["good", "bad\u2028day"], [1, 0], ["sad", "joy"])
+    assert sources.load_rows(tmp_path)[0] == {"text": "good", "label": "joy"}
+    emoji = sources.read_tweeteval(tweeteval(tmp_path, mapping="0\t❤\t_red_heart_\t\n1\t😂\t_tears_\t"))
     assert emoji.names == ["_red_heart_", "_tears_"]
 
 
@@ -149,28 +149,28 @@ def test_tweeteval(tmp_path):
 )
 def test_bad_tweeteval_folders_are_named(tmp_path, files, what):
     with pytest.raises(InvalidProblem, match=what):
-        data.read_tweeteval(tweeteval(tmp_path, **files))
+        sources.read_tweeteval(tweeteval(tmp_path, **files))
 
 
 def test_prompts_from_the_first_words_of_texts(tmp_path):
     tweeteval(tmp_path, texts="a b c\na b d\n")
-    rows = data.load_prompts(tmp_path, words=2, duplicates="drop")
-    assert rows == [{"text": "a b c", "label": "joy", "prompt": "a b"}]
+    found = rows.load_prompts(tmp_path, words=2, duplicates="drop")
+    assert found == [{"text": "a b c", "label": "joy", "prompt": "a b"}]
     with pytest.raises(InvalidProblem, match="a text and no prompt"):
-        data.load_prompts(tmp_path)
+        rows.load_prompts(tmp_path)
 
 
 # -- prompts and preferences ---------------------------------------------------------------------------------
 
 
 def test_other_columns_stay_and_completions_go():
-    rows = data.load_prompts([{"prompt": "p", "answer": 3, "chosen": "x", "rejected": "y"}])
-    assert rows == [{"prompt": "p", "answer": 3}]
+    found = rows.load_prompts([{"prompt": "p", "answer": 3, "chosen": "x", "rejected": "y"}])
+    assert found == [{"prompt": "p", "answer": 3}]
 
 
 def test_messages_up_to_the_first_answer_are_the_prompt():
-    rows = data.load_prompts([{"messages": [*TALK, {"role": "assistant", "content": "hi"}]}])
-    assert rows == [{"prompt": TALK}]
+    found = rows.load_prompts([{"messages": [*TALK, {"role": "assistant", "content": "hi"}]}])
+    assert found == [{"prompt": TALK}]
 
 
 @pytest.mark.parametrize(
@@ -187,43 +187,43 @@ def test_messages_up_to_the_first_answer_are_the_prompt():
 )
 def test_bad_prompts_are_named(prompts, what):
     with pytest.raises(InvalidProblem, match=what):
-        data.load_prompts(prompts)
+        rows.load_prompts(prompts)
 
 
 def test_lengths_are_checked_in_tokens(tokenizer, chat):
     length = len(tokenizer("my cat")["input_ids"])
-    rows = [{"prompt": "my cat"}]
-    data.check_prompts(rows, tokenizer, length, context=length + 5, max_new_tokens=5)
+    given = [{"prompt": "my cat"}]
+    rows.check_prompts(given, tokenizer, length, context=length + 5, max_new_tokens=5)
     with pytest.raises(InvalidProblem, match=f"{length} tokens; max_prompt_tokens is {length - 1}"):
-        data.check_prompts(rows, tokenizer, length - 1)
+        rows.check_prompts(given, tokenizer, length - 1)
     with pytest.raises(InvalidProblem, match="the model's context is"):
-        data.check_prompts(rows, tokenizer, context=length + 4, max_new_tokens=5)
+        rows.check_prompts(given, tokenizer, context=length + 4, max_new_tokens=5)
     with pytest.raises(InvalidProblem, match="max_prompt_tokens"):
-        data.check_prompts([TALK], chat, 3)
+        rows.check_prompts([TALK], chat, 3)
 
 
 def test_preferences_standard_conversational_and_implicit(chat):
-    explicit = data.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
-    assert explicit == [data.PreferenceText("my cat", " purrs", " hisses")]
-    implicit = data.load_preferences([{"chosen": "my cat is happy", "rejected": "my cat is hungry"}])
-    assert implicit == [data.PreferenceText("my cat is", " happy", " hungry")]
+    explicit = rows.load_preferences([{"prompt": "my cat", "chosen": " purrs", "rejected": " hisses"}])
+    assert explicit == [rows.PreferenceText("my cat", " purrs", " hisses")]
+    implicit = rows.load_preferences([{"chosen": "my cat is happy", "rejected": "my cat is hungry"}])
+    assert implicit == [rows.PreferenceText("my cat is", " happy", " hungry")]
     good, bad = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
-    expected = [data.PreferenceText("[user]hello[assistant]", "yes", "no")]
+    expected = [rows.PreferenceText("[user]hello[assistant]", "yes", "no")]
     plain = TEMPLATE.replace(
         "[{{ m['role'] }}]", "{% if m['role'] == 'user' %}[user]{% else %}[assistant]{% endif %}"
     )
     chat.chat_template = plain
-    assert data.load_preferences([{"prompt": TALK, "chosen": good, "rejected": bad}], chat) == expected
-    assert data.load_preferences([{"chosen": TALK + good, "rejected": TALK + bad}], chat) == expected
+    assert rows.load_preferences([{"prompt": TALK, "chosen": good, "rejected": bad}], chat) == expected
+    assert rows.load_preferences([{"chosen": TALK + good, "rejected": TALK + bad}], chat) == expected
 
 
 def test_rows_for_the_trainer_keep_their_messages():
     good, bad = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
     expected = [{"prompt": TALK, "chosen": good, "rejected": bad}]
-    assert data.preference_rows([{"chosen": TALK + good, "rejected": TALK + bad}]) == expected
-    assert data.preference_rows(expected) == expected
+    assert rows.preference_rows([{"chosen": TALK + good, "rejected": TALK + bad}]) == expected
+    assert rows.preference_rows(expected) == expected
     with pytest.raises(InvalidProblem, match="an empty completion"):
-        data.preference_rows([{"prompt": TALK, "chosen": [], "rejected": bad}])
+        rows.preference_rows([{"prompt": TALK, "chosen": [], "rejected": bad}])
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused(chat):
@@ -234,7 +234,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused(chat):
         "rejected": [{"role": "assistant", "content": "b"}],
     }
     with pytest.raises(InvalidProblem, match="not the start of the conversation"):
-        data.load_preferences([row], chat)
+        rows.load_preferences([row], chat)
 
 
 @pytest.mark.parametrize(
@@ -247,27 +247,27 @@ def test_a_template_that_rewrites_the_prompt_is_refused(chat):
 )
 def test_bad_preferences_are_named(row, what):
     with pytest.raises(InvalidProblem, match=what):
-        data.load_preferences([row])
+        rows.load_preferences([row])
 
 
 def test_messages_need_a_chat_template(tokenizer):
     with pytest.raises(InvalidConfig, match="without a chat template"):
-        data.render(TALK, tokenizer)
+        wording.render(TALK, tokenizer)
 
 
 def test_rendering_begins_the_answer_only_after_a_question(chat):
-    assert data.render(TALK, chat) == "[user]hello[assistant]"
+    assert wording.render(TALK, chat) == "[user]hello[assistant]"
     begun = [*TALK, {"role": "assistant", "content": "well"}]
-    assert data.render(begun, chat) == "[user]hello[assistant]well"
+    assert wording.render(begun, chat) == "[user]hello[assistant]well"
 
 
 def test_tokenizer_without_end_or_with_too_many_tokens(tokenizer):
-    data.check_tokenizer(tokenizer, vocabulary=len(tokenizer))
+    rows.check_tokenizer(tokenizer, vocabulary=len(tokenizer))
     with pytest.raises(InvalidConfig, match="vocabulary mismatch"):
-        data.check_tokenizer(tokenizer, vocabulary=len(tokenizer) - 1)
+        rows.check_tokenizer(tokenizer, vocabulary=len(tokenizer) - 1)
 
     class Endless:
         eos_token_id = None
 
     with pytest.raises(InvalidConfig, match="no EOS token"):
-        data.check_tokenizer(Endless())
+        rows.check_tokenizer(Endless())

@@ -38,6 +38,7 @@ SHARED_FUNCTIONS = {
     "demonstrations": "of actions, in tables and in texts",
     "fingerprint": "a digest of what numbers depend on",
     "load": "what `save` wrote, back",
+    "named": "a thing by its name",
     "norm": "of a gradient",
     "read": "a file or a run's options, as values",
     "render": "something as text",

@@ -26,7 +26,7 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     """`judge QUEUE`: shows each open pair and reads 1, 2, t (tie) or q (quit)."""
-    from bilevel_rl.llm.data.sources import as_text
+    from bilevel_rl.llm.data.wording import as_text
     from bilevel_rl.llm.judges.builtin import HumanQueue
 
     folder = options.parse("llm judge", Settings, argv).queue

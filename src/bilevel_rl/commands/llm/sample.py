@@ -13,7 +13,8 @@ from bilevel_rl.commands.llm import screen
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import options
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data import sources
+from bilevel_rl.llm.data.rows import load_prompts
+from bilevel_rl.llm.data.sources import load_rows
 
 arg = tyro.conf.arg
 
@@ -60,11 +61,11 @@ def _prompts_of(folder: Path, config: Config, count: int) -> list[Any]:
     """Prompts that a run has used: from its sample table, else from where its configuration says."""
     rows = folder / "samples.jsonl"
     if rows.exists() and rows.stat().st_size:
-        texts = [row["prompt"] for row in sources.load_rows(rows)]
+        texts = [row["prompt"] for row in load_rows(rows)]
         unique = list({str(text): text for text in texts}.values())
         return unique[:count]
     if config.prompts:
-        return sources.load_prompts(config.prompts, duplicates="drop")[:count]
+        return load_prompts(config.prompts, duplicates="drop")[:count]
     raise InvalidConfig(
         message(
             str(folder),

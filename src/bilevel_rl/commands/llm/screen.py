@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.data.wording import as_text
 
 
 def console() -> Console:

@@ -9,7 +9,7 @@ from typing import Any
 from bilevel_rl.commands.llm import screen
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.llm.config import Config, parse_overrides
-from bilevel_rl.llm.data import sources
+from bilevel_rl.llm.data.rows import load_prompts, preference_rows
 from bilevel_rl.llm.judges.by_name import QUEUE, make_gold, make_judge
 from bilevel_rl.llm.sections import written
 
@@ -86,8 +86,8 @@ def run(config: Config, resume: bool) -> int:
             message("config.prompts", "nothing", "a run from the command line reads its prompts from somewhere",
                     "Set prompts: to a hub id, file or folder")
         )  # fmt: skip
-    prompts = sources.load_prompts(config.prompts, duplicates="drop")
-    preferences = sources.preference_rows(config.preferences) if config.preferences else None
+    prompts = load_prompts(config.prompts, duplicates="drop")
+    preferences = preference_rows(config.preferences) if config.preferences else None
     judge, scorer = make_judge(config.judge, config.seed)
     console = screen.console()
     with screen.bar(f"{config.method}", config.steps) as advance:

@@ -2,4 +2,4 @@
 
 from bilevel_rl.moved import names_of
 
-__getattr__ = names_of("bilevel_rl.llm.data", "sources")  # this room was one module
+__getattr__ = names_of("bilevel_rl.llm.data", "sources", "rows", "wording")  # this room was one module

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
-from bilevel_rl.llm.data.sources import whole
+from bilevel_rl.llm.data.wording import whole
 from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending
 from bilevel_rl.llm.loading import label_scores, load_classifier, load_tokenizer
 from bilevel_rl.records import append_line, make_folder

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.llm import http
-from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.data.wording import as_text
 from bilevel_rl.records import append_line, make_folder
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message, require
-from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.data.wording import as_text
 
 log = logging.getLogger(__name__)
 WORD = re.compile(r"[^\W\d_]+")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.llm.data.sources import whole
+from bilevel_rl.llm.data.wording import whole
 from bilevel_rl.llm.forward import arguments, context
 from bilevel_rl.llm.loading import classifier_rows, pad_rows
 from bilevel_rl.llm.rewards.functions import call_reward_function

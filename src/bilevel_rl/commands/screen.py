@@ -199,25 +199,70 @@ def show_rows(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -
     console().print(table)
 
 
+LEAST = ("stopped", "runs", "samples", "seeds", "entropy, nats", "labels", "samples to 5 %")  # the first to give way
+NAMES = 18  # ours: characters a method's name has at least before it goes on in a second line
+
+
 def results_table(title: str, rows: Sequence[tuple[str, Trace, float | None]]) -> Table:
     """One row a method: samples, objective and gap (interquartile mean over its interval), success, first hit."""
-    caption = (
+    note = (
         "objective, gap: interquartile mean over runs, below it the 95 % bootstrap\ninterval, graded by exact oracles\n"
         "within 5 %: runs that end within 5 % of the best known value, and the exact\n95 % interval of their share\n"
         "to 5 %: samples, median over runs, from which a run stays within 5 %"
     )
-    table = Table(
-        title=title, title_justify="left", caption=escape(caption), caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )  # fmt: skip
     stopped = [int((trace.status != 0).sum()) for _, trace, _ in rows]
-    columns = ["method", "samples", "objective", "gap", "within 5 %", "to 5 %", *(["stopped"] if any(stopped) else [])]
-    for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
-    for (label, trace, best), lost in zip(rows, stopped, strict=True):
-        cells = [cell.replace(" [", "\n[", 1) for cell in row(trace.metrics, best)]
-        table.add_row(*map(escape, [label, *cells, *([str(lost)] if any(stopped) else [])]))
+    heads = ["method", "samples", "objective", "gap", "within 5 %", "to 5 %", *(["stopped"] if any(stopped) else [])]
+    cells = [
+        [label, *row(trace.metrics, best), *([str(lost)] if any(stopped) else [])]
+        for (label, trace, best), lost in zip(rows, stopped, strict=True)
+    ]
+    return methods_table(title, heads, cells, note, least=())
+
+
+def methods_table(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], note: str, least: Sequence[str] = LEAST
+) -> Table:
+    """One row a method, an interval below its number, and only the columns that the terminal has room for.
+
+    Args:
+        least: columns that give way where there is no room, the first one first.
+    """
+    cells = [[cell.replace(" [", "\n[", 1) for cell in row] for row in rows]
+    left_out, kept, cells = fitted(list(heads), cells, console().width, least)
+    note += f" In the report also: {', '.join(left_out)}." if left_out else ""
+    table = Table(
+        title=title, title_justify="left", caption=escape(note), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    names = min(NAMES, max((len(one[0]) for one in cells), default=0))
+    for i, head in enumerate(kept):
+        table.add_column(head, justify="right" if i else "left", overflow="fold", min_width=0 if i else names)
+    for one in cells:
+        table.add_row(*map(escape, one))
     return table
+
+
+def fitted(
+    heads: list[str], rows: list[list[str]], width: int, least: Sequence[str] = LEAST
+) -> tuple[list[str], list[str], list[list[str]]]:
+    """What a terminal of this width has room for: the columns left out, heads and rows.
+
+    Example:
+        >>> fitted(["method", "runs", "gap"], [["a", "10", "0.1"]], 12)
+        (['runs'], ['method', 'gap'], [['a', '0.1']])
+    """
+    kept = list(range(len(heads)))
+
+    def room() -> int:
+        columns = [[heads[i], *(row[i] for row in rows)] for i in kept]
+        names = min(NAMES, max(len(cell) for cell in columns[0]))  # longer ones go on in a second line
+        widest = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns[1:]]
+        return names + sum(widest) + 2 * len(widest)
+
+    for head in least:
+        if room() > width and head in heads:
+            kept.remove(heads.index(head))
+    out = [head for i, head in enumerate(heads) if i not in kept]
+    return out, [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def row(metrics: dict[str, np.ndarray], best: float | None) -> list[str]:

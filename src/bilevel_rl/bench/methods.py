@@ -92,21 +92,22 @@ class Contender:
 
 
 def _plain(solver: Solver, setting: dict[str, float], task: Task, iterations: int) -> dict[str, float]:
-    options: dict[str, float] = {}
-    for name, value in setting.items():
-        if name == TRAVEL:
-            field, power = _step(solver)
-            total = sum((k + 1) ** -power for k in range(iterations))
-            options[field] = value * task.length / (task.gradient * total)
-        elif name == HOLD:
-            options["hold"] = float(int(value * iterations))
-        elif name == OPTIMISM:
-            options["optimism"] = value * task.reach
-        elif name == W:
-            options["scales.w.initial"] = value * float(solver.scales.w.initial)  # type: ignore[attr-defined]
-        else:
-            options[name] = value
-    return options
+    return dict(_option(solver, name, value, task, iterations) for name, value in setting.items())
+
+
+def _option(solver: Solver, name: str, value: float, task: Task, iterations: int) -> tuple[str, float]:
+    """What one axis of the grid says, as an option of the solver."""
+    if name == TRAVEL:
+        field, power = _step(solver)
+        total = sum((k + 1) ** -power for k in range(iterations))
+        return field, value * task.length / (task.gradient * total)
+    if name == HOLD:
+        return "hold", float(int(value * iterations))
+    if name == OPTIMISM:
+        return "optimism", value * task.reach
+    if name == W:
+        return "scales.w.initial", value * float(solver.scales.w.initial)  # type: ignore[attr-defined]
+    return name, value
 
 
 def _step(solver: Solver) -> tuple[str, float]:

@@ -115,11 +115,15 @@ def test_sac_finds_the_soft_optimum_of_one_decision(critics):
 
 
 def test_a_tuned_temperature_rises_while_the_entropy_is_below_its_aim():
-    env = Bounded()
-    for entropy, rises in ((5.0, True), (-20.0, False)):
+    env, first = Bounded(), SAC(width=8, tuned=True)
+    F, rows = first.init(env, jax.random.key(0)), rows_of(first.law(env), 16)
+
+    @jax.jit
+    def updated(entropy):
         follower = SAC(width=8, tuned=True, entropy=entropy)
-        F = follower.init(env, jax.random.key(0))
-        rows = rows_of(follower.law(env), 16)
-        after = follower.update(env, F, rows, jnp.zeros(16, F32), F32(0.9), F32(0.1), jax.random.key(1))
+        return follower.update(env, F, rows, jnp.zeros(16, F32), F32(0.9), F32(0.1), jax.random.key(1))
+
+    for entropy, rises in ((5.0, True), (-20.0, False)):
+        follower, after = first, updated(entropy)
         assert bool(after.log_tau.params > F.log_tau.params) is rises
         assert float(follower.temperature(after, 0.1)) == pytest.approx(float(jnp.exp(after.log_tau.params)))

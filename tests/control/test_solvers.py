@@ -81,10 +81,10 @@ def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
 
 def test_nan_from_an_environment_stops_the_run_and_says_where():
     trace = solve(
-        Pay(environment=Arms(broken=True, length=30)), small(solvers.Covariance, leader=QUICK, cut=False),
-        iterations=24, runs=2, record_every=4, seed=3,
+        Pay(environment=Arms(broken=True, length=30)), small(solvers.PartialSGD, leader=QUICK, cut=False),
+        iterations=24, record_every=1, seed=3,
     )  # fmt: skip
-    assert (trace.status == 1).all()
+    assert trace.status.tolist() == [1]
     assert "iteration 20" in trace.messages[0]
     assert "the state before it is kept" in trace.messages[0]
     assert np.isfinite(trace.x).all()

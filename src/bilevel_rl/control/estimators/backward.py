@@ -16,7 +16,14 @@ import jax.numpy as jnp
 
 from bilevel_rl.control import nets
 from bilevel_rl.control.estimators import heads
-from bilevel_rl.control.estimators.estimator import Direction, Here, HyperGradient, slopes, utilities
+from bilevel_rl.control.estimators.estimator import (
+    Direction,
+    Here,
+    HyperGradient,
+    forgetting,
+    slopes,
+    utilities,
+)
 from bilevel_rl.control.estimators.heads import Heads
 from bilevel_rl.control.followers.follower import scaled
 from bilevel_rl.loop.settings import check_fields
@@ -74,7 +81,7 @@ class Backward(HyperGradient):
         return heads.advantage(here, H.critic.online.params, F, rows, self.actions, key)[:, 0] / (1 - here.upper)
 
     def walk(self, here: Here, H: Past, F, rows, keys):
-        env, ratio = here.environment, here.lower / here.upper
+        env, ratio = here.environment, forgetting(here)
         A_u = self._advantage(here, H, F, rows, keys[1])
         obs, after = scaled(env, rows.t.obs), scaled(env, rows.t.next_obs)
         y = ratio * (H.target(obs)[:, 0] + A_u)

@@ -103,6 +103,11 @@ class HyperGradient(eqx.Module):
         """Raise `InvalidConfig` for settings that are not allowed."""
 
 
+def forgetting(here: Here) -> Float[Array, ""]:
+    """gamma_L / gamma_U, by which the past counts less where the leader's discount cuts chains; 0 at 0."""
+    return here.lower / jnp.maximum(here.upper, 1e-8)
+
+
 def slopes(here: Here, rows: Rows) -> Float[Array, "B d"]:
     """The derivative of each row's reward in x."""
     one = lambda features: jax.grad(lambda x: jnp.asarray(here.problem.reward(x, features), jnp.float32))(here.x)  # noqa: E731

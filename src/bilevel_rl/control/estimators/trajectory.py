@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel_rl.control.estimators import heads
-from bilevel_rl.control.estimators.estimator import Direction, Here, HyperGradient, slopes, utilities
+from bilevel_rl.control.estimators.estimator import (
+    Direction,
+    Here,
+    HyperGradient,
+    forgetting,
+    slopes,
+    utilities,
+)
 from bilevel_rl.control.estimators.heads import Heads
 from bilevel_rl.loop.settings import check_fields
 
@@ -75,7 +82,7 @@ class Trajectory(HyperGradient):
 
     def walk(self, here: Here, H: Traces, F, rows, keys):
         A_u = heads.advantage(here, H.critic.online.params, F, rows, self.actions, keys[1])[:, 0] / (1 - here.upper)
-        before = jnp.where(rows.first, 0.0, here.lower / here.upper * H.trace)
+        before = jnp.where(rows.first, 0.0, forgetting(here) * H.trace)
         bound = jnp.asarray(self.bound, jnp.float32)
         trace = jnp.clip(before + A_u / here.tau, -bound, bound)
         total = H.total + jnp.mean(trace[:, None] * slopes(here, rows), 0)

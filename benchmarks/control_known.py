@@ -57,13 +57,13 @@ def main() -> None:
     """Run the parts named, each unless it is there."""
     again, (kind, *names) = "--again" in sys.argv, [word for word in sys.argv[1:] if not word.startswith("--")]
     for name in names:
-        known = json.loads(FILE.read_text()) if FILE.exists() else {"parts": {}}
         key = f"{kind} {name}"
-        if key in known["parts"] and not again:
+        if key in read()["parts"] and not again:
             continue
         began = time.process_time()
         part = {"fixed": fixed, "run": run, "paper": paper}[kind](name)
         part["cpu seconds"] = round(time.process_time() - began)
+        known = read()  # parts may be run side by side
         known["parts"][key] = part
         known |= {
             "hardware": records.hardware(),
@@ -71,6 +71,11 @@ def main() -> None:
         }
         records.write_json(FILE, known)
         print(key, json.dumps(part, indent=1), flush=True)
+
+
+def read() -> dict[str, Any]:
+    """What has been measured so far."""
+    return json.loads(FILE.read_text()) if FILE.exists() else {"parts": {}}
 
 
 def fixed(name: str) -> dict[str, Any]:

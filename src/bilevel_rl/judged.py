@@ -73,9 +73,10 @@ class Judged(ControlProblem):
     references: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, table: BilevelProblem, observed: Observed = "one_hot"):
-        if not table.objective.linear or table.moves_transitions:
+        linear = getattr(table, "mdp", None) is not None and table.objective.linear
+        if not linear or table.moves_transitions:
             raise InvalidProblem(
-                message(f"Judged({table.name})", "an objective that is not linear, or a kernel that x moves",
+                message(f"Judged({table.name})", "no table, an objective that is not linear, or a kernel that x moves",
                         "a neural follower is judged where the leader has a utility of states and actions",
                         "Take GoalPlacement, FourRooms or another with VisitationUtility")
             )  # fmt: skip

@@ -75,6 +75,8 @@ def _neural(asked: words.Read, problem: Any, solver: Any) -> int:
     print(f"the pilot used {found.pilot:,} transitions at x0")
     clear = found.slope > found.noise / 4
     verdict = "the slope is clear of its noise" if clear else "the slope drowns in noise: more chains, or a longer pilot"
+    if found.reach == 0:
+        print(f"note: x is held for {float(solver.leader.hold):,.0f} iterations, as many as this run has: plan a longer one")
     screen.say(
         f"verdict: {verdict}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} --iterations {s.iterations} "
         f"--solver.leader.zeta.initial {found.zeta:.3g}"

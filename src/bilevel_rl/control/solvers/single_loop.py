@@ -209,9 +209,11 @@ class SingleLoop(Solver):
         motion = state.motion
         held = jnp.sum(jnp.where(jnp.arange(motion.blocks.shape[0]) < motion.filled, motion.blocks, 0.0))
         count = jnp.clip(motion.filled, 1, motion.blocks.shape[0])
-        best = jnp.where(motion.best > -1e29, motion.best, held / count)
+        # before the first block is full: what there is of it
+        now = jnp.where(motion.filled > 0, held / count, motion.gathered / jnp.maximum(k % self.leader.block, 1))
+        best = jnp.where(motion.best > -1e29, motion.best, now)
         return {
-            M.OUTCOME.key: held / count, M.BEST_OUTCOME.key: best, M.GATE.key: motion.gate, M.SPEED.key: motion.speed,
+            M.OUTCOME.key: now, M.BEST_OUTCOME.key: best, M.GATE.key: motion.gate, M.SPEED.key: motion.speed,
             M.RESTARTS.key: motion.restarts,
         }  # fmt: skip
 

@@ -1,0 +1,44 @@
+"""The verbs on a user's own problem with a neural follower."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilevel_rl import records
+from bilevel_rl.cli import main
+
+FILE = f"{Path(__file__).parent / 'shop_problem.py'}:problem"
+SMALL = [
+    "--solver.chains", "4", "--solver.batch", "8", "--solver.capacity", "64", "--solver.recent", "8",
+    "--solver.follower.soft-q.width", "8", "--solver.estimator.width", "8", "--solver.leader.hold", "4",
+]  # fmt: skip
+
+
+def test_run_and_resume_to_a_larger_budget(tmp_path, capsys):
+    assert main(["check", FILE, "covariance"]) == 0
+    assert "shop: 1 observations, 3 actions" in capsys.readouterr().out
+    folder = tmp_path / "run"
+    assert main(["run", FILE, "--samples", "80", "--runs", "2", "--records", "5", "--out", str(folder), *SMALL]) == 0
+    assert "outcome" in capsys.readouterr().out  # nothing exact is known here
+    run = records.Run.read(folder)
+    assert run.config["solver"] == "covariance"
+    assert run.config["solver_options"]["follower"]["soft_q"]["width"] == 8
+    assert run.trace["samples"][:, -1].tolist() == [80, 80]
+    assert (folder / "problem.py").exists()
+    assert main(["resume", str(folder), "--samples", "96"]) == 0
+    longer = records.Run.read(folder).trace
+    np.testing.assert_array_equal(longer["x"][:, :6], run.trace["x"])
+    assert longer["samples"][:, -1].tolist() == [96, 96]
+
+
+@pytest.mark.slow
+def test_plan_compare_sweep_and_report(tmp_path, capsys):
+    assert main(["plan", FILE, "--iterations", "64", "--pilot", "64", *SMALL]) == 0
+    assert "verdict" in capsys.readouterr().out
+    both = ["--solvers", "covariance:chains=4,batch=8", "partial_sgd:chains=4,batch=8"]
+    assert main(["compare", FILE, *both, "--samples", "80", "--runs", "2", "--out", str(tmp_path / "both")]) == 0
+    grid = ["--grid", "leader.zeta.initial=0.1,0.4", "--samples", "80", "--runs", "2"]
+    assert main(["sweep", FILE, "covariance", *grid, *SMALL]) == 0
+    assert main(["run", FILE, "--samples", "80", "--runs", "2", "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page")]) == 0

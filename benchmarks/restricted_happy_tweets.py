@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "shared": {"estimator": "shared"},
 }
 WEIGHTS = {"tilted": (0.05, 0.3), "fisher": (0.05, 0.3), "shared": (0.5, 3.0)}
-FOLDER = Path("runs/restricted_happy_tweets")
+FOLDER, LIMIT = Path("runs/restricted_happy_tweets"), [float("inf")]
 
 
 def configuration(setting: str, method: str, seed: int, weight: float, task: Any) -> Config:
@@ -96,6 +96,8 @@ def kept(setting: str, method: str, seed: int, weight: float, things: list) -> d
     """`one`, from its file where it is there."""
     path = FOLDER / f"{setting}-{method}-{seed}-{weight}.json".replace(" ", "_")
     if not path.exists():
+        if time.process_time() > LIMIT[0]:
+            raise SystemExit(f"{path.stem} is next")
         if not things:
             task = task_of.from_grammar(Path("runs/cache"), *task_of.sized("small", "grammar"))
             things += [task, task.gold(), task.tokenizer()]
@@ -158,9 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("time", "tune", "run", "collect"))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of processor time; then call again")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    LIMIT[0] = options.seconds
     make_folder(FOLDER)
     things: list[Any] = []
     if options.what == "time":

@@ -17,7 +17,8 @@ Labels are pairs drawn from the policy, decided by a Bradley-Terry law (slope 8)
 
 `population` has a label for every pair; `bound` is the best policy of the class at that KL, whatever the reward.
 
-    python benchmarks/restricted_policies.py      writes benchmarks/results/restricted_policies.json
+    python benchmarks/restricted_policies.py                 writes benchmarks/results/restricted_policies.json
+    python benchmarks/restricted_policies.py --seconds 90    stops after so many seconds of processor time; call it again
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -35,7 +38,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from bilevel_rl import statistics
-from bilevel_rl.records import hardware
+from bilevel_rl.records import hardware, make_folder, read_json, write_json
 
 Array = NDArray[np.float64]
 SLOPE = 8.0
@@ -47,6 +50,7 @@ SHARED = (0.0, 0.4, 1.0)  # share of the policy's features that the reward has t
 LABELS = (100, 800, 3200, 0)  # 0: the population
 WIDE = 15  # features of a reward model that is larger than the policy
 ZETAS, WEIGHTS = (0.02, 0.05, 0.15), (1.0, 10.0)
+FOLDER, LIMIT = Path("runs/restricted_policies"), [float("inf")]
 TUNING, FRESH = range(3), range(100, 130)
 
 
@@ -225,18 +229,34 @@ def tuned(method: str) -> dict[str, float]:
     scores = {}
     for zeta in ZETAS:
         for weight in WEIGHTS if method not in ("fixed", "online") else (0.0,):
-            cells = [(shared, labels) for shared in (0.0, 0.4) for labels in (200, 3200)]
-            found = [solve(world(shared, TUNING), method, labels, 1.0, zeta, weight) for shared, labels in cells]
-            scores[zeta, weight] = float(np.mean(found))
+            scores[zeta, weight] = kept(
+                f"tune-{method}-{zeta}-{weight}",
+                lambda zeta=zeta, weight=weight: float(np.mean([
+                    solve(world(shared, TUNING), method, labels, 1.0, zeta, weight)
+                    for shared in (0.0, 0.4) for labels in (200, 3200)
+                ])),
+            )  # fmt: skip
     zeta, weight = max(scores, key=lambda key: scores[key])
     return {"zeta": zeta, "weight": weight}
+
+
+def kept(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, from its file where it is there."""
+    path = FOLDER / f"{name}.json"
+    if not path.exists():
+        if time.process_time() > LIMIT[0]:
+            raise SystemExit(f"{name} is next")
+        began = time.process_time()
+        write_json(path, {"value": make(), "cpu_seconds": time.process_time() - began})
+    return read_json(path)["value"]
 
 
 def main() -> None:
     """Tune, run every cell, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    began = time.process_time()
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    LIMIT[0] = parser.parse_args().seconds
+    make_folder(FOLDER)
     chosen = {method: tuned(method) for method in METHODS}
     print(json.dumps(chosen), flush=True)
     cells = [(shared, labels, 1.0, D) for shared in SHARED for labels in LABELS]
@@ -245,17 +265,27 @@ def main() -> None:
     rows = []
     for shared, labels, kl, d in cells:
         w = world(shared, FRESH, d)
-        gold = {m: solve(w, m, labels, kl, chosen[m]["zeta"], chosen[m]["weight"]) for m in METHODS}
+        gold = {
+            m: np.array(kept(
+                f"cell-{shared}-{labels}-{kl}-{d}-{m}",
+                lambda m=m, w=w, labels=labels, kl=kl: solve(
+                    w, m, labels, kl, chosen[m]["zeta"], chosen[m]["weight"]
+                ).tolist(),
+            ))
+            for m in METHODS
+        }  # fmt: skip
         row = {"shared": shared, "labels": labels or "population", "kl": kl, "d": d, "instances": len(FRESH)}
         row |= {m: list(statistics.bootstrap(v.tolist())) for m, v in gold.items()}
         row["reference"] = float((w.law * w.gold).sum(-1).mean())
-        row["bound"] = list(statistics.bootstrap(bound(w, kl).tolist()))
+        best = kept(f"bound-{shared}-{kl}-{d}", lambda w=w, kl=kl: bound(w, kl).tolist())
+        row["bound"] = list(statistics.bootstrap(best))
         row["gaps"] = {m: _gap(gold[m] - gold["online"]) for m in ("tilted", "fisher", "hessian")}
         rows.append(row)
         shown = {m: round(float(v.mean()), 4) for m, v in gold.items()}
         print(json.dumps({"cell": [shared, labels, kl, d]} | shown), flush=True)
     result = {"what": __doc__, "chosen": chosen, "grid": {"zeta": ZETAS, "weight": WEIGHTS}, "rows": rows,
-              "cpu_seconds": round(time.process_time() - began, 1), "hardware": hardware()}  # fmt: skip
+              "cpu_seconds": round(sum(read_json(p)["cpu_seconds"] for p in FOLDER.glob("*.json")), 1),
+              "hardware": hardware()}  # fmt: skip
     path = Path(__file__).parent / "results/restricted_policies.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -16,10 +16,15 @@ VERBS = {  # verb -> (module with `main(argv) -> int`, what it does)
     "train": ("train", "a run of your own; any key of the file as --key value (--recipe grpo)"),
     "resume": ("resume", "go on with a run that was stopped, to the same bits"),
     "sample": ("sample", "what the trained policy writes"),
+    "chat": ("chat", "talk to a checkpoint, through its chat template"),
+    "compare": ("compare", "two checkpoints on the same prompts, side by side: judge, gold score, KL, length"),
     "export": ("export", "policy, reward, tokenizer and model cards, for transformers, PEFT, TRL and vLLM"),
     "judge": ("judge", "label the pairs that a run has put in a queue folder"),
 }
-WORDS = {"train": "CONFIG.yaml", "resume": "RUN", "sample": "RUN", "export": "RUN", "judge": "QUEUE"}
+WORDS = {
+    "train": "CONFIG.yaml", "resume": "RUN", "sample": "RUN", "chat": "RUN", "compare": "A B", "export": "RUN",
+    "judge": "QUEUE",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ class Settings:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")]
     out: Annotated[Path | None, tyro.conf.arg(help="folder to write; by default RUN/export")] = None
+    checkpoint: Annotated[str, tyro.conf.arg(help="last, best, or the iteration of one that is kept")] = "last"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from bilevel_rl.llm import export
 
     given = options.parse("llm export", Settings, argv)
-    written = export.export(export.restore(given.run), given.out or given.run / "export")
+    written = export.export(export.restore(given.run, checkpoint=given.checkpoint), given.out or given.run / "export")
     for part, path in written.items():
         screen.console().print(f"{part}: {path}", highlight=False, soft_wrap=True)
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bilevel_rl.commands.llm import screen
+from bilevel_rl.commands.llm import screen, talk
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import options
 from bilevel_rl.llm.config import Config
@@ -32,6 +32,8 @@ class Settings:
         "policy"
     )
     seed: Annotated[int, arg(help="of the samples")] = 0
+    checkpoint: Annotated[str, arg(help="last, best, or the iteration of one that is kept")] = "last"
+    plain: Annotated[bool, arg(help="prompts as they are, not through the tokenizer's chat template")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,14 +42,15 @@ def main(argv: Sequence[str]) -> int:
     from bilevel_rl.llm.export import restore
 
     given = options.parse("llm sample", Settings, argv)
-    trainer = restore(given.run)
+    trainer = restore(given.run, checkpoint=given.checkpoint)
     config = trainer.config
     if given.role == "policy_l" and not config.uses_penalised:
         raise InvalidConfig(
             message("bilevel-rl llm sample --role", "'policy_l'", f"this run ({config.method}, estimator "
                     f"{config.estimator}) has no penalised policy", "Choose policy or reference")
         )  # fmt: skip
-    prompts: list[Any] = list(given.prompt) or _prompts_of(given.run, config, given.count)
+    typed = [talk.as_turn(text, trainer.tokenizer, given.plain) for text in given.prompt]
+    prompts: list[Any] = typed or _prompts_of(given.run, config, given.count)
     figures, table = evaluate(
         trainer.roles, prompts, trainer.generator, trainer.tokenizer, role=given.role,
         max_new_tokens=config.max_new_tokens, seed=given.seed, longest=config.max_prompt_tokens,

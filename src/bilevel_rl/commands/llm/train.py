@@ -88,18 +88,23 @@ def run(config: Config, resume: bool) -> int:
         )  # fmt: skip
     prompts = load_prompts(config.prompts, duplicates="drop")
     preferences = preference_rows(config.preferences) if config.preferences else None
+    held_out = load_prompts(config.eval_prompts, duplicates="drop") if config.eval_prompts else []
     judge, scorer = make_judge(config.judge, config.seed)
     console = screen.console()
     with screen.bar(f"{config.method}", config.steps) as advance:
         trainer = BilevelTrainer(
             config, prompts=prompts, judge=judge, gold=make_gold(config.gold) or scorer, preferences=preferences,
+            cost=make_gold(config.cost, "config.cost"), held_out=held_out,
+            held_out_gold=make_gold(config.eval_gold, "config.eval_gold"),
             callbacks=[_ticker(advance)], resume=resume, problem=Path(config.prompts).stem or "prompts",
         )  # fmt: skip
         if not resume:
             console.print(f"memory: {trainer.memory}", highlight=False)
         trainer.train()
     screen.show_samples(trainer.table(), "last completions")
-    if trainer.step < config.steps:
+    if trainer.enough:
+        console.print(trainer.enough)
+    if trainer.step < config.steps and not trainer.enough:
         _stopped(config, trainer.step)
     elif trainer.history:
         last = trainer.history[-1]

@@ -103,11 +103,12 @@ class LinearReward(nn.Module):
     Args:
         features: maps a rollout to [N, d]; no gradient flows into it.
         dim: d.
+        of_reference: the features are the reference's hidden state at the last token: it has a class in transformers.
     """
 
-    def __init__(self, features: Callable[[Rollout], Tensor], dim: int) -> None:
+    def __init__(self, features: Callable[[Rollout], Tensor], dim: int, of_reference: bool = False) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.of_reference = features, of_reference
         self.x = nn.Parameter(torch.zeros(dim))
 
     def forward(self, rollout: Rollout) -> Tensor:

@@ -163,7 +163,7 @@ class FullRoles(Roles):
                 hidden = hidden_states(reference, rollout)
                 return hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
 
-            return LinearReward(features, _width(reference))
+            return LinearReward(features, _width(reference), of_reference=True)
         return reward
 
     @contextlib.contextmanager
@@ -300,7 +300,7 @@ class LoraRoles(Roles):
                 hidden = hidden_states(model, rollout)
             return hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
 
-        return LinearReward(features, _width(self.base))
+        return LinearReward(features, _width(self.base), of_reference=True)
 
     def _adapter(self, name: str) -> dict[str, nn.Parameter]:
         return {key: p for key, p in self.base.named_parameters() if f".{name}." in key and ".lora_" in key}

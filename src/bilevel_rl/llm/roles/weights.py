@@ -11,7 +11,7 @@ import torch
 
 from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.llm.forward import is_sharded
-from bilevel_rl.llm.rewards.models import ClassifierReward
+from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.backend import LoraRoles, Roles, classifier_like
 from bilevel_rl.records import make_folder, read_json, write_json
 
@@ -57,7 +57,8 @@ def _base(roles: LoraRoles, folder: Path) -> str | None:
 
 @torch.no_grad()
 def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> None:
-    """Write x as an `AutoModelForSequenceClassification`; an adapter is merged into a copy of its base.
+    """Write x as an `AutoModelForSequenceClassification`; an adapter is merged into a copy of its base, and a linear reward
+    becomes the reference's body with x as its head.
 
     transformers reads a decoder's score at the last token that is not padding. Where the padding id is one that texts end
     with (often the end token itself) the exported model gets a padding id of its own, one more than the tokenizer has.
@@ -79,6 +80,10 @@ def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> No
         merged = base.merge_and_unload(adapter_names=["reward"])
         model = classifier_like(merged)
         model.score.weight.copy_(roles.heads["reward"].weight)
+    elif isinstance(roles.reward, LinearReward) and roles.reward.of_reference:
+        body = copy.deepcopy(roles.peft).unload() if isinstance(roles, LoraRoles) else roles.standing()
+        model = classifier_like(body)
+        model.score.weight.copy_(roles.reward.x)
     else:
         raise InvalidConfig(
             message("export_reward", type(roles.reward).__name__, "a sequence classifier is needed",

@@ -317,7 +317,12 @@ class Config:
         """
         yaml = require("yaml", "llm")
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise InvalidConfig(
+                message(str(path), f"bytes that are no UTF-8 ({error.reason} at {error.start})", "a configuration is UTF-8",
+                        "Save the file in UTF-8")
+            ) from error  # fmt: skip
         except OSError as error:
             raise InvalidConfig(
                 message(str(path), f"{type(error).__name__} ({error.strerror})", "a readable YAML file is needed",

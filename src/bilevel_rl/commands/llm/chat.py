@@ -11,7 +11,7 @@ import tyro
 
 from bilevel_rl.commands.llm import screen, talk
 from bilevel_rl.launch import options
-from bilevel_rl.llm.data.sources import as_text
+from bilevel_rl.llm.data.wording import as_text
 
 arg = tyro.conf.arg
 LONGEST = 1_000_000  # tokens of a conversation: the model's own context is what counts

@@ -13,7 +13,8 @@ import tyro
 from bilevel_rl.commands.llm import screen, talk
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import options
-from bilevel_rl.llm.data import sources
+from bilevel_rl.llm.data.rows import load_prompts
+from bilevel_rl.llm.data.wording import as_text
 from bilevel_rl.records import write_json
 
 arg = tyro.conf.arg
@@ -101,7 +102,7 @@ def compared(given: Settings) -> dict[str, Any]:
     }  # fmt: skip
     if judge is not None:
         verdicts = CheckedJudge(judge)(
-            [row["prompt"] for row in rows], [[sources.as_text(row["a"]), sources.as_text(row["b"])] for row in rows]
+            [row["prompt"] for row in rows], [[as_text(row["a"]), as_text(row["b"])] for row in rows]
         )
         for row, verdict in zip(rows, verdicts, strict=True):
             row["better"] = {0: "A", 1: "B"}.get(verdict, "tie")
@@ -152,7 +153,7 @@ def _prompts(given: Settings, config: Any, tokenizer: Any) -> list[Any]:
             message("bilevel-rl llm compare", "no prompts", "runs that were started from Python name none",
                     "Give --prompts NAME or --prompt TEXT")
         )  # fmt: skip
-    rows: list[Any] = sources.load_prompts(name, duplicates="drop")
+    rows: list[Any] = load_prompts(name, duplicates="drop")
     return rows[: given.count]
 
 

@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUICK ?=
 
-.PHONY: run test test-all lint types results docs unit clean help
+.PHONY: run test test-all lint types results docs unit wheel release notebooks clean help
 
 help:
 	@echo "make run     the paper's experiments: results table and HTML report"
 	@echo "make test    lint, types, tests and the documentation"
 	@echo "make test-all the same with the long studies: before a release"
+	@echo "make wheel   sdist and wheel, installed and tried far from the sources"
+	@echo "make release everything before an upload, and a stop there"
 	@echo "make clean   remove .venv and everything built"
 
 run: .venv/.installed
@@ -29,6 +31,9 @@ types: .venv/.installed
 results: .venv/.installed
 	$(BIN)/python docs/hooks/results.py
 
+notebooks: .venv/.installed
+	$(BIN)/python docs/hooks/notebooks.py
+
 unit: .venv/.installed results
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15
 
@@ -39,10 +44,16 @@ test-all: lint types results
 docs: .venv/.installed results
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+wheel:
+	.ci/wheel $(PYTHON)
+
+release: .venv/.installed
+	PYTHON=$(PYTHON) .ci/release
+
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 clean:
-	rm -rf .venv site runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv site runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,35 +1,101 @@
-"""docs/results.md from benchmarks/results/*.json. Run it after a benchmark: `python docs/hooks/results.py`."""
+"""docs/results/*.md from benchmarks/results/*.json. Run it after a benchmark: `python docs/hooks/results.py`."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-HEAD = """# Results
-
-Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there holds
-the full record: grids, choices, every seed. How to make them again: [Reproduce](reproduce.md).
+HEAD = """Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there holds
+the full record: grids, choices, every seed. How to make them again: [Reproduce](../reproduce.md).
 """
+FOLD = 12  # a table of more rows is folded away, so that the findings stay in sight
+
+
+class Topic(NamedTuple):
+    """A page of results: the files whose names begin with one of `files`, the longest beginning deciding."""
+
+    page: str
+    title: str
+    files: tuple[str, ...]
+    about: str
+
+
+TOPICS = (
+    Topic("paper", "The paper's GridWorld", ("gridworld",), "the paper's first experiment: searches, budgets, both grades, "
+          "why the optimum is left, fading against constant temperature"),
+    Topic("happy-tweets", "Happy tweets and language models", ("happy_tweets", "online_or_bilevel", "llm_estimators", "llm",
+          "paper_tweets"), "the paper's second experiment, the estimators, where bi-level learning can win"),
+    Topic("methods", "Every method on every problem", ("suite",), "all solvers on all tasks at equal samples, tuned alike"),
+    Topic("defaults", "Defaults on random instances", ("population", "quality", "search", "reliability"),
+          "what a newcomer gets without tuning; what kills, corruptions and bad inputs do"),
+    Topic("competitors", "Published figures, reached and passed", ("published", "peers", "exact_search", "four_rooms_samples"),
+          "the competing methods at their own budgets, best known values"),
+    Topic("control", "Neural followers", ("control",), "followers with networks in environments"),
+    Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
+          "components and recipes beside GRPO of TRL"),
+    Topic("speed", "Speed and scaling", ("speed", "scaling", "llm_speed", "peers_speed", "paired_speed"),
+          "cost and memory along states, dimensions, runs and tokens"),
+    Topic("more", "More", ("",), "whatever has no topic yet"),
+)  # fmt: skip
 
 
 def on_pre_build(config, **_) -> None:
-    """MkDocs calls this before a build: the page is always what the files say."""
-    page = Path(config.docs_dir) / "results.md"
-    words = text(page.parents[1])
-    if page.read_text() != words:
-        page.write_text(words)
+    """MkDocs calls this before a build: the pages are always what the files say."""
+    write(Path(config.docs_dir).parent)
 
 
-def text(root: Path) -> str:
-    """The page."""
-    parts = [HEAD]
+def write(root: Path) -> None:
+    """Write the pages that changed."""
+    for name, words in pages(root).items():
+        path = root / "docs/results" / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text() != words:
+            path.write_text(words)
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Every page of results by its file name, the list of them included."""
+    files: dict[Topic, list[Path]] = {topic: [] for topic in TOPICS}
     for file in sorted((root / "benchmarks/results").glob("*.json")):
+        files[topic_of(file.stem)].append(file)
+    found = {topic: some for topic, some in files.items() if some}
+    rows = "\n".join(f"| [{topic.title}]({topic.page}.md) | {topic.about} |" for topic in found)
+    made = {"index.md": f"# Results\n\n{HEAD}\n| Page | What was measured |\n|---|---|\n{rows}\n"}
+    for topic, some in found.items():
+        made[f"{topic.page}.md"] = page(topic, some)
+    return made
+
+
+def topic_of(stem: str) -> Topic:
+    """The page of a file."""
+    fits = [(len(start), -i, topic) for i, topic in enumerate(TOPICS) for start in topic.files if stem.startswith(start)]
+    return max(fits, key=lambda fit: fit[:2])[2]
+
+
+def page(topic: Topic, files: list[Path]) -> str:
+    """A topic: a section a file."""
+    parts = [f"# {topic.title}\n\n{HEAD}"]
+    for file in files:
         facts = json.loads(file.read_text())
         parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n")
-        parts.append(WRITERS.get(file.stem, plain)(facts))
+        parts.append(folded(WRITERS.get(file.stem, plain)(facts)))
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def folded(words: str) -> str:
+    """Long tables under a line that opens them."""
+
+    def fold(found: re.Match[str]) -> str:
+        rows = found[0].strip().split("\n")
+        if len(rows) - 2 <= FOLD:
+            return found[0]
+        inside = "\n".join("    " + row for row in rows)
+        return f'??? note "The table: {len(rows) - 2} rows"\n\n{inside}\n'
+
+    return re.sub(r"(?:^\|.*(?:\n|$))+", fold, words, flags=re.MULTILINE)
 
 
 def machine(facts: dict[str, Any]) -> str:
@@ -682,7 +748,7 @@ WRITERS = {
 
 if __name__ == "__main__":
     here = Path(__file__).parents[2]
-    (here / "docs/results.md").write_text(text(here))
+    write(here)
     (here / "README.md").write_text(readme(here))
     (here / "docs/how-to-choose.md").write_text(choose(here))
     (here / "docs/claims.md").write_text(claims(here))

@@ -89,17 +89,19 @@ def test_every_results_file_says_where_it_was_measured():
         assert "hardware" in json.dumps(facts), f"{file.name} names no hardware"
 
 
-def test_results_page_can_be_written_and_the_readme_is_up_to_date():
-    """`make test` and the site write docs/results.md afresh; the README's table is committed, so it is compared."""
+def test_pages_of_results_can_be_written_and_the_readme_is_up_to_date():
+    """`make test` and the site write docs/results afresh; the README's table is committed, so it is compared."""
     from importlib.util import module_from_spec, spec_from_file_location
 
     spec = spec_from_file_location("results", ROOT / "docs/hooks/results.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    page = module.text(ROOT)
+    pages = module.pages(ROOT)
+    words = "\n".join(pages.values())
     files = sorted((ROOT / "benchmarks/results").glob("*.json"))
-    assert page.count("\n## ") == len(files)
-    assert page.count("Measured on") == len(files)
+    assert words.count("\n## ") == len(files)
+    assert words.count("Measured on") == len(files)
+    assert all(f"({name})" in pages["index.md"] for name in pages if name != "index.md")
     assert (ROOT / "README.md").read_text() == module.readme(ROOT), "run: python docs/hooks/results.py"
 
 

@@ -242,7 +242,7 @@ def gridworld(facts: dict[str, Any]) -> str:
     """Table, figure, and what the comparison with each rival says at each budget."""
     best = ", ".join(f"{name} {part['best']:.4f}" for name, part in facts["parts"].items())
     words = [
-        "![Objective against transitions](assets/gridworld.svg)\n", gridworld_table(facts),
+        "![Objective against transitions](../assets/gridworld.svg)\n", gridworld_table(facts),
         f"\nUnregularised objective (mean over 30 fresh seeds, ± half of its 95 % t-interval; best known: {best}) and, in "
         "brackets, the regularised one at tau = .05. Within 5 %: seeds whose unregularised objective misses the best known "
         "by at most 5 % of max(|best|, initial gap); in brackets the same of the regularised objective.\n",
@@ -521,7 +521,7 @@ def published(facts: dict[str, Any]) -> str:
     """Each published figure beside what this library's implementation reaches, and the rule of the verdicts."""
     counts = ", ".join(f"{word}: {number}" for word, number in facts["counts"].items())
     rows = [
-        f"Upper values as the studies count them; what differs and why: [Published figures](published.md). {facts['rule']} "
+        f"Upper values as the studies count them; what differs and why: [Published figures](../published.md). {facts['rule']} "
         f"Of {len(facts['cells'])} cells, {counts}.\n",
         "| Problem | Method | Cell | tau | Published | Runs | IQM [95 %] | Median | Best | Chosen | Verdict |",
         "|---" * 11 + "|",

@@ -72,6 +72,23 @@ def gap(section: Section) -> Figure | None:
     return curves(section, M.GAP, "Optimality gap", "Φ_τ(x) less the best known value.", log_y=True)
 
 
+def outcome(section: Section) -> Figure | None:
+    """What the leader got along the run, where followers are networks."""
+    return curves(
+        section, M.OUTCOME, "Leader's outcome",
+        "Mean over the last blocks of iterations of the leader's utility less the cost of x, from the follower's own steps.",
+    )  # fmt: skip
+
+
+def speed(section: Section) -> Figure | None:
+    """How fast the follower's answer has to move, where the leader watches it."""
+    return curves(
+        section, M.SPEED, "Speed of the follower's answer",
+        "Nats by which the answer moves while the follower's critics forget; the gate keeps it below the leader's drift.",
+        log_y=True,
+    )  # fmt: skip
+
+
 def gradient_error(section: Section) -> Figure | None:
     """The error of the method's own hyper-gradient."""
     return curves(
@@ -335,7 +352,10 @@ def upper(section: Section) -> Figure | None:
     )
 
 
-FINITE = (objective, gap, x_path, gradient_error, lower_gap, gradient_norm, sequences, profile, endings)
+# of either engine of JAX: a figure whose data is missing is left out
+FINITE = (
+    objective, outcome, gap, x_path, gradient_error, lower_gap, gradient_norm, speed, sequences, profile, endings,
+)  # fmt: skip
 LLM = (
     gold,
     gold_against_reward,

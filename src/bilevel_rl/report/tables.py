@@ -35,7 +35,10 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
         heads.insert(heads.index("gap") + 1, f"gap at {common:,.0f}")
     graded = any("regularised" in m.trace for m in section.methods)
     if graded:
-        heads.insert(4, "regularised")
+        heads.insert(heads.index("objective") + 1, "regularised")
+    neural = any("outcome" in m.trace for m in section.methods)
+    if neural:
+        heads.insert(3, "leader's outcome")
     rows = []
     for m in section.methods:
         row = [
@@ -43,6 +46,8 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
             str(m.count),
             "model" if m.model_based else f"{m.trace['samples'][:, -1].mean():,.0f}",
         ]
+        if neural:
+            row.append(interval(m, "outcome"))
         row.append(interval(m, "objective"))
         if graded:
             row.append(interval(m, "regularised"))

@@ -18,6 +18,7 @@ from bilevel_rl.policy_gradient.checks import random_batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Slot
 from bilevel_rl.policy_gradient.credit import GroupMean, GroupNorm, LeaveOneOut
 from bilevel_rl.policy_gradient.lookup import COMPONENTS
+from bilevel_rl.policy_gradient.recipes import from_description
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "adding.md"
 
@@ -47,7 +48,7 @@ def test_the_worked_example_is_named_by_its_file_composed_trained_and_written_do
     assert torch.autograd.grad(recipe.objective(ready.replace(logp=leaf))[0], leaf)[0].abs().max() > 0
     described = recipe.describe()
     assert "my_rules.py:Sure(inner=group_mean(), power=0.5)" in described["composition"]
-    assert Recipe.from_description(described).credit == recipe.credit
+    assert from_description(described).credit == recipe.credit
 
 
 def test_it_varies_a_named_recipe_and_says_who_provides_its_field(rules):

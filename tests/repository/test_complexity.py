@@ -20,7 +20,7 @@ UNBORN = 12  # fields of a class that start as None
 def branches() -> dict[str, list[int]]:
     """Room -> McCabe's complexity of each function, as ruff reports it when nothing is allowed."""
     found = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "C901", "--output-format", "concise",
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "C901", "--output-format", "concise",
          "--config", "lint.mccabe.max-complexity = 0", "."],
         capture_output=True, text=True, cwd=SOURCE,
     )  # fmt: skip

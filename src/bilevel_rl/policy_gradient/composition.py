@@ -1,4 +1,4 @@
-"""Recipes as text: from names and parts to a recipe, and back, every field included.
+"""Recipes as text, the way in: from names and parts to a recipe; `writing` is the way out.
 
 grpo                                                            a recipe by name
 grpo, loss=gspo                                                 the same with another part
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
-import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
@@ -24,116 +23,30 @@ from bilevel_rl.policy_gradient.lookup import (
     attribute,
     component,
     has_slot,
-    reference,
 )
 from bilevel_rl.policy_gradient.recipe import Recipe
-from bilevel_rl.policy_gradient.recipes import named
+from bilevel_rl.policy_gradient.writing import ONE, SLOTS
 
-SLOTS: dict[str, Slot] = {slot.value: slot for slot in Slot}
-ONE = ("credit", "loss", "step")  # slots that take a single part
 OPTIONAL = ("step",)
 
 
-def compose(text: str) -> Recipe:
-    """A recipe from a name, or from the names of its parts; nothing is executed but their constructors.
+def read(text: str, named: Callable[[str], Recipe]) -> Recipe:
+    """The recipe that a text says; nothing is executed but constructors of parts.
 
-    Decorators take what they wrap in parentheses, options are keywords, several parts of a slot go in brackets, a
-    regulariser is multiplied by its coefficient, and credit rules may be scaled and added. A recipe's name first
-    means: that recipe, with the slots that follow replaced.
-
-    Raises:
-        InvalidConfig: text that doesn't parse, an unknown name, a part in the wrong slot, an option that doesn't exist.
-
-    Example:
-        >>> compose("credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl").name
-        'credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl'
-        >>> compose("grpo, loss=gspo").credit
-        GroupNorm(eps=0.0001, ddof=1)
+    Args:
+        text: see `recipes.compose`.
+        named: the recipe of a name.
     """
     if text.strip().isidentifier():
         return named(text.strip())
-    return _Reader(text).recipe()
-
-
-def composition(recipe: Recipe) -> str:
-    """The text from which `compose` makes this recipe again: every slot, every field of every part.
-
-    Raises:
-        InvalidConfig: a part, or an option of one, that no name finds again.
-
-    Example:
-        >>> composition(Recipe())
-        'credit=leave_one_out(), loss=policy_gradient(aggregate=sum_of_tokens)'
-    """
-    slots = []
-    for slot in SLOTS:
-        value = getattr(recipe, slot)
-        if slot in ONE:
-            if value is not None:
-                slots.append(f"{slot}={_written(value)}")
-        elif value:
-            parts = [
-                f"{k!r}*{_written(c)}" if slot == "regular" else _written(c) for c, k in _pairs(slot, value)
-            ]
-            slots.append(f"{slot}=[{', '.join(parts)}]" if len(parts) > 1 else f"{slot}={parts[0]}")
-    return ", ".join(slots)
-
-
-def _pairs(slot: str, value: tuple[Any, ...]) -> list[tuple[Any, float]]:
-    return [(c, k) for k, c in value] if slot == "regular" else [(c, 1.0) for c in value]
-
-
-# -- writing ------------------------------------------------------------------------------------------------
-
-
-def _written(value: Any) -> str:
-    """One value as the text that reads back as it."""
-    if isinstance(value, Sum):
-        return (
-            "("
-            + " + ".join(f"{w!r}*{_written(t)}" for w, t in zip(value.weights, value.terms, strict=True))
-            + ")"
-        )
-    if isinstance(value, tuple):
-        return "(" + "".join(f"{_written(one)}, " for one in value) + ")"
-    if value is None or isinstance(value, bool | int | str):
-        return repr(value)
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else "inf" if value > 0 else "-inf"
-    return _component(value) if hasattr(value, "card") else _made_or_named(value)
-
-
-def _made_or_named(value: Any) -> str:
-    """An option that a factory makes, or a function by its name."""
-    for name, factory in FACTORIES.items():
-        if type(value) is factory:
-            return f"{name}({_options(value, inspect.signature(factory).parameters)})"
-    return reference(value)
-
-
-def _component(value: Any) -> str:
-    if not dataclasses.is_dataclass(value):
-        raise InvalidConfig(
-            message(f"{value.card.slot} '{value.card.name}'", f"{type(value).__name__}, which is no dataclass",
-                    "the fields of a component are what a run folder keeps of it", "Make it a frozen dataclass")
-        )  # fmt: skip
-    name = reference(type(value))
-    fields = [f.name for f in dataclasses.fields(value) if f.init]
-    return f"{'return_' if name == 'return' else name}({_options(value, fields)})"
-
-
-def _options(value: Any, names: Any) -> str:
-    return ", ".join(f"{name}={_written(getattr(value, name))}" for name in names)
-
-
-# -- reading ------------------------------------------------------------------------------------------------
+    return _Reader(text, named).recipe()
 
 
 class _Reader:
     """One text on its way to a recipe."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, named: Callable[[str], Recipe]) -> None:
+        self.text, self.named = text, named
         self.outside: list[str] = []
 
     def recipe(self) -> Recipe:
@@ -141,7 +54,7 @@ class _Reader:
         call = self._call()
         if len(call.args) > 1 or (call.args and not isinstance(call.args[0], ast.Name)):
             raise self._error("a part without its slot")
-        base = named(call.args[0].id) if call.args else Recipe()  # type: ignore[attr-defined]
+        base = self.named(call.args[0].id) if call.args else Recipe()  # type: ignore[attr-defined]
         values: dict[str, Any] = {"name": self.text.strip()}
         for keyword in call.keywords:
             slot = keyword.arg or "**"

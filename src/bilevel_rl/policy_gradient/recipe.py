@@ -21,6 +21,7 @@ from bilevel_rl.policy_gradient.losses.policy_gradient import PolicyGradient
 from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan, planned
 from bilevel_rl.policy_gradient.select.replay import fitted
 from bilevel_rl.policy_gradient.setting import Setting, configured, idle
+from bilevel_rl.policy_gradient.writing import composition
 
 Memory = dict[str, dict[str, Tensor]]
 # what every prepared batch has
@@ -134,16 +135,7 @@ class Recipe:
             >>> Recipe().describe()["composition"]
             'credit=leave_one_out(), loss=policy_gradient(aggregate=sum_of_tokens)'
         """
-        from bilevel_rl.policy_gradient.composition import composition
-
         return {"name": self.name, "composition": composition(self)}
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, str]) -> Recipe:
-        """The recipe that `describe` described."""
-        from bilevel_rl.policy_gradient.composition import compose
-
-        return dataclasses.replace(compose(description["composition"]), name=description["name"])
 
     @property
     def _remembering(self) -> dict[str, tuple[Any, Any]]:

@@ -6,8 +6,21 @@ and the trainer adds it.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.policy_gradient import aggregate, credit, losses, regularizers, reward, rollout, select, weigh
+from bilevel_rl.policy_gradient import (
+    aggregate,
+    composition,
+    credit,
+    losses,
+    regularizers,
+    reward,
+    rollout,
+    select,
+    weigh,
+)
 from bilevel_rl.policy_gradient.lookup import COMPONENTS, FACTORIES, OPTIONS, component
 from bilevel_rl.policy_gradient.recipe import Recipe
 
@@ -112,7 +125,24 @@ def named(name: str) -> Recipe:
 
 
 def compose(text: str) -> Recipe:
-    """A recipe from text: see `composition.compose`, which reads the recipes of this file too."""
-    from bilevel_rl.policy_gradient import composition
+    """A recipe from a name, or from the names of its parts; nothing is executed but their constructors.
 
-    return composition.compose(text)
+    Decorators take what they wrap in parentheses, options are keywords, several parts of a slot go in brackets, a
+    regulariser is multiplied by its coefficient, and credit rules may be scaled and added. A recipe's name first
+    means: that recipe, with the slots that follow replaced.
+
+    Raises:
+        InvalidConfig: text that doesn't parse, an unknown name, a part in the wrong slot, an option that doesn't exist.
+
+    Example:
+        >>> compose("credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl").name
+        'credit=empg(adora(group_norm)), loss=clipped(high=0.28), regular=0.01*sampled_kl'
+        >>> compose("grpo, loss=gspo").credit
+        GroupNorm(eps=0.0001, ddof=1)
+    """
+    return composition.read(text, named)
+
+
+def from_description(description: Mapping[str, str]) -> Recipe:
+    """The recipe that `Recipe.describe` described."""
+    return dataclasses.replace(compose(description["composition"]), name=description["name"])

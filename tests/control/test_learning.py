@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from worlds import ESTIMATORS, Arms, Pay
+from worlds import ESTIMATORS, SMALL, Arms, Pay
 
-from bilevel_rl.control import Box, replay, walk
+from bilevel_rl.control import Box, evaluate, replay, walk
 from bilevel_rl.control.environments import Bounded
 from bilevel_rl.control.estimators import Here
 from bilevel_rl.control.estimators.estimator import rewards
@@ -127,3 +127,16 @@ def test_a_tuned_temperature_rises_while_the_entropy_is_below_its_aim():
         follower, after = first, updated(entropy)
         assert bool(after.log_tau.params > F.log_tau.params) is rises
         assert float(follower.temperature(after, 0.1)) == pytest.approx(float(jnp.exp(after.log_tau.params)))
+
+
+def test_a_fresh_follower_scores_an_x_by_what_it_learns_under_it():
+    """Paid for the last arm alone, it ends there: 5 steps of utility 1, and of reward 1, when greedy."""
+    found = evaluate.fresh(
+        Pay(), [0.0, 0.0, 1.0], follower=SoftQ(width=8, rate=1e-2), transitions=1600, seeds=2, episodes=3, steps=5, tau=0.1,
+        **SMALL,
+    )  # fmt: skip
+    assert found.utility_greedy.tolist() == [5.0, 5.0]
+    assert found.reward_greedy.tolist() == [5.0, 5.0]
+    assert (found.utility <= 5.0).all()
+    assert (found.steps, found.transitions) == (5, 1600)
+    assert "medians of 2, sums over 5 steps" in str(found)

@@ -7,6 +7,7 @@ import pytest
 
 from bilevel_rl import records
 from bilevel_rl.cli import main
+from bilevel_rl.launch import execute, load
 
 FILE = f"{Path(__file__).parent / 'shop_problem.py'}:problem"
 SMALL = [
@@ -42,3 +43,12 @@ def test_plan_compare_sweep_and_report(tmp_path, capsys):
     assert main(["sweep", FILE, "covariance", *grid, *SMALL]) == 0
     assert main(["run", FILE, "--samples", "80", "--runs", "2", "--out", str(tmp_path / "run"), *SMALL]) == 0
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page")]) == 0
+
+
+def test_every_solver_is_rebuilt_from_its_own_options():
+    """As a run folder does it: options to plain values and back; parts without options are left out."""
+    problem = load.find_problem(FILE)
+    for name in load.solver_classes(problem):
+        target = load.find_solver(name, problem)
+        built = target.build(execute.complete(target, {}))
+        assert built == target.make(), name

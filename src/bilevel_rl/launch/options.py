@@ -92,7 +92,8 @@ def options_of(target: Any) -> tuple[Option, ...]:
             )
             if isinstance(default, TimeScales):
                 nested = tuple(dataclasses.replace(o, help=SEQUENCES[o.name]) for o in nested)
-            found.append(Option(name, None, default, helps.get(name, ""), nested))
+            if nested:  # else there is nothing to say about it
+                found.append(Option(name, None, default, helps.get(name, ""), nested))
         elif (kind := sayable(annotation, default)) is not None:
             found.append(Option(name, kind, default, helps.get(name, "")))
         elif default is inspect.Parameter.empty:
@@ -321,6 +322,8 @@ def build(target: Any, given: Mapping[str, Any]) -> Any:
     known = {option.name: option for option in options_of(target)}
     ready = {}
     for name, value in given.items():
+        if name not in known and value == {}:
+            continue  # run folders of older versions name parts that have no options
         if name not in known:
             raise InvalidConfig(
                 message(

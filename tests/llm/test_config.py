@@ -124,3 +124,10 @@ def test_files_that_are_not_configurations(tmp_path):
         Config.load(path)
     with pytest.raises(InvalidConfig, match="an override reads key=value"):
         parse_overrides(["steps"])
+
+
+@pytest.mark.parametrize(("method", "length"), [("bilevel", 100), ("nested", 10), ("finite_difference", 10)])
+def test_a_step_of_x_falls_over_as_many_steps_as_x_takes(method, length):
+    config = Config(method=method, steps=100, inner_steps=10, schedule="linear", objective={"gold": 1.0})
+    assert config.schedules.zeta.steps == length
+    assert config.schedules.alpha.steps == 100

@@ -459,7 +459,7 @@ class Loop:
         theta, theta_l = followers[0], followers[-1]
         seconds = time.perf_counter() - began
         made = sum(int(f.rows.lengths.sum()) for f in distinct(followers))
-        gap = len(followers) > 1 and self.settings.method != "finite_difference"
+        gap = len(followers) > 1 and self.method.one_x
         self.last = theta, gold.get(POLICIES[0])
         line = self._head(k, at)
         line |= measures.of_followers(theta, theta_l, made, ratios, gold.get(POLICIES[0]), gap, seconds)

@@ -227,7 +227,10 @@ class Config:
                 message(f"config.{name}_power", f"{power:g} with schedule={self.schedule}", "a step falls in one way",
                         "Leave the power out, or set schedule to power")
             )  # fmt: skip
-        inner = self.inner_steps if name == "zeta" and self.method == "nested" else 1  # x steps once an inner loop
+        from bilevel_rl.levels import methods
+
+        loops = methods.make(methods.Settings(method=self.method, estimator=self.estimator)).loops
+        inner = self.inner_steps if name == "zeta" and loops else 1  # x steps once an inner loop
         return Annealed(
             initial, power, steps=-(-self.steps // inner), shape=self.schedule, warmup=self.warmup // inner,
             end=self.schedule_end,

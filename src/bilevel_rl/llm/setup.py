@@ -247,7 +247,7 @@ def _make_roles(
         roles = full = FullRoles(policy, reference=reference, train=config.train, referred=referred, **common)
         modules = list(full.modules.values())
     roles.reward.to(device=device, dtype=dtype)
-    if not roles.parameters("reward") and config.method != "plain":
+    if not roles.parameters("reward") and config.algorithm.asks:
         raise InvalidConfig(
             message("BilevelTrainer.reward", "a module without trained parameters", "x is what the upper level moves",
                     "Leave requires_grad on for at least one parameter")
@@ -278,7 +278,7 @@ def _reward(config: Config, reward: Any, device: Any, dtype: torch.dtype, tokeni
             return WeightedRewards(functions, [1.0] * len(functions)).to(device=device, dtype=dtype)
     if isinstance(reward, (str, Path)):
         if str(reward) in ("classifier", "linear"):
-            if config.method == "plain":
+            if not config.algorithm.asks:
                 raise InvalidConfig(
                     message("BilevelTrainer.reward", f"{str(reward)!r} with method=plain",
                             "nothing would train it: plain fine-tuning needs a reward that is there",

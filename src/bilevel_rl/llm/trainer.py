@@ -286,7 +286,7 @@ def _make(
     share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
     read = learner.needs(recipe)
     # plain learning that nothing holds near the reference needs none, in memory or in a pass
-    referred = config.method != "plain" or config.tau != 0 or reference is not None or bool({"ref", "kl"} & read)
+    referred = method.asks or config.tau != 0 or reference is not None or bool({"ref", "kl"} & read)
     roles = setup.make_roles(
         config, policy, reward, reference, processes.device, "value" in read, tokenizer, known, referred
     )

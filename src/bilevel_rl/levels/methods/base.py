@@ -70,6 +70,8 @@ class Method:
         keeps: whether labelled pairs are always used again.
         asks: whether there is an f at all.
         looks_at_theta: whether x's step goes back to theta where the rows were drawn.
+        loops: whether x moves once for each inner loop of the followers.
+        one_x: whether all followers answer the same x.
         common: whether both policies may draw with the same random numbers.
     """
 
@@ -80,6 +82,8 @@ class Method:
     answers: bool = dataclasses.field(default=False, init=False)
     keeps: bool = dataclasses.field(default=False, init=False)
     asks: bool = dataclasses.field(default=True, init=False)
+    loops: bool = dataclasses.field(default=False, init=False)
+    one_x: bool = dataclasses.field(default=True, init=False)
     common: bool = dataclasses.field(default=False, init=False)
     looks_at_theta: bool = dataclasses.field(default=False, init=False)
 

@@ -49,6 +49,8 @@ class FiniteDifference(Method):
     networks: int = dataclasses.field(default=2, init=False)
     own_rows: bool = dataclasses.field(default=True, init=False)
     answers: bool = dataclasses.field(default=True, init=False)
+    loops: bool = dataclasses.field(default=True, init=False)
+    one_x: bool = dataclasses.field(default=False, init=False)
 
     def check(self, objective: Any) -> None:
         """See `Method`."""

@@ -24,6 +24,7 @@ class Nested(Method):
     inner: Method = dataclasses.field(kw_only=True)
 
     answers: bool = dataclasses.field(default=True, init=False)
+    loops: bool = dataclasses.field(default=True, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", self.inner.networks)

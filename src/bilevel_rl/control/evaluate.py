@@ -64,7 +64,7 @@ def fresh(
     """Train followers from nothing at a fixed x, and score what they do.
 
     Args:
-        x: [d]; x0 when None.
+        x: [d], or [seeds, d], one for each follower; x0 when None.
         follower: who learns; the usual one when None.
         transitions: of each follower.
         seeds: independent followers.
@@ -90,8 +90,9 @@ def fresh(
         steps = problem.environment.horizon or int(np.ceil(5 / (1 - float(problem.discount_upper()))))
     made = jax.tree.map(jnp.asarray, problem)
     x = jnp.asarray(problem.x0 if x is None else x, float)
-    learnt = partial(_scored, made, solver, x, iterations, episodes, steps)
-    found = eqx.filter_jit(jax.vmap(learnt))(jax.random.split(jax.random.key(seed), seeds))
+    x = jnp.broadcast_to(x, (seeds, x.shape[0])) if x.ndim == 1 else x
+    learnt = partial(_scored, made, solver, iterations=iterations, episodes=episodes, steps=steps)
+    found = eqx.filter_jit(jax.vmap(learnt))(x, key=jax.random.split(jax.random.key(seed), len(x)))
     return Evaluation(*(np.asarray(v) for v in found), steps, iterations * solver.chains)
 
 

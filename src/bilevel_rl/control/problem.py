@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bilevel_rl import metrics as M
-from bilevel_rl.control import optimum
+from bilevel_rl.control import drawing, nets, optimum
 from bilevel_rl.control.environment import Environment, check_environment, check_spaces, random_action
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.loop import Problem
@@ -130,11 +130,23 @@ class ControlProblem(Problem):
 
     def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:
         """The exact objective where it is known, with its gradient's norm, and what the solver says of its followers."""
-        said = solver.said(self, state, k) if hasattr(solver, "said") else {}
+        said, path = (solver.said(self, state, k) if hasattr(solver, "said") else {}), self._path(solver, state, k)
         if not self.known():
-            return said, None
+            return said, path
         value, slope = jax.value_and_grad(lambda x: self.truth(x, tau))(state.x)
-        return said | {M.OBJECTIVE.key: value, M.GRADIENT_NORM.key: jnp.linalg.norm(slope)}, None
+        return said | {M.OBJECTIVE.key: value, M.GRADIENT_NORM.key: jnp.linalg.norm(slope)}, path
+
+    def _path(self, solver: Any, state: Any, k: Any) -> dict[str, Array]:
+        """What the tracked follower does by its best actions, as frames to draw; nothing where none is tracked."""
+        follower, F = getattr(solver, "follower", None), solver.tracked(self, state, k)
+        if F is None or follower is None or self.environment.outside:
+            return {}
+        env = nets.narrow(self.environment)
+        steps = min(env.horizon or drawing.STEPS, drawing.STEPS)
+        return drawing.path(env, lambda obs: follower.on(env).mode(env, F, obs), jax.random.key(0), steps)
+
+    def scene(self, x, found):
+        return {f"path_{name}": frames for name, frames in (found or {}).items()}
 
     # -- before any work ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import require
+from bilevel_rl.report import rollouts
 from bilevel_rl.report.collect import MethodRuns, Section
 from bilevel_rl.statistics import bootstrap_curve, performance_profile
 
@@ -352,9 +353,23 @@ def upper(section: Section) -> Figure | None:
     )
 
 
+def rollout(section: Section) -> Figure | None:
+    """A path of the first method's follower, at the end of its first run."""
+    found = [m for m in section.methods if any(key.startswith("path_") for key in m.scene)]
+    if not found:
+        return None
+    go, m = require("plotly.graph_objects", "report"), found[0]
+    plot = rollouts.draw(go, {key.removeprefix("path_"): v[-1] for key, v in m.scene.items() if key.startswith("path_")})
+    caption = (
+        f"What the follower of {m.label} (run 1 of {m.count}) does at the end, by its best actions: first steps pale, last "
+        "ones dark."
+    )
+    return Figure("rollout", "A path of the follower", caption, plot)
+
+
 # of either engine of JAX: a figure whose data is missing is left out
 FINITE = (
-    objective, outcome, gap, x_path, gradient_error, lower_gap, gradient_norm, speed, sequences, profile, endings,
+    objective, outcome, gap, x_path, rollout, gradient_error, lower_gap, gradient_norm, speed, sequences, profile, endings,
 )  # fmt: skip
 LLM = (
     gold,

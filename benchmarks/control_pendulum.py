@@ -1,0 +1,125 @@
+"""A follower that plans too short and a leader who shapes its reward: Pendulum, judged by fresh followers' true return.
+
+    python benchmarks/control_pendulum.py [--seeds 10] [--gammas 0.8 0.6] [--cells 99]
+
+x weighs four features that are added to Pendulum's own reward, from 0 on. The leader gets ITERATIONS iterations of 16
+transitions, both levels in one loop; then a follower that knows nothing learns under the final x for as many transitions and
+is scored by Pendulum's own reward, greedily, 16 episodes of 200 steps. Random, hand-chosen and potential-based shaping are
+scored the same way. Seeds are fresh: settings were chosen with seed 0, reports use 1000. A second call skips what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl import records
+from bilevel_rl.control import evaluate
+from bilevel_rl.control.leader import Leader
+from bilevel_rl.control.problems import PendulumShaping
+from bilevel_rl.control.problems.pendulum_shaping import SCALE
+from bilevel_rl.control.solvers import SPSA, Covariance
+from bilevel_rl.loop import solve
+from bilevel_rl.schedules import PowerDecay
+
+RESULTS = Path(__file__).parent / "results" / "control_pendulum.json"
+ITERATIONS, CHAINS, INNER, FAR = 4000, 16, 100, 0.98
+TAU = 0.05
+SETTING = Leader(zeta=PowerDecay(3.0, 0.5))
+HAND = (4.0, 0.0, 0.0, 0.0)
+HEADS = ["Follower's gamma", "Reward", "True return, median", "Worst seed", "Best seed", "Transitions before"]
+
+
+class Potential(PendulumShaping):
+    """The follower's own reward and a potential, gamma Phi(s') - Phi(s) with Phi = 8 cos(angle): no x."""
+
+    name = "pendulum_potential"
+
+    def features(self, t):
+        return jnp.append(super().features(t)[:1], SCALE * (self.gamma * t.next_obs[0] - t.obs[0]))
+
+    def reward(self, x, features):
+        return jnp.sum(features) / SCALE
+
+
+def learnt(gamma: float, seeds: int, solver: str) -> np.ndarray:
+    """[seeds, d] where the leader ended, at equal transitions."""
+    if solver == "covariance":
+        made, iterations = Covariance(leader=SETTING, tau=TAU), ITERATIONS
+    else:
+        made, iterations = SPSA(tau=TAU, inner=INNER, zeta=PowerDecay(2.0, 0.602), radius=PowerDecay(1.0, 0.101)), None
+        iterations = ITERATIONS // (2 * INNER)
+    trace = solve(PendulumShaping(gamma=gamma), made, iterations=iterations, runs=seeds, seed=1000, record_every=iterations)
+    assert int(trace["samples"].max()) <= ITERATIONS * CHAINS
+    return trace.x[:, -1]
+
+
+def scored(problem: PendulumShaping, x: np.ndarray) -> list[float]:
+    """True return of a fresh follower for each row of x."""
+    found = evaluate.fresh(problem, x, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU)
+    return (SCALE * found.utility_greedy).tolist()
+
+
+def cells(gamma: float, seeds: int) -> dict:
+    """What is measured at one gamma: label -> a function that returns x [n, d] or None, its problem, and transitions."""
+    problem, zero = PendulumShaping(gamma=gamma), np.zeros((seeds, 4))
+    random = np.asarray(jax.random.uniform(jax.random.key(3), (seeds, 4), float, -4.0, 4.0))
+    own = ITERATIONS * CHAINS
+    return {
+        "its own (no shaping)": (problem, lambda: zero, 0),
+        "bi-level, covariance": (problem, lambda: learnt(gamma, seeds, "covariance"), own),
+        "hand-chosen, (4, 0, 0, 0)": (problem, lambda: zero + np.array(HAND), 0),
+        "random x in [-4, 4]^4": (problem, lambda: random, 0),
+        "bi-level, SPSA": (problem, lambda: learnt(gamma, seeds, "spsa"), own),
+        "potential, 8 cos": (Potential(gamma=gamma), lambda: zero, 0),
+    }
+
+
+def main() -> None:
+    """Fill in what is missing, then write rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--gammas", type=float, nargs="+", default=[0.8, 0.6])
+    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
+    ask = parser.parse_args()
+    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    work = {(gamma, label): cell for gamma in ask.gammas for label, cell in cells(gamma, ask.seeds).items()}
+    work[FAR, "its own, a follower that plans far"] = (PendulumShaping(gamma=FAR), lambda: np.zeros((ask.seeds, 4)), 0)
+    named = {f"{gamma:g} | {label}": cell for (gamma, label), cell in work.items()}
+    left = {key: cell for key, cell in named.items() if key not in facts["cells"]}
+    for key, (problem, points, before) in list(left.items())[: ask.cells]:
+        began = time.process_time()
+        x = points()
+        returns = scored(problem, x)
+        facts["cells"][key] = {
+            "returns": returns, "x": np.round(x, 3).tolist(), "transitions_before": before,
+            "transitions_fresh": ITERATIONS * CHAINS,
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }  # fmt: skip
+        print(key, round(float(np.median(returns)), 1), facts["cells"][key]["cpu_seconds"], "s", flush=True)
+        write(facts, ask.seeds)
+    write(facts, ask.seeds)
+
+
+def write(facts: dict, seeds: int) -> None:
+    """Rows, provenance, the file."""
+    rows = []
+    for key, cell in facts["cells"].items():
+        gamma, label = key.split(" | ")
+        found = cell["returns"]
+        rows.append([gamma, label, f"{np.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}",
+                     f"{cell['transitions_before']:,}"])  # fmt: skip
+    setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
+              "command": "python benchmarks/control_pendulum.py"}  # fmt: skip
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

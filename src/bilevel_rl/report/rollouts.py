@@ -1,0 +1,57 @@
+"""A path of an agent in its environment, from frames: walls, goals, lines and points, pale at first and dark at last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+SHOWN = 24  # ours: frames of lines that still tell one from another
+COLOUR = "10, 132, 198"  # figures.COLOURS[0]
+
+
+def draw(go: Any, frames: Mapping[str, np.ndarray]) -> Any:
+    """A Plotly figure of frames.
+
+    Args:
+        go: `plotly.graph_objects`.
+        frames: `segments` [T, k, 2], `points` [T, n, 2], `bars` [T, n, 2], `goals` [T, n, 2], `walls` [T, rows, columns].
+
+    Returns:
+        Axes of equal units; of bars, heights over time.
+    """
+    plot = go.Figure(layout={"showlegend": False, "margin": {"l": 40, "r": 20, "t": 20, "b": 40}})
+    if "bars" in frames:
+        for i in range(frames["bars"].shape[1]):
+            plot.add_scatter(y=frames["bars"][:, i, 1].round(3).tolist(), mode="lines", name=str(i))
+        return plot
+    if "walls" in frames:
+        plot.add_heatmap(z=frames["walls"][0].astype(int).tolist(), showscale=False, colorscale=[[0, "#fff"], [1, "#888"]])
+    for name in ("segments", "points"):
+        if name in frames:
+            _lines(plot, name, frames[name], swap="walls" in frames)
+    if "goals" in frames:
+        _marks(plot, frames["goals"][-1], "x")
+    plot.update_yaxes(scaleanchor="x", autorange="reversed" if "walls" in frames else True)
+    return plot
+
+
+def _lines(plot: Any, name: str, values: np.ndarray, swap: bool) -> None:
+    """Lines of chosen frames; the track of points through all of them."""
+    order = [1, 0] if swap else [0, 1]  # a place in a maze is row and column
+    if name == "points":
+        for i in range(values.shape[1]):
+            x, y = values[:, i, order].round(3).T.tolist()
+            plot.add_scatter(x=x, y=y, mode="lines+markers", line={"color": f"rgba({COLOUR}, .7)"}, marker={"size": 4})
+        return
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(SHOWN, len(values))).astype(int))
+    for rank, t in enumerate(chosen):
+        x, y = values[t][:, order].round(3).T.tolist()
+        shade = 0.15 + 0.85 * rank / max(1, len(chosen) - 1)
+        plot.add_scatter(x=x, y=y, mode="lines", line={"color": f"rgba({COLOUR}, {shade:.2f})", "width": 2})
+
+
+def _marks(plot: Any, places: np.ndarray, symbol: str) -> None:
+    x, y = places.round(3).T.tolist()
+    plot.add_scatter(x=x, y=y, mode="markers", marker={"symbol": symbol, "size": 12, "color": "#d4582a"})

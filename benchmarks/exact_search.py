@@ -36,6 +36,9 @@ from bilevel_rl.commands import screen
 from bilevel_rl.finite import multistart, oracles, solve
 from bilevel_rl.finite.problems import FourRooms, LinearLeader, OneGoalFourRooms, TaxDesign, ThermalControl
 from bilevel_rl.finite.solvers import ExactQuasiNewton
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "exact_search.json"
 STEP = 10.0  # ours: logits move by the gradient, which is of the order .1, times this in a first trial

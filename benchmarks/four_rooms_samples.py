@@ -23,6 +23,9 @@ from bilevel_rl.commands import screen
 from bilevel_rl.finite import solve
 from bilevel_rl.finite.problems import FourRooms, OneGoalFourRooms
 from bilevel_rl.finite.solvers import CertaintyEquivalence
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "four_rooms_samples.json"
 SAMPLES, SEED = 393_216, 20

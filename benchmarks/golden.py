@@ -22,6 +22,9 @@ from bilevel_rl import records
 from bilevel_rl.finite import multistart, solve
 from bilevel_rl.finite.problems import GoalPlacement, PreferenceLearning
 from bilevel_rl.finite.solvers import ALL, HPGD, CoupledPenalty, ExactDescent, PenaltyActorCritic, SoBiRL
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 FILE = Path(__file__).parent.parent / "tests" / "golden" / "finite.json"
 ITERATIONS, RECORDS, RUNS = 12, 3, 2  # ours: enough for every part of a solver to act, little enough to run everything

@@ -22,6 +22,9 @@ from bilevel_rl import records, statistics
 from bilevel_rl.experiments.gridworld import problems
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.tuning import samples_per_iteration
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from bilevel_rl.loop import use_64_bit
+
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 import json
@@ -28,6 +30,8 @@ from bilevel_rl.finite.problems.random_mdp import RandomMDP
 from bilevel_rl.finite.solvers import PenaltyActorCritic
 from bilevel_rl.finite.tuning import samples_per_iteration
 from bilevel_rl.schedules import TimeScales
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 30

@@ -20,6 +20,9 @@ import jax.numpy as jnp
 from bilevel_rl import records
 from bilevel_rl.experiments.gridworld import problems
 from bilevel_rl.finite.tuning import with_options
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 
+from bilevel_rl.loop import use_64_bit
+
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 import time
@@ -27,6 +29,8 @@ import scipy.optimize
 from bilevel_rl import records
 from bilevel_rl.experiments.gridworld import TAU, problems
 from bilevel_rl.finite import oracles
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_optima.json"
 TAUS = (0.05, 0.02, 0.01, 0.005, 0.002)  # of the continuation

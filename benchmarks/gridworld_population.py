@@ -23,7 +23,10 @@ from bilevel_rl import records
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.problems.goal_placement import GoalPlacement
 from bilevel_rl.finite.solvers import PenaltyActorCritic
+from bilevel_rl.loop import use_64_bit
 from bilevel_rl.schedules import TimeScales
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_population.json"
 DRAW, INSTANCES, RUNS, TAU = 16399, 16, 5, 0.05

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 
+from bilevel_rl.loop import use_64_bit
+
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 import argparse
@@ -50,6 +52,8 @@ from bilevel_rl.loop import noise as numbers
 from bilevel_rl.loop.stepping import FIRST as FIRST_STATE
 from bilevel_rl.loop.stepping import run_keys, stack
 from bilevel_rl.schedules import PowerDecay, TimeScales
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_search.json"
 SETTINGS, TUNING_RUNS, RUNS = 102, 5, 30

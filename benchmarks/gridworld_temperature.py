@@ -23,6 +23,9 @@ from gridworld_search import ALL, FADES, RUNS, SEED, TAU, TEMPERATURES, grade, m
 from bilevel_rl import records
 from bilevel_rl.experiments.gridworld import problems
 from bilevel_rl.finite.tuning import samples_per_iteration, with_options
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (100_000, 200_000, 400_000, 800_000, 1_200_000)

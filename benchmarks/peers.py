@@ -37,6 +37,9 @@ from bilevel_rl.finite.problems import (
     TaxDesign,
     ThermalControl,
 )
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 SIZES = (10, 1000, 10_000, 100_000)

@@ -26,7 +26,9 @@ from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import FourRooms, WalledGoalPlacement
 from bilevel_rl.finite.problems.synthetic import Synthetic
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, ExactDescent, ImplicitCG, SoBiRL
-from bilevel_rl.loop import noise
+from bilevel_rl.loop import noise, use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "peers_speed.json"
 

@@ -30,6 +30,9 @@ from bilevel_rl.finite.problems import FrozenLake8x8, GoalPlacement, RandomMDP, 
 from bilevel_rl.finite.problems.toy_text import Incentives
 from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
 from bilevel_rl.finite.tuning import with_options
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "population.json"
 SEEDS = {"tuning": 20261125, "reporting": 16399}  # written here before anything was run
@@ -42,6 +45,7 @@ LONG = (0.9, 0.98, 0.99, 0.999)  # discounts of tolls: cheap to be right about, 
 
 VARIANTS = {
     "coupled_penalty": CoupledPenalty(),
+    "coupled_penalty, 8 starts": CoupledPenalty(starts=8),
     "coupled_penalty, extra": CoupledPenalty(explore="extra"),
     "coupled_penalty, extra, not centred, w slow": with_options(
         CoupledPenalty(explore="extra", centre=False), {"scales.w.power": 0.15}

@@ -32,7 +32,10 @@ from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import FourRooms, LeaderToy, OneGoalFourRooms, Synthetic
 from bilevel_rl.finite.solvers import AMD, HPGD, BoltzmannCovariance, PartialSGD, SoBiRL, ZeroOrder
+from bilevel_rl.loop import use_64_bit
 from bilevel_rl.schedules import PowerDecay, TimeScales
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "published.json"
 KEEP = Path("runs/published")

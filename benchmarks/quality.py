@@ -41,7 +41,10 @@ from bilevel_rl.finite.solvers import (
     ZeroOrder,
 )  # fmt: skip
 from bilevel_rl.finite.tuning import iterations_for, sweep, with_options
+from bilevel_rl.loop import use_64_bit
 from bilevel_rl.schedules import TimeScales
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 SAMPLES, SMALL = 384_000, 128_000

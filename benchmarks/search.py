@@ -20,6 +20,9 @@ from bilevel_rl import metrics as M
 from bilevel_rl import records, statistics
 from bilevel_rl.bench import methods, tasks
 from bilevel_rl.finite import multistart, tuning
+from bilevel_rl.loop import use_64_bit
+
+use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 TABLE = Path(__file__).parent / "results" / "suite.json"

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel_rl.loop import use_64_bit
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from yardsticks import plain_numba
@@ -32,11 +34,13 @@ from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
 from bilevel_rl.loop import stepping
 
+use_64_bit()
+
 ONE_SIZE = """
 import json, resource, sys
 sys.path.insert(0, {folder!r})
 import jax
-import speed
+import speed  # which asks for 64 bits
 from bilevel_rl.finite.problems import RandomMDP
 from bilevel_rl.finite.solvers import PenaltyActorCritic
 

@@ -6,7 +6,10 @@ import numpy as np
 
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.problems import GoalPlacement
+from bilevel_rl.loop import use_64_bit
 from bilevel_rl.statistics import log_log_slope
+
+use_64_bit()  # asked for, since jax.jit is called from outside the library
 
 problem, tau = GoalPlacement(), 0.05
 x = problem.x0

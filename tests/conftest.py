@@ -17,6 +17,9 @@ if "BILEVEL_RL_TESTS_CACHE" not in os.environ:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["BILEVEL_RL_TESTS_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+# Tests compose the library's functions with JAX's own, so they ask for 64 bits, as `use_64_bit` does; their children too.
+os.environ["JAX_ENABLE_X64"] = "1"
+
 # Shapes and dtypes of the finite engine are checked at run time in tests: its annotations are read by beartype when the
 # package is imported, so this comes before any test imports it.
 import sys

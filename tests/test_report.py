@@ -243,6 +243,17 @@ def test_seeds_of_one_setting_are_pooled_and_nothing_else(tmp_path):
     assert len([options for options in sections if "problem file" in options]) == 2
 
 
+def test_the_two_temperatures_are_named_under_the_table(tmp_path):
+    options = {"chains": 8, "scales": {"tau": {"initial": 0.05, "power": 0.0, "floor": 0.0}}}
+    finite_run(tmp_path / "a", "m", 0.1, solver_options=options, tau=0.0)
+    (section,) = collect.sections([tmp_path])
+    assert tables.finite(section)[2].endswith("Followers answer at τ = 0.05; graded at τ = 0.")
+    fading = {"chains": 8, "scales": {"tau": {"initial": 0.5, "power": 0.05, "floor": 0.0}}}
+    finite_run(tmp_path / "b", "n", 0.1, solver_options=fading, tau=0.0)
+    (section,) = collect.sections([tmp_path])
+    assert "τ = 0.05 (m), τ = 0.5, falling (n); graded at τ = 0." in tables.finite(section)[2]
+
+
 def test_unequal_budgets_are_not_compared_as_equal(tmp_path):
     """The full run is better at its own budget and worse at the one that both have."""
     finite_run(tmp_path / "a", "short", 0.02, budget=6)

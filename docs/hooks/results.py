@@ -29,14 +29,15 @@ TOPICS = (
     Topic("happy-tweets", "Happy tweets and language models", ("happy_tweets", "online_or_bilevel", "llm_estimators", "llm",
           "paper_tweets"), "the paper's second experiment, the estimators, where bi-level learning can win"),
     Topic("methods", "Every method on every problem", ("suite",), "all solvers on all tasks at equal samples, tuned alike"),
-    Topic("defaults", "Defaults on random instances", ("population", "quality", "search", "reliability"),
+    Topic("defaults", "Defaults on random instances", ("population", "quality", "search", "reliability", "braess"),
           "what a newcomer gets without tuning; what kills, corruptions and bad inputs do"),
     Topic("competitors", "Published figures, reached and passed", ("published", "peers", "exact_search", "four_rooms_samples"),
           "the competing methods at their own budgets, best known values"),
     Topic("control", "Neural followers", ("control",), "followers with networks in environments"),
     Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
           "components and recipes beside GRPO of TRL"),
-    Topic("speed", "Speed and scaling", ("speed", "scaling", "llm_speed", "peers_speed", "paired_speed"),
+    Topic("speed", "Speed and scaling", ("speed", "scaling", "moving", "counted_memory", "llm_speed", "peers_speed",
+          "paired_speed"),
           "cost and memory along states, dimensions, runs and tokens"),
     Topic("more", "More", ("",), "whatever has no topic yet"),
 )  # fmt: skip
@@ -80,7 +81,7 @@ def page(topic: Topic, files: list[Path]) -> str:
     parts = [f"# {topic.title}\n\n{HEAD}"]
     for file in files:
         facts = json.loads(file.read_text())
-        parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n")
+        parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n{aged(facts)}")
         parts.append(folded(WRITERS.get(file.stem, plain)(facts)))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
@@ -105,6 +106,21 @@ def machine(facts: dict[str, Any]) -> str:
     if hardware.get("cores"):
         words.append(f"{hardware['cores']} cores")
     return f"Measured on {', '.join(words)}." if words else "The file names its machine."
+
+
+EARLIER = """
+!!! note "`coupled_penalty` as of version 0.1"
+    These rows were made with its earlier defaults: one transition beside each chain from a simulator that is set to states
+    (`explore="extra"`), critics that are not centred (`centre=False`), w falling as $k^{-3/20}$. What today's defaults do is in
+    [Defaults](FOLDERdefaults.md#population) and [The paper's GridWorld](FOLDERpaper.md).
+"""
+
+
+def aged(facts: dict[str, Any], folder: str = "") -> str:
+    """A plain word where numbers of `coupled_penalty` are older than its defaults."""
+    versions = facts.get("provenance", {}).get("versions", {})
+    old = versions.get("bilevel-rl", "").startswith("0.1")
+    return EARLIER.replace("FOLDER", folder) if old and "coupled_penalty" in json.dumps(facts) else ""
 
 
 def quality(facts: dict[str, Any]) -> str:
@@ -468,7 +484,7 @@ def choose(root: Path) -> str:
     page = (root / "docs/how-to-choose.md").read_text()
     start, end = "<!-- suite -->\n", "<!-- /suite -->"
     facts = json.loads((root / "benchmarks/results/suite.json").read_text())
-    return page[: page.index(start) + len(start)] + words.choice(facts) + "\n" + page[page.index(end) :]
+    return page[: page.index(start) + len(start)] + words.choice(facts) + "\n" + aged(facts, "results/") + page[page.index(end) :]
 
 
 def scaling(facts: dict[str, Any]) -> str:
@@ -482,6 +498,29 @@ def scaling(facts: dict[str, Any]) -> str:
     rows += ["\n| Along | Slope of cost | Slope of memory |", "|---|---|---|"]
     rows += [f"| {name} | {s['us_a_sample']:.2f} | {s['own_mib']:.2f} |" for name, s in facts["slopes"].items()]
     return "\n".join(rows)
+
+
+def moving(facts: dict[str, Any]) -> str:
+    """Nanoseconds a transition, shape by number of states."""
+    points = {tuple(key.split(" | ")): found for key, found in facts["points"].items()}
+    sizes = sorted({int(size) for _, size in points})
+    rows = ["`coupled_penalty` as shipped where x moves the kernel: nanoseconds a transition of one run, compiled, by "
+            "number of states. `python benchmarks/moving.py` makes it again.\n",
+            f"| Successors | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
+    for kind in dict.fromkeys(kind for kind, _ in points):
+        cells = [points.get((kind, str(size))) for size in sizes]
+        rows.append(f"| {kind} | {' | '.join('–' if c is None else format(round(c['nanoseconds']), ',') for c in cells)} |")
+    return "\n".join(rows)
+
+
+def braess(facts: dict[str, Any]) -> str:
+    """Where the runs end, beside the best toll."""
+    ends = [row[-1] for row in facts["tolls"]]
+    rows = ["| Run | Toll (hours) | Minutes |", "|---|---|---|"]
+    rows += [f"| {i} | {x:.3f} | {60 * h:.2f} |" for i, (x, h) in enumerate(zip(ends, facts["hours"], strict=True))]
+    rows += [f"| best known | {facts['best_toll']:.3f} | {60 * facts['best_hours']:.2f} |",
+             f"| without a toll | 0 | {60 * facts['hours_without']:.2f} |"]  # fmt: skip
+    return f"`coupled_penalty` as shipped on `braess`, {facts['samples']:,} transitions a run.\n\n" + "\n".join(rows)
 
 
 def exact_search(facts: dict[str, Any]) -> str:
@@ -776,8 +815,8 @@ WRITERS = {
     "exact_search": exact_search,
     "published": published,
     "peers": peers, "reliability": reliability,
-    "scaling": scaling,
-    "search": table, "four_rooms_samples": table,
+    "scaling": scaling, "moving": moving, "braess": braess,
+    "search": table, "four_rooms_samples": table, "counted_memory": table,
     "population": population, "quality": quality, "gridworld": gridworld, "gridworld_search": gridworld_search,
     "gridworld_optima": gridworld_optima,
     "gridworld_claims": gridworld_claims, "gridworld_leaving": leaving_table,

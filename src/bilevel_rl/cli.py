@@ -82,7 +82,13 @@ def _dispatch(argv: list[str]) -> int:
             )
         )
     compiled.keep()
-    return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+    # a program of its own computes in 64 bits throughout; JAX reads this when it is imported
+    os.environ.setdefault("JAX_ENABLE_X64", "1")
+    if "jax" not in sys.modules:
+        return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+    from bilevel_rl.loop import precision
+
+    return int(precision.double(importlib.import_module(VERBS[verb][0]).main)(rest) or 0)
 
 
 def overview() -> str:

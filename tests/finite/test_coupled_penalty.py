@@ -242,12 +242,12 @@ def test_wanderers_are_never_put_anywhere_and_take_every_action():
     walk, n = exploring.Wanderers(), 4000
     u = jax.random.uniform(jax.random.key(0), (3, n))
     at = walk.init(mdp, u[0])
-    (s, a, s_next), onward = walk.step(mdp, jnp.zeros(n, jnp.int32), at, u)
+    (s, a, s_next), onward = walk.step(mdp, jnp.zeros(n, jnp.int32), at, None, u)
     assert (s == at).all()
     assert np.isclose(np.bincount(a, minlength=4) / n, 0.25, atol=0.03).all()
     again = np.asarray(u[2] < 1 - mdp.discount)
     assert (np.asarray(onward)[~again] == np.asarray(s_next)[~again]).all()
-    elsewhere, _ = walk.step(mdp, jnp.ones(n, jnp.int32), at, u)
+    elsewhere, _ = walk.step(mdp, jnp.ones(n, jnp.int32), at, None, u)
     assert (elsewhere == jnp.stack([s, a, s_next])).all()
 
 
@@ -294,16 +294,15 @@ def test_x_stays_while_held_and_samples_are_counted():
 
 
 def test_replay_overwrites_the_oldest_and_draws_only_what_is_there():
-    mdp = GoalPlacement(rows=2, columns=2).mdp
     memory = Replay.empty(4, 2)
     for i in range(3):
         batch = jnp.array([10 * i, 10 * i + 1])
-        memory = memory.extend(mdp, jnp.stack([batch, batch + 100, batch + 200]))
+        memory = memory.extend(jnp.stack([batch, batch + 100, batch + 200]))
     assert sorted(memory.table[0].tolist()) == [10, 11, 20, 21]
-    young = Replay.empty(100, 2).extend(mdp, jnp.array([[7, 8], [0, 1], [5, 6]]))
-    drawn, likelier = young.draw(mdp, jnp.linspace(0, 0.999, 50))
+    young = Replay.empty(100, 2).extend(jnp.array([[7, 8], [0, 1], [5, 6]]))
+    drawn, likelihood = young.draw(jnp.linspace(0, 0.999, 50))
     assert set(map(tuple, drawn.T.tolist())) == {(7, 0, 5), (8, 1, 6)}
-    assert likelier is None
+    assert likelihood is None
 
 
 def test_replayed_transitions_of_another_x_weigh_as_the_present_one_draws_them():
@@ -313,8 +312,9 @@ def test_replayed_transitions_of_another_x_weigh_as_the_present_one_draws_them()
     n, state, action = 40_000, 1, 2  # left, from where the leader sends home or lets go right
     s, a = jnp.full(n, state, jnp.int32), jnp.full(n, action, jnp.int32)
     drawn = jnp.stack([s, a, sampling.next_state(then, s, a, jax.random.uniform(jax.random.key(0), (n,)))])
-    memory = Replay.empty(n, n, moving=True).extend(then, drawn)
-    past, likelier = memory.draw(now, jnp.linspace(0, 1, n, endpoint=False))
+    memory = Replay.empty(n, n, moving=True).extend(drawn, sampling.transition_probability(then, *drawn))
+    past, likelihood = memory.draw(jnp.linspace(0, 1, n, endpoint=False))
+    likelier = sampling.transition_probability(now, *past) / likelihood
     value = jnp.arange(3.0)
     exact = float(now.dense()[state, action] @ value)
     assert abs(float(then.dense()[state, action] @ value) - exact) > 0.5  # the two x differ

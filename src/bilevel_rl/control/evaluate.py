@@ -23,7 +23,7 @@ from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.control.replay import Rows
 from bilevel_rl.control.solvers import PartialSGD
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.loop import noise
+from bilevel_rl.loop import noise, precision
 
 NEVER = 1e18
 
@@ -57,6 +57,7 @@ class Evaluation:
         )
 
 
+@precision.double
 def fresh(
     problem: ControlProblem, x: Any = None, *, follower: Follower | None = None, transitions: int = 50_000, seeds: int = 5,
     seed: int = 0, episodes: int = 16, steps: int | None = None, tau: float | None = None, **options: Any,

@@ -1,6 +1,7 @@
 """Finite MDPs in JAX: planning, exact oracles, sampling, problems, solvers.
 
-Importing this package switches JAX to 64-bit (`bilevel_rl.loop` does): hyper-gradients are graded to 1e-8 and better.
+What it computes is 64-bit, whatever the caller's JAX is set to: hyper-gradients are graded to 1e-8 and better. Whoever
+differentiates or compiles functions of it by himself calls `bilevel_rl.loop.use_64_bit()` once.
 """
 
 from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards

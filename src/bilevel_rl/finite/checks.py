@@ -14,11 +14,13 @@ from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.model.mdp import FiniteMDP, check_rewards
 from bilevel_rl.finite.tables import GridLayout, TableProblem, UpperObjective
+from bilevel_rl.loop import precision
 from bilevel_rl.loop.problem import Problem
 
 STEP_POINTS = 9  # ours: at so many points between two x is a reward's derivative looked at before it counts as steps
 
 
+@precision.double
 def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     """Raise `InvalidProblem` unless the problem is well posed.
 
@@ -73,6 +75,7 @@ def _closed(problem: TableProblem) -> bool:
     return getattr(type(problem), "closed_form", False)
 
 
+@precision.double
 def built(where: str, make: Callable[[], Any]) -> Any:
     """The problem that a user's class or factory makes, with whatever goes wrong said in one sentence.
 
@@ -306,6 +309,14 @@ def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
             message(f"{name}.reward_at", f"values other than reward(x)[s, a] at {x.tolist()}",
                     "both must describe the same reward", "Make reward_at(x, s, a) equal reward(x)[s, a]")
         )  # fmt: skip
+    if problem.moves_transitions and type(problem).transitions_at is not TableProblem.transitions_at:
+        rows = problem.transitions_at(x, s, a)
+        table = problem.transitions(x).probabilities.reshape(S * A, -1)
+        if rows.shape != table.shape or float(jnp.max(jnp.abs(rows - table))) > 1e-9:
+            raise InvalidProblem(
+                message(f"{name}.transitions_at", f"rows other than transitions(x).probabilities[s, a] at {x.tolist()}",
+                        "both must describe the same kernel", "Make transitions_at(x, s, a) equal that")
+            )  # fmt: skip
     again = problem.project(problem.project(x))
     if float(jnp.max(jnp.abs(again - problem.project(x)))) > 1e-9:
         raise InvalidProblem(

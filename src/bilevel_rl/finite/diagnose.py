@@ -17,6 +17,7 @@ from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver, solve
+from bilevel_rl.loop import precision
 from bilevel_rl.statistics import Interval, log_log_slope, slope_text
 
 HESSIAN_ENTRIES = 1024  # ours: a dense Hessian of more than this many logits is refused
@@ -83,6 +84,7 @@ def _shown(value: float | None) -> str:
     return f"{value:.3g}" if value > 1e-13 else "below rounding (1e-13): degenerate in 64 bit"
 
 
+@precision.double
 def diagnose(
     problem: BilevelProblem,
     solver: Solver | None = None,

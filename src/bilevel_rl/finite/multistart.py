@@ -10,7 +10,7 @@ from typing import Any
 
 from bilevel_rl.finite.comparing import By, TableComparison
 from bilevel_rl.finite.problem import BilevelProblem
-from bilevel_rl.loop import searching
+from bilevel_rl.loop import precision, searching
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.searching import Found
 from bilevel_rl.loop.solver import Solver
@@ -22,6 +22,7 @@ __all__ = ["COMPARING", "SETTLING", "By", "Found", "Shape", "Stage", "arrange", 
 __getattr__ = renamed("bilevel_rl.finite.multistart", plan="arrange")
 
 
+@precision.double
 def search(problem: Problem, solver: Solver, *, by: By = "auto", **options: Any) -> Found:
     """Search for a global optimum with any solver, under one budget for everything.
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.errors import InvalidProblem, Unsolved, message
 from bilevel_rl.finite.model import linear, planning
 from bilevel_rl.finite.tables import TableProblem
+from bilevel_rl.loop import precision
 from bilevel_rl.loop.problem import Optimum
 
 NEWTON_TOLERANCE = 1e-12  # ours: relative size of the last step of an inner solve, 64 bit
@@ -25,11 +26,13 @@ WIDENINGS = 4  # ours: how often a search goes on where a box is open
 RARE = 1e-12  # ours: states visited less than this feel nothing of f
 
 
+@precision.double
 def lower_return(problem: TableProblem, x, pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi)$, the discounted sum; differentiable in x and pi."""
     return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
 
 
+@precision.double
 def policy_gradient(
     problem: TableProblem, x, pi: Float[Array, "S A"], tau, V: Float[Array, " S"] | None = None
 ) -> Float[Array, "S A"]:
@@ -41,14 +44,16 @@ def policy_gradient(
     return planning.visitation(mdp, pi)[:, None] * pi * advantage / (1 - mdp.discount)
 
 
+@precision.double
 def lower_optimum(problem: TableProblem, x, tau) -> planning.Plan:
     r"""$\pi^*_\tau(x)$ and its values; tau = 0 (a Python number) gives the limit policy of the unregularised problem."""
-    mdp, reward = problem.transitions(x), problem.reward(x)
+    mdp, reward = problem.transitions(x), problem.faced(x, tau)
     if _is_zero(tau):
         return planning.hard_optimal(mdp, reward)
     return planning.soft_optimal(mdp, reward, tau)
 
 
+@precision.double
 def hyper_objective(problem: TableProblem, x, tau, plan: planning.Plan | None = None) -> Float[Array, ""]:
     r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0. The problem's own where it knows it in closed form.
 
@@ -61,11 +66,13 @@ def hyper_objective(problem: TableProblem, x, tau, plan: planning.Plan | None = 
     return problem.objective.value(x, plan.pi, problem)
 
 
+@precision.double
 def hyper_gradient(problem: TableProblem, x, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_\tau(x)$ by the implicit function theorem: one Newton solve and one linear solve. $O(S^3)$ dense."""
     return jax.grad(lambda x: hyper_objective(problem, x, tau))(x)
 
 
+@precision.double
 def penalised_policy(problem: TableProblem, x, w, tau, max_iterations: int = 500) -> Float[Array, "S A"]:
     r"""$\pi^*_{w,\tau}(x) = \mathrm{argmax}_\pi J_\tau(x, \pi) - w f(x, \pi)$.
 
@@ -137,6 +144,7 @@ def _penalised_ascent(problem: TableProblem, x, w, tau, max_iterations: int) -> 
     return jnp.where(left <= REFUSED_SLOPE, jax.nn.softmax(logits), jnp.nan), left
 
 
+@precision.double
 def penalty_estimate(problem: TableProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
     r"""At given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
 
@@ -153,6 +161,7 @@ def penalty_estimate(problem: TableProblem, x, pi, pi_l, w, tau=None) -> Float[A
     return jax.grad(lagrangian)(x)
 
 
+@precision.double
 def penalty_hyper_gradient(problem: TableProblem, x, w, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_{w,\tau}(x)$, exactly: both followers solved. Its distance from $\nabla\Phi_\tau$ is $O(w)$.
 
@@ -173,12 +182,14 @@ def _is_zero(tau) -> bool:
     return isinstance(tau, (int, float)) and tau == 0
 
 
+@precision.double
 def lower_gap(problem: TableProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi^*_\tau(x)) - J_\tau(x, \pi) \ge 0$: how far a follower is from optimal."""
     best = lower_return(problem, x, lower_optimum(problem, x, tau).pi, tau)
     return best - lower_return(problem, x, pi, tau)
 
 
+@precision.double
 def brute_force(problem: TableProblem, tau: float, points: int = 41, polish: int = 5) -> Optimum:
     """The global optimum over a box of at most three dimensions: a grid, then bounded quasi-Newton from its best points.
 

@@ -60,6 +60,12 @@ def check_fits(solver: Solver, problem: TableProblem) -> None:
             message(f"{solver.name} on {problem.name}", "an MDP in which states offer different actions",
                     f"{solver.name} takes every action in every state", f"Take one of {', '.join(able)}")
         )  # fmt: skip
+    if problem.mean_field and not getattr(solver, "crowds", False):
+        able = sorted(name for name, kind in known_solvers().items() if getattr(kind, "crowds", False))
+        raise InvalidProblem(
+            message(f"{solver.name} on {problem.name}", "rewards that depend on what a population of followers does",
+                    f"{solver.name} takes one follower", f"Take one of {', '.join(able)}")
+        )  # fmt: skip
     missing = unmet(solver.requires, problem)
     if missing:
         able = [name for name, kind in known_solvers().items() if not unmet(kind().requires, problem)]

@@ -20,6 +20,8 @@ class Solver(loop.Solver):
     closed_form: ClassVar[bool] = False  # whether it needs the hyper-objective and x's set only, not an MDP
     action_sets: ClassVar[bool] = False  # whether it keeps to the actions that each state offers (`FiniteMDP.allowed`)
 
+    crowds: ClassVar[bool] = False  # whether it takes rewards that depend on what a population does (`MeanFieldProblem`)
+
     def policies(self, problem, state: State, k) -> tuple[Array, Array] | None:
         """The tracked followers (pi, pi_l), each [S, A], for diagnosis; None for solvers that track none."""
         return None

@@ -143,11 +143,16 @@ class TableProblem(Problem):
 
     kind: ClassVar[str] = "finite"
     state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
+    mean_field: ClassVar[bool] = False  # whether rewards depend on what a population of followers does
     moves_start: ClassVar[bool] = False  # whether x changes the start distribution (`FiniteMDP.with_start`)
 
     @abc.abstractmethod
     def reward(self, x: Float[Array, " d"]) -> Float[Array, "S A"]:
         """The lower level's reward table $r_x$, differentiable in x."""
+
+    def faced(self, x: Float[Array, " d"], tau) -> Float[Array, "S A"]:
+        """The reward that the follower faces at its answer to x; another than `reward` where it depends on the answer."""
+        return self.reward(x)
 
     def reward_at(self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
         """`reward(x)[s, a]` for N state-action pairs; override it where the whole table costs too much."""
@@ -167,6 +172,18 @@ class TableProblem(Problem):
         assert utility is not None, "asked of objectives that are linear in the visitation only"
         return self.reward(x) + (1 - self.mdp.discount) * w * utility
 
+    def transitions_at(self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, "N K"]:
+        """`transitions(x).probabilities[s, a]`; override it where the whole table costs too much."""
+        return self.transitions(x).probabilities[s, a]
+
+    def sampled(self, x: Float[Array, " d"]) -> FiniteMDP:
+        """The MDP under x as chains draw from it, a row at a time where `transitions_at` says how."""
+        own = type(self).transitions_at is not TableProblem.transitions_at
+        if not own or not self.moves_transitions or self.moves_start:
+            return self.transitions(x)
+        base = {field.name: getattr(self.mdp, field.name) for field in dataclasses.fields(FiniteMDP)}
+        return DrawnMDP(**base, problem=self, x=x)
+
     def layout(self) -> GridLayout | None:
         """How to draw the states, if they lie on a grid."""
         return None
@@ -179,3 +196,17 @@ class TableProblem(Problem):
     def moves_transitions(self) -> bool:
         """Whether x changes the transition probabilities."""
         return type(self).transitions is not TableProblem.transitions
+
+
+class DrawnMDP(FiniteMDP):
+    """The MDP under x of which rows are made when they are asked for; to draw from, not to plan with.
+
+    Attributes:
+        problem, x: what makes the rows.
+    """
+
+    problem: TableProblem = eqx.field(kw_only=True)
+    x: Float[Array, " d"] = eqx.field(kw_only=True)
+
+    def rows(self, s, a):
+        return self.problem.transitions_at(self.x, s, a)

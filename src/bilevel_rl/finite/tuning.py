@@ -15,7 +15,7 @@ from bilevel_rl.finite import oracles
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.solver import Solver
-from bilevel_rl.loop import noise
+from bilevel_rl.loop import noise, precision
 from bilevel_rl.loop.meter import iterations_for, samples_per_iteration
 from bilevel_rl.loop.settings import with_options
 from bilevel_rl.loop.tuning import SweepResult, sweep
@@ -78,6 +78,7 @@ class Proposal:
         ]  # fmt: skip
 
 
+@precision.double
 def smoothness(problem: BilevelProblem, x: Float[Array, " d"], pi: Float[Array, "S A"], tau, iterations: int = 50):
     r"""Largest $|\nabla^2_\theta J_\tau|$ at a policy: power iteration on Hessian-vector products. $O(S^3)$ each."""
 
@@ -95,6 +96,7 @@ def smoothness(problem: BilevelProblem, x: Float[Array, " d"], pi: Float[Array, 
     return norms[-1]
 
 
+@precision.double
 def plan(
     problem: BilevelProblem, solver: Solver, *, iterations: int = 2000, pilot: int = 2000, seed: int = 0
 ) -> Proposal:
@@ -161,6 +163,7 @@ def plan(
     )  # fmt: skip
 
 
+@precision.double
 def utility_spread(problem: BilevelProblem, tau) -> float:
     r"""Largest $|\partial f/\partial\theta| / (d \pi)$ over reached states: how strongly f prefers one action to another."""
     x = problem.x0

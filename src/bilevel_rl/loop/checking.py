@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.loop import noise, stepping
+from bilevel_rl.loop import noise, precision, stepping
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.solver import Solver, State, check_fits
 
 AGREE = 1e-6  # ours: relative; a batch adds up in another order than a run alone, which rounding may show
 
 
+@precision.double
 def check_solver(solver: Solver, problem: Problem, iterations: int = 5, seed: int = 0) -> None:
     """Raise unless a solver keeps what the loop relies on, tried for a few iterations on a problem.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.loop import checkpoint, stepping
+from bilevel_rl.loop import checkpoint, precision, stepping
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Optimum, Problem
 from bilevel_rl.loop.run_folder import RunFolder
@@ -23,6 +23,7 @@ from bilevel_rl.loop.starts import checked, checked_seed
 from bilevel_rl.loop.trace import OK, Trace
 
 
+@precision.double
 def solve(
     problem: Problem,
     solver: Solver | Sequence[Solver],

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.loop import precision
 
 UNREGULARISED = 0.05  # ours: the follower's temperature where results are graded without one
 REACH = 10.0  # ours: how far searches go where a box is open, in sizes of x0
@@ -52,6 +53,13 @@ class Problem(eqx.Module):
 
     x0: eqx.AbstractVar[Float[Array, " d"]]
 
+    def __init_subclass__(cls, **kwargs):
+        """A problem is made in 64 bits, whatever the caller's JAX is set to."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = precision.double(cls.__init__)
+
+    @precision.double
     def __check_init__(self):
         """x0 may be given as a list or tuple of numbers."""
         x0 = vars(self).get("x0")

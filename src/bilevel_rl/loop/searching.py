@@ -23,7 +23,7 @@ from jaxtyping import Array, Int
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidProblem, message
-from bilevel_rl.loop import checkpoint, meter, settings, stepping
+from bilevel_rl.loop import checkpoint, meter, precision, settings, stepping
 from bilevel_rl.loop.comparison import Limited, MakeComparison
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Problem
@@ -70,6 +70,7 @@ class Found:
         return float(np.mean(self.values))
 
 
+@precision.double
 def search(
     problem: Problem,
     solver: Solver,

@@ -13,6 +13,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.loop import precision
 from bilevel_rl.loop.driver import solve
 from bilevel_rl.loop.meter import iterations_for, samples_per_iteration
 from bilevel_rl.loop.problem import Problem
@@ -54,6 +55,7 @@ class SweepResult:
         }  # fmt: skip
 
 
+@precision.double
 def sweep(
     problem: Problem,
     solver: Solver,

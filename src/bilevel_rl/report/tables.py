@@ -57,7 +57,28 @@ def finite(section: Section) -> tuple[list[str], list[list[str]], str]:
         row += success(m)
         stopped = sum(int((np.asarray(run.trace.get("status", 0)) != 0).sum()) for run in m.runs)
         rows.append([*row, str(stopped)])
-    return heads, rows, FINITE_NOTE + ("" if common is None else UNEQUAL.format(common=common))
+    return heads, rows, FINITE_NOTE + ("" if common is None else UNEQUAL.format(common=common)) + temperatures(section)
+
+
+def temperatures(section: Section) -> str:
+    """The two temperatures: at which each method's followers answer, and at which all are graded; empty where unknown."""
+    own = {}
+    for m in section.methods:
+        options = m.runs[0].config.get("solver_options")
+        options = options if isinstance(options, dict) else {}
+        scales = options.get("scales")
+        tau = (scales.get("tau") if isinstance(scales, dict) else None) or options.get("tau")
+        fades = isinstance(tau, dict) and tau.get("power")
+        tau = tau.get("initial") if isinstance(tau, dict) else tau
+        if isinstance(tau, (int, float)):
+            own[m.label] = f"{tau:g}, falling" if fades else f"{tau:g}"
+    grade = section.methods[0].runs[0].config.get("tau") if section.methods else None
+    if not own or not isinstance(grade, (int, float)):
+        return ""
+    each = f"τ = {next(iter(own.values()))}" if len(set(own.values())) == 1 else ", ".join(
+        f"τ = {tau} ({label})" for label, tau in own.items()
+    )  # fmt: skip
+    return f" Followers answer at {each}; graded at τ = {grade:g}."
 
 
 def within(m: MethodRuns, budget: float) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import jax.numpy as jnp
-
-from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, centred
+from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, centred, mean
 from bilevel_rl.finite.estimators.gradient_critic import Gradients
 from bilevel_rl.finite.estimators.ratio_critic import RatioCritic
 
@@ -33,8 +31,9 @@ class DoublyRobust(Estimator):
     def step(self, problem, x, carry, seen, lesson, w, beta):
         C, gradients = carry
         C, before, after = self.ratios.advanced(C, seen, w, beta)
-        difference = gradients.difference(seen, self.ratios.ratio(before, w), w)
+        difference = gradients.difference(seen, self.ratios.ratio(before, w, seen.mine), w)
         gradients, error = gradients.taught(problem, x, lesson, beta)
-        follows = centred(after) if self.centre else after
-        correction = jnp.mean(follows[:, None] * error[: after.shape[0]], axis=0)
-        return (C, gradients), Estimate(follows, self.ratios.ratio(after, w), None, (difference, correction))
+        follows = centred(after, seen.mine) if self.centre else after
+        correction = mean(follows[:, None] * error[: after.shape[0]], seen.mine)
+        rho = self.ratios.ratio(after, w, seen.mine)
+        return (C, gradients), Estimate(follows, rho, None, (difference, correction))

@@ -27,6 +27,7 @@ class Passage(NamedTuple):
         restart: [N] whether they restarted.
         pi, pi_l: [N, A] both followers' policies in s.
         log_q: [N] $\log \pi^L/\pi(a|s)$, clipped.
+        mine: [N] which chains followed this $\pi$; None for all of them.
     """
 
     s: Int[Array, " N"]
@@ -37,6 +38,7 @@ class Passage(NamedTuple):
     pi: Float[Array, "N A"]
     pi_l: Float[Array, "N A"]
     log_q: Float[Array, " N"]
+    mine: Bool[Array, " N"] | None = None
 
 
 class Lesson(NamedTuple):
@@ -109,19 +111,33 @@ class Estimator(eqx.Module):
         """
 
 
-def centred(c: Float[Array, " N"]) -> Float[Array, " N"]:
+Mine = Bool[Array, " N"] | None
+
+
+def mean(values: Float[Array, "N ..."], mine: Mine = None) -> Float[Array, "..."]:
+    """Mean over the chains that are mine, all of them when None; 0 over none."""
+    if mine is None:
+        return jnp.mean(values, axis=0)
+    counted = jnp.where(mine.reshape(mine.shape + (1,) * (values.ndim - 1)), values, 0.0)
+    return jnp.sum(counted, axis=0) / jnp.maximum(jnp.sum(mine), 1)
+
+
+def centred(c: Float[Array, " N"], mine: Mine = None) -> Float[Array, " N"]:
     """c less the mean of the other chains' c: the mean of c is 0, and the mean of a product with c stays what it was."""
     N = c.shape[0]
-    return (c - jnp.mean(c)) * N / (N - 1) if N > 1 else c
+    if mine is None:
+        return (c - jnp.mean(c)) * N / (N - 1) if N > 1 else c
+    n = jnp.sum(mine)
+    return jnp.where(n > 1, (c - mean(c, mine)) * n / jnp.maximum(n - 1, 1), c)
 
 
-def over_mean(rho: Float[Array, " N"]) -> Float[Array, " N"]:
+def over_mean(rho: Float[Array, " N"], mine: Mine = None) -> Float[Array, " N"]:
     """Ratios over their batch mean, since their true mean is 1."""
-    return rho / jnp.maximum(jnp.mean(rho), LEAST_MEAN)
+    return rho / jnp.maximum(mean(rho, mine), LEAST_MEAN)
 
 
 def of_rewards(
-    problem: BilevelProblem, before: Float[Array, " N"], after: Float[Array, " N"]
+    problem: BilevelProblem, before: Float[Array, " N"], after: Float[Array, " N"], mine: Mine = None
 ) -> Float[Array, " N"]:
     r"""The c that weighs $\nabla r$: before the action where r depends on the state alone."""
-    return centred(before if problem.state_reward else after)
+    return centred(before if problem.state_reward else after, mine)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, Lesson, Passage, centred
+from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, Lesson, Passage, centred, mean
 from bilevel_rl.finite.estimators.likelihood_ratio import LikelihoodRatio
 from bilevel_rl.finite.learn.coupled_critics import valued
 from bilevel_rl.finite.model import sampling
@@ -56,9 +56,8 @@ class Gradients(eqx.Module):
 
     def difference(self, seen: Passage, rho: Float[Array, " N"], w) -> Float[Array, " d"]:
         r"""$E_{d^L} \sum_a (\pi - \pi^L)/\bar w\; G$, the states of $\pi$'s chains weighed by rho."""
-        return jnp.mean(
-            rho[:, None] * jnp.einsum("na,nad->nd", (seen.pi - seen.pi_l) / w, self.G[seen.s]), axis=0
-        )
+        there = jnp.einsum("na,nad->nd", (seen.pi - seen.pi_l) / w, self.G[seen.s])
+        return mean(rho[:, None] * there, seen.mine)
 
 
 def slopes(problem: BilevelProblem, x: Float[Array, " d"], lesson: Lesson) -> Float[Array, "B d"]:
@@ -73,7 +72,7 @@ def slopes(problem: BilevelProblem, x: Float[Array, " d"], lesson: Lesson) -> Fl
     if not problem.moves_transitions:
         return slope
     # forwards: one pass over the kernel a dimension of x, where backwards it would be one a transition
-    probability = lambda x: sampling.transition_probability(problem.transitions(x), s, a, lesson.s_next)  # noqa: E731
+    probability = lambda x: sampling.transition_probability(problem.sampled(x), s, a, lesson.s_next)  # noqa: E731
     p = probability(x)
     return slope + jax.jacfwd(probability)(x) * (lesson.error_Q / p)[:, None]
 
@@ -102,5 +101,5 @@ class GradientCritic(Estimator):
         log_ratio, before, after = self.ratios.advanced(log_ratio, seen, w)
         term = gradients.difference(seen, 1 - w * before, w)
         gradients, _ = gradients.taught(problem, x, lesson, beta)
-        follows = centred(after) if self.centre else after
+        follows = centred(after, seen.mine) if self.centre else after
         return (log_ratio, gradients), Estimate(follows, 1 - w * after, None, (term,))

@@ -26,5 +26,5 @@ class LikelihoodRatio(Estimator):
     def step(self, problem, x, carry, seen, lesson, w, beta):
         carry, before, after = self.advanced(carry, seen, w)
         rho = 1 - w * after
-        return carry, Estimate(
-            centred(after) if self.centre else after, rho, of_rewards(problem, before, after))
+        follows = centred(after, seen.mine) if self.centre else after
+        return carry, Estimate(follows, rho, of_rewards(problem, before, after, seen.mine))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.finite.estimators.estimator import (
     Estimate,
     Estimator,
+    Mine,
     Passage,
     centred,
     of_rewards,
@@ -37,16 +38,17 @@ class RatioCritic(Estimator):
         """C after the passage, and c before and after the action."""
         before = small.rows(C, seen.s)
         after = before * jnp.exp(seen.log_q) - jnp.expm1(seen.log_q) / w
-        target = jnp.where(seen.restart, 0.0, centred(after) if self.centre else after)
-        error = sampling.visit_mean(seen.onward, C.shape[0], target - small.rows(C, seen.onward))
+        target = jnp.where(seen.restart, 0.0, centred(after, seen.mine) if self.centre else after)
+        error = sampling.visit_mean(seen.onward, C.shape[0], target - small.rows(C, seen.onward), seen.mine)
         return small.add_rows(C, seen.onward, beta * error), before, after
 
-    def ratio(self, c: Float[Array, " N"], w) -> Float[Array, " N"]:
+    def ratio(self, c: Float[Array, " N"], w, mine: Mine = None) -> Float[Array, " N"]:
         r"""$\rho = 1 - \bar w c$; over its batch mean where C is centred."""
         rho = 1 - w * c
-        return over_mean(rho) if self.centre else rho
+        return over_mean(rho, mine) if self.centre else rho
 
     def step(self, problem, x, carry, seen, lesson, w, beta):
         C, before, after = self.advanced(carry, seen, w, beta)
-        follows = centred(after) if self.centre else after
-        return C, Estimate(follows, self.ratio(after, w), of_rewards(problem, before, after))
+        follows = centred(after, seen.mine) if self.centre else after
+        weights = of_rewards(problem, before, after, seen.mine)
+        return C, Estimate(follows, self.ratio(after, w, seen.mine), weights)

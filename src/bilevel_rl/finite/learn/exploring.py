@@ -2,12 +2,13 @@ r"""How the critics get to see what the follower would not do.
 
 Critics that are learnt off policy take the expectation over the next action themselves, so any stream of transitions
 teaches them. `Beside` asks the simulator for one from each chain's state; `Wanderers` walk on their own and are never
-put anywhere, so that a real environment will do.
+put anywhere, so that a real environment will do; on a `Ladder` they follow the follower for part of the way.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from bilevel_rl.finite.model import sampling
 from bilevel_rl.finite.model.mdp import FiniteMDP
+
+Policy = Callable[[Int[Array, " N"]], Float[Array, "N A"]] | None  # the follower's, in some states; few look at it
 
 
 class Exploration(eqx.Module):
@@ -28,7 +31,7 @@ class Exploration(eqx.Module):
 
     @abc.abstractmethod
     def step(
-        self, mdp: FiniteMDP, s: Int[Array, " N"], at: Int[Array, " N"] | None, u: Float[Array, "rows N"]
+        self, mdp: FiniteMDP, s: Int[Array, " N"], at: Int[Array, " N"] | None, policy: Policy, u: Float[Array, "rows N"]
     ) -> tuple[Int[Array, "3 M"] | None, Int[Array, " N"] | None]:
         """Transitions [3, M], None for none, and where its walks go on from, given that the chains are in s."""
 
@@ -39,7 +42,7 @@ class Nothing(Exploration):
     def init(self, mdp, u):
         return None
 
-    def step(self, mdp, s, at, u):
+    def step(self, mdp, s, at, policy, u):
         return None, None
 
 
@@ -49,7 +52,7 @@ class Beside(Exploration):
     def init(self, mdp, u):
         return None
 
-    def step(self, mdp, s, at, u):
+    def step(self, mdp, s, at, policy, u):
         a = sampling.any_action(mdp, s, u[0])
         return jnp.stack([s, a, sampling.next_state(mdp, s, a, u[1])]), None
 
@@ -62,10 +65,25 @@ class Wanderers(Exploration):
     def init(self, mdp, u):
         return sampling.start_state(mdp, u)
 
-    def step(self, mdp, s, at, u):
-        a = sampling.any_action(mdp, at, u[0])
+    def step(self, mdp, s, at, policy, u):
+        a = self.action(mdp, at, policy, u[0])
         s_next = sampling.next_state(mdp, at, a, u[1])
         return jnp.stack([at, a, s_next]), sampling.continue_chain(mdp, s_next, u[2])[0]
 
+    def action(self, mdp: FiniteMDP, at: Int[Array, " N"], policy: Policy, u: Float[Array, " N"]) -> Int[Array, " N"]:
+        """What they do in the states `at`."""
+        return sampling.any_action(mdp, at, u)
 
-KINDS = {"chains": Wanderers(), "extra": Beside(), "none": Nothing()}
+
+class Ladder(Wanderers):
+    r"""Chain n of N acts at random with probability n/N, and as the follower does otherwise: greedy to uniform."""
+
+    def action(self, mdp, at, policy, u):
+        N = at.shape[0]
+        share = jnp.arange(1, N + 1) / N
+        bold = u < share
+        again = jnp.where(bold, u / share, (u - share) / jnp.maximum(1 - share, 1e-12))
+        return jnp.where(bold, sampling.any_action(mdp, at, again), sampling.choose(policy(at), again).astype(at.dtype))
+
+
+KINDS = {"chains": Wanderers(), "ladder": Ladder(), "extra": Beside(), "none": Nothing()}

@@ -7,9 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.finite.model import sampling
-from bilevel_rl.finite.model.mdp import FiniteMDP
-
 
 class Replay(eqx.Module):
     """The last M transitions.
@@ -34,22 +31,19 @@ class Replay(eqx.Module):
             jnp.zeros((3, size), jnp.int32), jnp.zeros((), jnp.int32), jnp.ones(size) if moving else None
         )
 
-    def extend(self, mdp: FiniteMDP, transitions: Int[Array, "3 B"]) -> Replay:
-        """Overwrite the oldest B transitions by some of the present MDP."""
+    def extend(self, transitions: Int[Array, "3 B"], likelihood: Float[Array, " B"] | None = None) -> Replay:
+        """Overwrite the oldest B transitions; with their likelihoods where these are kept."""
         at = self.count % self.table.shape[1]
         new = transitions.astype(jnp.int32)
         table = jax.lax.dynamic_update_slice(self.table, new, (jnp.zeros_like(at), at))
-        likelihood = self.likelihood
-        if likelihood is not None:
-            drawn = sampling.transition_probability(mdp, *transitions)
-            likelihood = jax.lax.dynamic_update_slice(likelihood, drawn, (at,))
-        return Replay(table, self.count + transitions.shape[1], likelihood)
+        held = self.likelihood
+        if held is not None:
+            assert likelihood is not None, "kept where x moves the transitions"
+            held = jax.lax.dynamic_update_slice(held, likelihood, (at,))
+        return Replay(table, self.count + transitions.shape[1], held)
 
-    def draw(self, mdp: FiniteMDP, u: Float[Array, " R"]) -> tuple[Int[Array, "3 R"], Float[Array, " R"] | None]:
-        r"""R transitions, uniformly and with replacement, and how much likelier each is now; None: as likely as then."""
+    def draw(self, u: Float[Array, " R"]) -> tuple[Int[Array, "3 R"], Float[Array, " R"] | None]:
+        r"""R transitions, uniformly and with replacement, and how likely each was when drawn; None where it still is."""
         filled = jnp.minimum(self.count, self.table.shape[1])
         at = (u * filled).astype(jnp.int32)
-        drawn = self.table[:, at]
-        if self.likelihood is None:
-            return drawn, None
-        return drawn, sampling.transition_probability(mdp, *drawn) / self.likelihood[at]
+        return self.table[:, at], None if self.likelihood is None else self.likelihood[at]

@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop import precision
 
 
+@precision.double
 def side_by_side(mdps: Sequence[FiniteMDP], weights: ArrayLike | None = None) -> FiniteMDP:
     r"""The MDP of all contexts; state s of context c has the number s plus the sizes of the contexts before c.
 

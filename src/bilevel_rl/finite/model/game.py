@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop import precision
 
 
 class Game(eqx.Module):
@@ -43,6 +44,7 @@ class Game(eqx.Module):
     observed: bool = eqx.field(static=True)
 
     @classmethod
+    @precision.double
     def from_dense(
         cls, P: ArrayLike, start: ArrayLike | None = None, discount: float = 0.95, observed: bool = True,
         ends: ArrayLike | None = None,
@@ -75,6 +77,7 @@ class Game(eqx.Module):
         )  # fmt: skip
 
     @classmethod
+    @precision.double
     def from_sparse(
         cls, successors: ArrayLike, probabilities: ArrayLike, start: ArrayLike | None = None, discount: float = 0.95,
         observed: bool = True, ends: ArrayLike | None = None,

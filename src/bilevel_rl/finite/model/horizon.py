@@ -14,10 +14,12 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop import precision
 
 UNDISCOUNTED = 1e-9  # ours: what a sum of T rewards may be off, relatively, where a discount of 1 is asked for
 
 
+@precision.double
 def unrolled(mdp: FiniteMDP, steps: int, discount: float | None = None) -> FiniteMDP:
     r"""The MDP that ends for good after `steps` steps. State s at time t has the number t S + s, the end T S.
 
@@ -71,6 +73,7 @@ def unrolled(mdp: FiniteMDP, steps: int, discount: float | None = None) -> Finit
     return FiniteMDP.from_sparse(successors, probabilities, rho, gamma, ends, allowed)
 
 
+@precision.double
 def unrolled_rewards(
     mdp: FiniteMDP, reward: Float[Array, "S A"], steps: int, terminal: Float[Array, " S"] | None = None,
     discount: float | None = None,

@@ -53,6 +53,7 @@ def solved(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], trans
     Args:
         dense: whether to factorise the S x S matrix, in O(S^3); otherwise memory is O(S A K).
     """
+    b = b.astype(mdp.probabilities.dtype)  # rewards may come in 32 bits
     if dense:
         A = jnp.eye(mdp.n_states) - mdp.discount * mdp.under(pi)
         return dense_solution(A.T if transpose else A, b, transpose)
@@ -143,7 +144,7 @@ def _by_either(mdp: FiniteMDP, pi: Array, b: Array, transpose: bool) -> tuple[Ar
 
     v = _krylov(apply, b)
     arrived = _relative(b, v, b - apply(v), transpose) <= KRYLOV_TOLERANCE
-    tables = (mdp.successors, mdp.probabilities, mdp.start, mdp.discount, pi, b)
+    tables = (*mdp.arrows(pi), mdp.start, mdp.discount, b)
     shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
     v = jax.lax.cond(
         arrived, lambda *_: v,
@@ -188,7 +189,7 @@ def _krylov(apply: Callable[[Array], Array], b: Float[Array, " S"]) -> Float[Arr
     return jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(b), b, jnp.zeros(()), 0))[0]
 
 
-def _direct(successors, probabilities, start, discount, pi, b, *, transpose: bool) -> np.ndarray:
+def _direct(rows, columns, entries, start, discount, b, *, transpose: bool) -> np.ndarray:
     r"""Sparse LU on the host; NaN where SuperLU finds no factors or no room for them.
 
     Restarts are a matrix of rank one, $q \rho^\top$ with q the probability that the episode ends, and dense where the
@@ -196,13 +197,12 @@ def _direct(successors, probabilities, start, discount, pi, b, *, transpose: boo
 
     $$v = y + z\, \frac{\gamma \rho^\top y}{1 - \gamma \rho^\top z}, \qquad B y = b, \quad B z = q .$$
     """
-    to, rho, b = np.asarray(successors), np.asarray(start), np.asarray(b)
-    weight = np.asarray(discount) * np.asarray(probabilities) * np.asarray(pi)[..., None]
+    to, rows, rho, b = np.asarray(columns), np.asarray(rows), np.asarray(start), np.asarray(b)
+    weight = np.asarray(discount) * np.asarray(entries)
     S = len(b)
-    rows = np.broadcast_to(np.arange(S)[:, None, None], to.shape)
     onward = (to < S) & (weight > 0)
     moved = scipy.sparse.coo_matrix((weight[onward], (rows[onward], to[onward])), shape=(S, S))
-    ended = np.sum(np.where(to == S, weight, 0.0), axis=(1, 2))
+    ended = np.bincount(rows, np.where(to == S, weight, 0.0), minlength=S)
     B = (scipy.sparse.identity(S, format="csc") - moved).tocsc()
     try:
         factors = scipy.sparse.linalg.splu(B)

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bilevel_rl.loop import precision
+
 TOLERANCE = 1e-14  # ours: relative change of P at which the doubling stops, 64 bit
 DOUBLINGS = 60  # ours: 2^60 steps of value iteration; without a solution P is not finite by then
 
@@ -62,6 +64,7 @@ class Moments(NamedTuple):
     covariance: Float[Array, "T n n"]
 
 
+@precision.double
 def soft_optimal(lq: LinearQuadratic, tau) -> GaussianPolicy:
     r"""The optimal policy. Differentiable once in everything, by the implicit function theorem.
 
@@ -103,6 +106,7 @@ def _gain(lq: LinearQuadratic, P: Float[Array, "n n"]) -> Float[Array, "m n"]:
     return lq.discount * jnp.linalg.solve(lq.R + lq.discount * lq.B.T @ P @ lq.B, lq.B.T @ P @ lq.A)
 
 
+@precision.double
 def moments(lq: LinearQuadratic, policy: GaussianPolicy, steps: int) -> Moments:
     """The states' law under the policy, for as many steps. Cost O(T n^3)."""
     closed = lq.A - lq.B @ policy.K
@@ -115,11 +119,13 @@ def moments(lq: LinearQuadratic, policy: GaussianPolicy, steps: int) -> Moments:
     return Moments(*jax.lax.scan(step, (lq.mean, lq.covariance), length=steps)[1])
 
 
+@precision.double
 def expected_quadratic(at: Moments, M: Float[Array, "n n"]) -> Float[Array, " T"]:
     r"""$E[s_t^\top M s_t]$ at each step."""
     return jnp.einsum("ti,ij,tj->t", at.mean, M, at.mean) + jnp.einsum("ij,tji->t", M, at.covariance)
 
 
+@precision.double
 def expected_bump(at: Moments, centre: Float[Array, " n"], width: Float[Array, "n n"]) -> Float[Array, " T"]:
     r"""$E \exp\big(-\tfrac12 (s_t - c)^\top \Sigma^{-1} (s_t - c)\big)$ at each step, $\Sigma$ the squared width.
 

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, did_you_mean, message
-from bilevel_rl.finite.model import toy_text
+from bilevel_rl.finite.model import small, toy_text
+from bilevel_rl.loop import precision
 
 TOLERANCE = 1e-8  # ours: how far a row of probabilities may be from 1, in 64 bit
 ROUNDING = 8  # ours: and how many units of its type's rounding, times the root of its length
@@ -61,6 +62,7 @@ class FiniteMDP(eqx.Module):
     # -- making one ---------------------------------------------------------------------------------------------
 
     @classmethod
+    @precision.double
     def from_dense(
         cls, P: ArrayLike, start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
@@ -94,6 +96,7 @@ class FiniteMDP(eqx.Module):
         return cls.from_sparse(order, probabilities, start, discount, ends, allowed)
 
     @classmethod
+    @precision.double
     def from_matrices(
         cls, P: Any, start: ArrayLike | None = None, discount: float = 0.95, ends: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
@@ -140,6 +143,7 @@ class FiniteMDP(eqx.Module):
         return cls.from_sparse(successors, probabilities, start, discount, ends, allowed)
 
     @classmethod
+    @precision.double
     def from_sparse(
         cls,
         successors: ArrayLike,
@@ -214,6 +218,7 @@ class FiniteMDP(eqx.Module):
         )
 
     @classmethod
+    @precision.double
     def from_gymnasium(
         cls, env: gymnasium.Env | str | Any, discount: float = 0.95, ends: bool = False, **options: Any
     ) -> FiniteMDP:
@@ -253,6 +258,7 @@ class FiniteMDP(eqx.Module):
         return cls.from_sparse(successors, probabilities, start, discount, over, allowed)
 
     @classmethod
+    @precision.double
     def load(cls, path: str | Path) -> FiniteMDP:
         """From an `.npz` that holds `P` or (`successors`, `probabilities`), and optionally what else `KEYS` names.
 
@@ -306,18 +312,25 @@ class FiniteMDP(eqx.Module):
         """A."""
         return self.successors.shape[1]
 
+    def rows(self, s: Int[Array, "*N"], a: Int[Array, "*N"]) -> Float[Array, "*N K"]:
+        r"""$P(\cdot|s,a)$ over the successors of N pairs; no bounds checks."""
+        return small.rows(self.probabilities.reshape(-1, self.successors.shape[-1]), s * self.n_actions + a)
+
+    @precision.double
     def expect(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         r"""$(P v)(s,a) = \sum_{s'} P(s'|s,a)\, v(s')$. Cost $O(SAK)$."""
         restart = jnp.dot(self.start, v)
         v = jnp.concatenate([v, restart[None]])
         return jnp.sum(self.probabilities * v[self.successors], axis=-1)
 
+    @precision.double
     def flow(self, mu: Float[Array, "S A"]) -> Float[Array, " S"]:
         r"""$(P^\top \mu)(s') = \sum_{s,a} P(s'|s,a)\, \mu(s,a)$, the adjoint of `expect`. Cost $O(SAK)$."""
         mass = self.probabilities * mu[..., None]
         into = jnp.zeros(self.n_states + 1, mass.dtype).at[self.successors].add(mass)
         return into[:-1] + into[-1] * self.start
 
+    @precision.double
     def mean_reward(self, reward: Float[Array, "S A S"]) -> Float[Array, "S A"]:
         r"""$\sum_{s'} P(s'|s,a)\, r(s,a,s')$: a reward of the next state as planners count it, differentiable in both.
 
@@ -332,6 +345,7 @@ class FiniteMDP(eqx.Module):
         reward = jnp.concatenate([reward, (reward @ self.start)[..., None]], axis=-1)
         return jnp.sum(self.probabilities * jnp.take_along_axis(reward, self.successors, axis=-1), axis=-1)
 
+    @precision.double
     def dense(self) -> Float[Array, "S A S"]:
         """`P[s, a, s']` written out; for small S."""
         S, A, K = self.successors.shape
@@ -340,6 +354,12 @@ class FiniteMDP(eqx.Module):
         full = full.at[s, a, self.successors].add(self.probabilities)
         return full[..., :-1] + full[..., -1:] * self.start
 
+    def arrows(self, pi: Float[Array, "S A"]) -> tuple[Int[Array, " E"], Int[Array, " E"], Float[Array, " E"]]:
+        r"""$P_\pi$ as E = S A K entries: row, column and probability; column S means a restart. Entries may repeat."""
+        rows = jnp.broadcast_to(jnp.arange(self.n_states, dtype=jnp.int32)[:, None, None], self.successors.shape)
+        return rows.ravel(), self.successors.ravel(), (self.probabilities * pi[..., None]).ravel()
+
+    @precision.double
     def under(self, pi: Float[Array, "S A"]) -> Float[Array, "S S"]:
         r"""$P_\pi(s, s') = \sum_a \pi(a|s) P(s'|s,a)$, dense; for small S. Cost $O(SAK + S^2)$."""
         S = self.n_states
@@ -347,10 +367,12 @@ class FiniteMDP(eqx.Module):
         full = full.at[jnp.arange(S)[:, None, None], self.successors].add(self.probabilities * pi[..., None])
         return full[:, :-1] + full[:, -1:] * self.start
 
+    @precision.double
     def with_probabilities(self, probabilities: Float[Array, "S A K"]) -> FiniteMDP:
         """The same successors under other probabilities: how a kernel that depends on x is written. Not checked."""
         return eqx.tree_at(lambda mdp: mdp.probabilities, self, probabilities)
 
+    @precision.double
     def with_start(self, start: Float[Array, " S"]) -> FiniteMDP:
         """Another start distribution, which may depend on x. Not checked; first states then cost O(S) to draw."""
         return eqx.tree_at(
@@ -379,6 +401,7 @@ class FiniteMDP(eqx.Module):
         return 0.0 if self.allowed is None else jnp.where(self.allowed, 0.0, -jnp.inf)
 
 
+@precision.double
 def gymnasium_rewards(env: gymnasium.Env | str | Any, ends: bool = False, **options: Any) -> Float[Array, "S A"]:
     """Expected rewards [S, A] of a toy-text environment, the companion of `FiniteMDP.from_gymnasium`."""
     rewards = toy_text.read(env, options).rewards()

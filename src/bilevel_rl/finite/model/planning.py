@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.finite.model import linear, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.loop import precision
 
 DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than sparse products
 REFUSED = 1e-9  # ours: an optimum with a larger relative Bellman residual is none; Newton's steps leave 1e-12 or less
@@ -40,17 +41,20 @@ class Plan(NamedTuple):
     residual: Float[Array, ""]
 
 
+@precision.double
 def entropy(pi: Float[Array, "*S A"]) -> Float[Array, "*S"]:
     r"""$E(\pi, s) = -\sum_a \pi(a|s) \log \pi(a|s)$ in nats; 0 log 0 = 0, and an action of probability 0 pulls nothing."""
     some = pi > 0
     return jnp.sum(jnp.where(some, entr(jnp.where(some, pi, 1.0)), 0.0), axis=-1)
 
 
+@precision.double
 def counted_entropy(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S"]:
     r"""$E(\pi, s)$ as values count it: zero in states that are ends."""
     return mdp.ongoing(entropy(pi))
 
 
+@precision.double
 def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
     """Solve A v = b by LU, for matrices like $I - \\gamma P$; differentiable. See `linear.dense_solution`.
 
@@ -70,36 +74,43 @@ def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], trans
     return found.v
 
 
+@precision.double
 def policy_value(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, " S"]:
     r"""$V^\pi_\tau = (I - \gamma P_\pi)^{-1} \sum_a \pi (r + \tau E(\pi, \cdot))$. Cost $O(S^3)$ dense."""
     return _solve(mdp, pi, mdp.ongoing(jnp.sum(pi * reward, axis=-1)) + tau * counted_entropy(mdp, pi), transpose=False)
 
 
+@precision.double
 def action_value(mdp: FiniteMDP, reward: Float[Array, "S A"], V: Float[Array, " S"]) -> Float[Array, "S A"]:
     r"""$Q(s,a) = r(s,a) + \gamma (P V)(s,a)$; no reward is paid in an end."""
     return mdp.paid(reward) + mdp.discount * mdp.expect(V)
 
 
+@precision.double
 def expected_return(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
     r"""$J_\tau(\pi) = \sum_s \rho(s) V^\pi_\tau(s)$, the discounted sum."""
     return jnp.dot(mdp.start, policy_value(mdp, reward, pi, tau))
 
 
+@precision.double
 def visitation(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S"]:
     r"""$d^\pi(s) = (1-\gamma) \sum_k \gamma^k \Pr(s_k = s)$; sums to one."""
     return _solve(mdp, pi, (1 - mdp.discount) * mdp.start, transpose=True)
 
 
+@precision.double
 def soft_policy(Q: Float[Array, "*S A"], tau) -> Float[Array, "*S A"]:
     r"""$\pi(a|s) \propto \exp(Q(s,a)/\tau)$."""
     return small.softmax(Q / tau)
 
 
+@precision.double
 def soft_value(Q: Float[Array, "*S A"], tau) -> Float[Array, "*S"]:
     r"""$V(s) = \tau \log \sum_a \exp(Q(s,a)/\tau)$."""
     return tau * small.log_sum_exp(Q / tau)
 
 
+@precision.double
 def soft_optimal(
     mdp: FiniteMDP,
     reward: Float[Array, "S A"],
@@ -166,6 +177,7 @@ def soft_optimal(
     return _stated(f"soft_optimal on {mdp.n_states} states", Plan(V, Q, soft_policy(Q + mask, tau), residual_of(V)), scale)
 
 
+@precision.double
 def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9, max_iterations: int = 1000) -> Plan:
     r"""The unregularised optimum, and of all optimal policies the limit $\lim_{\tau \to 0} \pi^*_\tau$.
 
@@ -241,6 +253,7 @@ def _stated(where: str, plan: Plan, scale: Float[Array, ""]) -> Plan:
     return Plan(*(jnp.where(relative <= REFUSED, part, jnp.nan) for part in plan[:3]), plan.residual)
 
 
+@precision.double
 def value_iteration(
     mdp: FiniteMDP, reward: Float[Array, "S A"], tau, tolerance=1e-10, max_iterations: int = 100_000
 ) -> Plan:

@@ -45,7 +45,7 @@ def next_state(mdp: FiniteMDP, s: Int[Array, "*N"], a: Int[Array, "*N"], u: Floa
     """Next states. Where the episode ends, what is left of `u` draws the new episode's first state."""
     A, K = mdp.n_actions, mdp.successors.shape[-1]
     pair = s * A + a
-    p = small.rows(mdp.probabilities.reshape(-1, K), pair)
+    p = mdp.rows(s, a)
     k = choose(p, u)
     s_next = small.rows(mdp.successors.ravel(), pair * K + k)
     if not mdp.episodic:
@@ -72,7 +72,7 @@ def transition_probability(
     there = (successors == s_next[:, None]).astype(mdp.probabilities.dtype)
     if mdp.episodic:
         there = there + (successors == mdp.n_states) * mdp.start[s_next][:, None]
-    return jnp.sum(mdp.probabilities[s, a] * there, -1)
+    return jnp.sum(mdp.rows(s, a) * there, -1)
 
 
 def continue_chain(
@@ -88,18 +88,29 @@ def continue_chain(
     return jnp.where(restart, fresh, s_next), restart
 
 
-def visit_mean(index: Int[Array, " N"], size: int, values: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+def visit_mean(
+    index: Int[Array, " N"], size: int, values: Float[Array, "N ..."], counts: Bool[Array, " N"] | None = None
+) -> Float[Array, "N ..."]:
     """Divide each sample's value by how many samples of the batch share its index.
 
     Added up by index, the results are the mean over the samples that visit it.
+
+    Args:
+        counts: which samples are any; the value of the others becomes 0. None for all.
     """
+    if counts is not None:
+        values = jnp.where(counts.reshape(counts.shape + (1,) * (values.ndim - 1)), values, 0.0)
     if index.shape[0] == 1:
         return values
+    ones = jnp.ones(index.shape, values.dtype) if counts is None else counts.astype(values.dtype)
     if size <= COUNT_TABLE:
-        ones = jnp.ones(index.shape, values.dtype)
         count = small.rows(small.add_rows(jnp.zeros(size, values.dtype), index, ones), index)
     else:  # clearing a table would cost more than comparing all pairs
-        count = jnp.sum(index[:, None] == index[None, :], axis=1).astype(values.dtype)
+        same = index[:, None] == index[None, :]
+        same = same if counts is None else same & counts
+        count = jnp.sum(same, axis=1).astype(values.dtype)
+    if counts is not None:
+        count = jnp.maximum(count, 1.0)
     return values / count.reshape(count.shape + (1,) * (values.ndim - 1))
 
 

@@ -9,6 +9,7 @@ from bilevel_rl.finite.problems.preference_learning import PreferenceLearning
 from bilevel_rl.finite.problems.probes import PROBES
 from bilevel_rl.finite.problems.random_mdp import RandomMDP
 from bilevel_rl.finite.problems.reward_shaping import LakeShaping, RewardShaping, TaxiShaping
+from bilevel_rl.finite.problems.routing import Braess, RoutingGame
 from bilevel_rl.finite.problems.subsidy import Subsidy
 from bilevel_rl.finite.problems.synthetic import Synthetic
 from bilevel_rl.finite.problems.tax_design import SmallTaxDesign, TaxDesign
@@ -18,12 +19,12 @@ from bilevel_rl.finite.problems.toy_text import CliffWalking, FrozenLake, Frozen
 ALL = (
     GoalPlacement, WalledGoalPlacement, GoalDistribution, FrozenLake, FrozenLake8x8, CliffWalking, Taxi, RandomMDP,
     PreferenceLearning, InverseRL, LakeShaping, TaxiShaping, FourRooms, OneGoalFourRooms, LeaderToy, Synthetic,
-    TaxDesign, SmallTaxDesign, ThermalControl, LinearLeader, Subsidy, *PROBES,
+    TaxDesign, SmallTaxDesign, ThermalControl, LinearLeader, Subsidy, Braess, *PROBES,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "PROBES", "CliffWalking", "FourRooms", "FrozenLake", "FrozenLake8x8", "GoalDistribution", "GoalPlacement",
-    "Incentives", "InverseRL", "LakeShaping", "LeaderToy", "LinearLeader", "OneGoalFourRooms", "PreferenceLearning",
-    "RandomMDP", "RewardShaping", "SmallTaxDesign", "Subsidy", "Synthetic", "TaxDesign", "Taxi", "TaxiShaping",
-    "ThermalControl", "WalledGoalPlacement",
+    "ALL", "PROBES", "Braess", "CliffWalking", "FourRooms", "FrozenLake", "FrozenLake8x8", "GoalDistribution",
+    "GoalPlacement", "Incentives", "InverseRL", "LakeShaping", "LeaderToy", "LinearLeader", "OneGoalFourRooms",
+    "PreferenceLearning", "RandomMDP", "RewardShaping", "RoutingGame", "SmallTaxDesign", "Subsidy", "Synthetic", "TaxDesign",
+    "Taxi", "TaxiShaping", "ThermalControl", "WalledGoalPlacement",
 ]  # fmt: skip

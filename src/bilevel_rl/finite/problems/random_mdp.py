@@ -110,6 +110,13 @@ class RandomMDP(BilevelProblem):
         tilted = self.mdp.probabilities * jnp.exp(self.tilt @ x)
         return self.mdp.with_probabilities(tilted / jnp.sum(tilted, -1, keepdims=True))
 
+    def transitions_at(self, x, s, a):
+        rows = self.mdp.rows(s, a)
+        if self.tilt is None:
+            return rows
+        tilted = rows * jnp.exp(self.tilt @ x)
+        return tilted / jnp.sum(tilted, -1, keepdims=True)
+
     @property
     def moves_transitions(self) -> bool:
         return self.moving

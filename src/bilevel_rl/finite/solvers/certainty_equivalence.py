@@ -3,7 +3,8 @@ r"""Certainty equivalence: learn the transitions from samples, then descend on t
 $$\hat P(s'|s,a) = \frac{n(s,a,s')}{n(s,a)}, \qquad \hat\rho(s) = \frac{n_0(s)}{n_0}, \qquad
 \hat\Phi_\tau(x) = f\big(x, \mathrm{argmax}_\pi \hat J_\tau(x, \pi); \hat P\big)$$
 
-Every sample serves every x, since x does not move the kernel: many starts cost no more samples than one.
+Every sample serves every x: many starts cost no more samples than one. Where x moves the kernel, what is known of that
+weighs the counts (`learn.counts`) and is differentiated with the rest.
 """
 
 from __future__ import annotations
@@ -15,26 +16,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.finite import quasi_newton
-from bilevel_rl.finite.learn.counts import Counts
+from bilevel_rl.finite.learn.counts import LIKELY, Counts
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.model import planning, sampling
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.finite.quasi_newton import MEMORY, NEVER, TRIALS, QuasiNewtonState
 from bilevel_rl.finite.solver import Solver, State
 from bilevel_rl.loop import starts
 from bilevel_rl.schedules import TEMPERATURE
 
-LARGEST = 2**26  # ours: entries of the table of counts, three quarters of a GiB
-
 
 class CertaintyState(State):
     """What was seen, and where each start has come.
 
     Attributes:
-        counts: how often each transition was seen, in `successors` slots a pair.
-        begins: [S] how often an episode began in s.
+        counts: how often each transition was seen.
+        begins: [S] how often an episode began in s; the sum of one over its likelihood where x moves the start.
         V: [S] the follower's value by the model, at x.
         s: [N] where the chains are.
         climbers: one quasi-Newton state a start, stacked.
@@ -52,9 +51,9 @@ class CertaintyEquivalence(Solver):
 
     Each iteration walks, then descends. The chains follow the model's own answer to x, except that with probability
     `explore` they take the action tried least often where they are. Then every start makes `descents` quasi-Newton steps on
-    $\hat\Phi_\tau$ (see `exact_quasi_newton`). x is the start that is lowest by the model. It asks for a kernel that x
-    does not move, and for memory O(S A K): on a finite MDP that can be tabulated it needs the fewest samples by far, and
-    it is of no use beyond. Known are the reward and the upper objective, as to every solver, and which states are ends.
+    $\hat\Phi_\tau$ (see `exact_quasi_newton`). x is the start that is lowest by the model. On a finite MDP that can be
+    tabulated it needs the fewest samples by far, and it is of no use beyond. Known are the reward and the upper objective,
+    as to every solver, which states are ends, and, where x moves the kernel, the likelihood of a transition under any x.
 
     In the model, an action never tried leads back to its own state.
 
@@ -66,12 +65,12 @@ class CertaintyEquivalence(Solver):
         length: transitions of each chain an iteration.
         descents: quasi-Newton steps of each start an iteration; the first only evaluates, the model being new.
         starts: x0, then the problem's `structured_starts` if it has any, then points drawn as a search draws them.
-        successors: K, so many next states of a pair are counted, the ones seen most where there are more; memory is
-            O(S A K), plans cost O(S A K + S^3), beyond 1,024 states what an iterative solve costs.
+        memory: C, room for so many distinct transitions, the ones seen most where there are more. Memory is O(C + S A);
+            plans cost O(C + S^3), beyond 1,024 states what an iterative solve costs.
 
     References:
         The plug-in planner for one level: Agarwal, Kakade, Yang 2020 (arXiv 1906.03804), among others; its use for the
-        hyper-objective is ours. Cost of an iteration: O(N length (A + K)) for the counts, and `starts` times `descents`
+        hyper-objective is ours. Cost of an iteration: O(N length A + C log C) for the counts, and `starts` times `descents`
         soft-optimal plans.
     """
 
@@ -82,14 +81,10 @@ class CertaintyEquivalence(Solver):
     length: int = eqx.field(static=True, default=128)
     descents: int = eqx.field(static=True, default=5)
     starts: int = eqx.field(static=True, default=1)
-    successors: int = eqx.field(static=True, default=32)
+    memory: int = eqx.field(static=True, default=2**17)
 
     name: ClassVar[str] = "certainty_equivalence"
     references: ClassVar[tuple[str, ...]] = ("agarwal2020model",)
-
-    @property
-    def requires(self) -> tuple[str, ...]:
-        return ("fixed transitions",)
 
     def check(self, problem: BilevelProblem) -> None:
         check_chains(self.name, self.chains)
@@ -101,15 +96,8 @@ class CertaintyEquivalence(Solver):
             ("length", self.length, self.length >= 1, "it must be at least 1"),
             ("descents", self.descents, self.descents >= 2, "it must be at least 2: the first only evaluates"),
             ("starts", self.starts, self.starts >= 1, "it must be at least 1"),
-            ("successors", self.successors, self.successors >= 1, "it must be at least 1"),
+            ("memory", self.memory, self.memory >= 1, "it must be at least 1"),
         )  # fmt: skip
-        S, A = problem.mdp.n_states, problem.mdp.n_actions
-        if S * A * min(self.successors, S) > LARGEST:
-            raise InvalidProblem(
-                message(f"{self.name} on {problem.name}", f"{S} states, {A} actions and {self.successors} successors",
-                        f"it counts transitions in a table of S x A x K, at most {LARGEST:,} entries",
-                        "Lower `successors`, or take coupled_penalty")
-            )  # fmt: skip
 
     def draws(self, problem: BilevelProblem) -> int:
         return 3 * self.chains * self.length
@@ -117,17 +105,19 @@ class CertaintyEquivalence(Solver):
     def init(self, problem: BilevelProblem, x0, key) -> CertaintyState:
         S, A = problem.mdp.n_states, problem.mdp.n_actions
         own, others = jax.random.split(key)
-        s = sampling.start_state(problem.mdp, jax.random.uniform(own, (self.chains,)))
+        mdp = problem.transitions(x0)
+        s = sampling.start_state(mdp, jax.random.uniform(own, (self.chains,)))
         x = starts.points(problem, self.starts, others, first=x0)
         return CertaintyState(
-            x0, jnp.zeros((), int), Counts.empty(S, A, self.successors), jnp.zeros(S).at[s].add(1.0), jnp.zeros(S), s,
+            x0, jnp.zeros((), int), Counts.empty(S, A, self.memory, problem.moves_transitions),
+            jnp.zeros(S).at[s].add(_counted_as(problem, mdp, s)), jnp.zeros(S), s,
             jax.vmap(lambda x: quasi_newton.begin(problem, x, MEMORY))(x),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state: CertaintyState, k, noise) -> CertaintyState:
-        mdp, N = problem.mdp, self.chains
+        mdp, N = problem.transitions(state.x), self.chains
         u = noise.reshape(self.length, 3, N)
-        model = state.counts.model(mdp, state.begins)
+        model = _guess(problem, state.counts, state.begins).transitions(state.x)
         Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
         pi = planning.soft_policy(Q, self.tau)
 
@@ -145,11 +135,12 @@ class CertaintyEquivalence(Solver):
 
         (s, _), seen = jax.lax.scan(walk, (state.s, state.counts.tried), u)
         at, a, s_next, onward, restart = (v.ravel() for v in seen)
-        counts = state.counts.plus(at, a, s_next)
-        begins = state.begins.at[onward].add(restart.astype(float))
+        likelihood = sampling.transition_probability(mdp, at, a, s_next) if problem.moves_transitions else None
+        counts = state.counts.plus(at, a, s_next, likelihood)
+        begins = state.begins.at[onward].add(restart * _counted_as(problem, mdp, onward))
 
         # descend
-        guess = eqx.tree_at(lambda p: p.mdp, problem, counts.model(mdp, begins))
+        guess = _guess(problem, counts, begins)
         climbers = eqx.tree_at(lambda c: c.tau, state.climbers, jnp.full_like(state.climbers.tau, NEVER))
         climbers = eqx.tree_at(lambda c: c.settled, climbers, jnp.zeros_like(climbers.settled))
 
@@ -164,6 +155,16 @@ class CertaintyEquivalence(Solver):
         )
 
     def tracked(self, problem, state, k):
-        model = state.counts.model(problem.mdp, state.begins)
+        model = _guess(problem, state.counts, state.begins).transitions(state.x)
         Q = planning.action_value(model, problem.reward(state.x), model.ongoing(state.V))
         return planning.soft_policy(Q, self.tau)
+
+
+def _guess(problem: BilevelProblem, counts: Counts, begins: Float[Array, " S"]) -> BilevelProblem:
+    """The problem with what was counted in the place of its MDP."""
+    return eqx.tree_at(lambda p: p.mdp, problem, counts.model(problem.mdp, begins))
+
+
+def _counted_as(problem: BilevelProblem, mdp: FiniteMDP, s: Int[Array, " N"]) -> Float[Array, " N"] | float:
+    """By how much each first state counts: once, or by one over its likelihood where x moves the start."""
+    return 1 / jnp.maximum(mdp.start[s], LIKELY) if problem.moves_start else 1.0

@@ -14,19 +14,23 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import estimators
 from bilevel_rl.finite.estimators import Estimate, Estimator, Lesson, Passage
+from bilevel_rl.finite.estimators.estimator import mean
 from bilevel_rl.finite.learn import exploring, rollouts
 from bilevel_rl.finite.learn.coupled_critics import Pair, less, valued
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
+from bilevel_rl.finite.learn.race import Race
 from bilevel_rl.finite.learn.replay import Replay
+from bilevel_rl.finite.mean_field import MeanFieldProblem
 from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
 from bilevel_rl.finite.solver import Solver, State
-from bilevel_rl.loop import leader
+from bilevel_rl.loop import leader, starts
 from bilevel_rl.loop import noise as numbers
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
 
@@ -39,7 +43,28 @@ SCALES = TimeScales(
     zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
     w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(TEMPERATURE, 0.0),
 )  # fmt: skip
+FIRST_JUDGED = 150.0  # ours: iterations after which several starts are judged for the first time, if x is not held longer
 WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has raised since
+
+
+class Crowd(NamedTuple):
+    r"""What the chains say of the population, where rewards depend on it.
+
+    Attributes:
+        mu: [S, A] running mean of its flow.
+        kappa: [S, A] running mean of $c\,1(s,a)$: how the flow answers to the leader's wishes, $(\mu - \mu^L)/\bar w$.
+    """
+
+    mu: Float[Array, "S A"]
+    kappa: Float[Array, "S A"]
+
+    def after(self, seen: Passage, c: Float[Array, " N"], rate) -> Crowd:
+        """With what one passage says."""
+        N = seen.s.shape[0]
+        here = jnp.zeros_like(self.mu).at[seen.s, seen.a]
+        return Crowd(
+            self.mu + rate * (here.add(1 / N) - self.mu), self.kappa + rate * (here.add(c / N) - self.kappa)
+        )
 
 
 class CoupledState(State):
@@ -56,6 +81,7 @@ class CoupledState(State):
         wanderers: [N] where the exploring chains are; None without them.
         replay: past transitions; None without replay.
         direction: [d] running mean of x's direction.
+        crowd: the population's flow; None where one follower is all there is.
     """
 
     Q: Float[Array, "S A"]
@@ -68,6 +94,22 @@ class CoupledState(State):
     wanderers: Int[Array, " N"] | None
     replay: Replay | None
     direction: Float[Array, " d"]
+    crowd: Crowd | None = None
+
+
+class RacingState(State):
+    """Several starts that share every transition.
+
+    Attributes:
+        each: what every start has learnt, stacked; its chains `s` are those of all.
+        wanderers, replay: shared, as in `CoupledState`.
+        race: which starts go on, and which chain walks for which.
+    """
+
+    each: CoupledState
+    wanderers: Int[Array, " N"] | None
+    replay: Replay | None
+    race: Race
 
 
 class Direct(NamedTuple):
@@ -84,6 +126,29 @@ class Direct(NamedTuple):
     xi: ObjectiveSample | None = None
     mean: Float[Array, "S A"] | None = None
     visits: Float[Array, " S"] | None = None
+
+
+class Stream(NamedTuple):
+    """What all starts see in one iteration.
+
+    Attributes:
+        moves: [3, N] the transition along each chain; onward, restart: as in `Passage`.
+        pi, pi_l: [M, N, A] every start's policies in the chains' states.
+        batch: [3, B] all transitions, replayed ones last; drawn: [B] how likely each was, None where x does not matter.
+        used: how many of them are new.
+        wanderers, replay: what goes on.
+    """
+
+    moves: Int[Array, "3 N"]
+    onward: Int[Array, " N"]
+    restart: Bool[Array, " N"]
+    pi: Float[Array, "M N A"]
+    pi_l: Float[Array, "M N A"]
+    batch: Int[Array, "3 B"]
+    drawn: Float[Array, " B"] | None
+    used: Int[Array, ""] | int
+    wanderers: Int[Array, " N"] | None
+    replay: Replay | None
 
 
 class Errors(NamedTuple):
@@ -109,7 +174,8 @@ class CoupledPenalty(Solver):
     $$\nabla \Phi \approx \nabla c(x) - E_d[\rho\, \nabla u] + E_d[c\, \nabla r]$$
 
     Args:
-        scales: the five sequences; alpha is not used, the actors being softmaxes of the critics.
+        scales: the five sequences; the actors being softmaxes of the critics, alpha is the rate at which the flow of a
+            population is tracked, and unused without one.
         momentum: x moves along an average of its direction with this weight on the past.
         hold: iterations for which x stays while the critics catch up.
         clip: bound on $|\log \rho|$ and on the logits' change by a non-linear f.
@@ -117,7 +183,8 @@ class CoupledPenalty(Solver):
         optimism: initial value of Q; above 0 it makes the follower try everything.
         chains: N. One transition along each chain an iteration.
         explore: what teaches the critics beside the chains. `"chains"`: as many chains again, under uniformly random
-            actions, never put anywhere: a real environment will do. `"extra"`: one transition of a uniformly random
+            actions, never put anywhere: a real environment will do. `"ladder"`: the same, but the n-th of N acts at random
+            with probability n/N and else as the follower does. `"extra"`: one transition of a uniformly random
             action from each chain's state, which needs a simulator that can be set to a state. `"none"`.
         estimator: of c. `"auto"`: `"doubly_robust"`, which keeps the most seeds, or `"ratio_critic"` where x has more
             than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time,
@@ -131,6 +198,10 @@ class CoupledPenalty(Solver):
             no harder than short ones: rewards lose running means $m$ of the errors, $m \mathrel{+}= \beta\,\bar\delta$,
             values are $Q + m_Q/(1-\gamma)$, the end of an episode for good is worth $-m/(1-\gamma)$, and C's targets
             lose their batch mean.
+        starts: M points from which x begins at once: x0, then the problem's `structured_starts` if it has any, then points
+            drawn as a search draws them. Every transition teaches the critics of all; the chains are shared out, and
+            starts that fall behind are dropped (`learn.race`). x is that of the lowest learnt value. The samples are
+            those of one start, the arithmetic M times as much.
 
     References:
         Ours, on the penalty formulation of arXiv 2601.16399. The ratio critic is backward TD in the spirit of
@@ -146,14 +217,16 @@ class CoupledPenalty(Solver):
     bound: float = 1e6
     optimism: float = 0.0
     chains: int = eqx.field(static=True, default=16)
-    explore: Literal["chains", "extra", "none"] = eqx.field(static=True, default="chains")
+    explore: Literal["chains", "ladder", "extra", "none"] = eqx.field(static=True, default="chains")
     estimator: EstimatorName = eqx.field(static=True, default="auto")
     replay: int = eqx.field(static=True, default=256)
     memory: int = eqx.field(static=True, default=16384)
     centre: bool = eqx.field(static=True, default=True)
+    starts: int = eqx.field(static=True, default=1)
 
     name: ClassVar[str] = "coupled_penalty"
     action_sets: ClassVar[bool] = True
+    crowds: ClassVar[bool] = True
     ordered: ClassVar[bool] = False  # the paper's order of the sequences is for estimators that divide by w
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree", "naik2024reward")
 
@@ -171,7 +244,14 @@ class CoupledPenalty(Solver):
             ("estimator", self.estimator, self.estimator in names, f"it must be one of {names}"),
             ("replay", self.replay, self.replay >= 0, "it must be at least 0"),
             ("memory", self.memory, self.memory >= 1, "it must be at least 1"),
+            ("starts", self.starts, 1 <= self.starts <= self.chains, f"at least one, and a chain each: 1 to {self.chains}"),
         )
+
+        if self.starts > 1 and problem.mean_field:
+            raise InvalidConfig(
+                message(f"{self.name}.starts", self.starts, f"the population of {problem.name} answers to one x at a time",
+                        "Take starts=1, or `search`, whose starts have a population each")
+            )  # fmt: skip
 
     def estimator_for(self, problem: BilevelProblem) -> Estimator:
         """The estimator used on a problem: `estimator`, with `"auto"` decided."""
@@ -189,12 +269,33 @@ class CoupledPenalty(Solver):
         return {
             "chains": (3, N), "exploring": (self.exploration.rows, N), "replay": self.replay,
             "upper": problem.objective.draws(problem),
-        }  # fmt: skip
+        } | ({} if self.starts == 1 else {"firsts": N})  # fmt: skip
 
-    def init(self, problem: BilevelProblem, x0, key) -> CoupledState:
+    def init(self, problem: BilevelProblem, x0, key) -> CoupledState | RacingState:
+        if self.starts == 1:
+            return self._begun(problem, x0, key, self._memory(problem, x0))
+        # the same chains for all, x of each its own
+        x = starts.points(problem, self.starts, jax.random.fold_in(key, 2), first=x0)
+        each = jax.vmap(lambda x: self._begun(problem, x, key, None))(x)
+        wanderers = each.wanderers if each.wanderers is None else each.wanderers[0]
+        begun = each.s[0] if wanderers is None else jnp.concatenate([each.s[0], wanderers])
+        each = eqx.tree_at(lambda e: e.wanderers, each, None, is_leaf=lambda leaf: leaf is None)
+        race = Race.begin(self.starts, self.chains, begun)
+        return RacingState(x0, jnp.zeros((), int), each, wanderers, self._memory(problem, x0), race)
+
+    def _memory(self, problem: BilevelProblem, x0) -> Replay | None:
+        """Room for what is replayed."""
+        batch = self.chains if self.explore == "none" else 2 * self.chains
+        batch += self.starts * _seen(problem, x0)
+        return Replay.empty(self.memory, batch, problem.moves_transitions) if self.replay else None
+
+    def _begun(self, problem: BilevelProblem, x0, key, replay: Replay | None) -> CoupledState:
         S, A, N = problem.mdp.n_states, problem.mdp.n_actions, self.chains
-        batch = N if self.explore == "none" else 2 * N
-        batch += _seen(problem, x0)
+        crowd = None
+        if isinstance(problem, MeanFieldProblem):
+            alike = jnp.ones((S, A)) if problem.mdp.allowed is None else problem.mdp.allowed.astype(float)
+            crowd = Crowd(alike / jnp.sum(alike), jnp.zeros((S, A)))
+            problem = problem.held(x0, *crowd)
         linear = problem.objective.linear
         other = jax.random.uniform(jax.random.fold_in(key, 1), (N,))
         return CoupledState(
@@ -205,28 +306,38 @@ class CoupledPenalty(Solver):
             estimate=self.estimator_for(problem).init(problem, x0, N),
             s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))),
             wanderers=self.exploration.init(problem.mdp, other),
-            replay=Replay.empty(self.memory, batch, problem.moves_transitions) if self.replay else None,
-            direction=jnp.zeros(x0.shape[0]),
+            replay=replay,
+            direction=jnp.zeros(x0.shape[0]), crowd=crowd,
         )  # fmt: skip
 
-    def step(self, problem: BilevelProblem, state: CoupledState, k, noise) -> CoupledState:
-        now, x, mdp = self.scales.at(k), state.x, problem.transitions(state.x)
+    def step(self, problem: BilevelProblem, state, k, noise) -> CoupledState | RacingState:
+        if isinstance(state, RacingState):
+            return self._raced(problem, state, k, noise)
+        if state.crowd is not None:  # one follower in a population that is held, for this iteration
+            problem = problem.held(state.x, *state.crowd)
+        now, x, mdp = self.scales.at(k), state.x, problem.sampled(state.x)
         w, tau = (1 - mdp.discount) * now.w, now.tau
         direct = self._upper(problem, state, w, now, noise["upper"])
         pair = Pair(state.Q, _added(state.D, direct.b), w, tau)
 
         # One transition along each chain of pi, what explores beside them, and the past again
         seen = self._walk(mdp, state.s, pair, noise["chains"])
-        explored, wanderers = self.exploration.step(mdp, state.s, state.wanderers, noise["exploring"])
+        policy = lambda s: pair.at(s).pi  # noqa: E731
+        explored, wanderers = self.exploration.step(mdp, state.s, state.wanderers, policy, noise["exploring"])
         batch = _joined(seen, explored)
         used = batch.shape[1] + (0 if direct.xi is None else direct.xi.transitions)
-        batch, weight, replay = _remembered(mdp, batch, direct.xi, state.replay, noise["replay"])
+        if direct.xi is not None and direct.xi.seen is not None:
+            batch = jnp.concatenate([batch, direct.xi.seen.astype(batch.dtype)], axis=1)
+        drawn = sampling.transition_probability(mdp, *batch) if problem.moves_transitions else None
+        batch, likelihood, replay = _remembered(batch, drawn, state.replay, noise["replay"])
+        weight = _weight(mdp, batch, likelihood, used_now=batch.shape[1] - self.replay)
 
         # Q and D, and what the estimator knows, from the same transitions
         errors = self._errors(problem, x, state, pair, direct.b, batch)
         Q, D, levels = self._taught(state, batch, errors, weight, now.beta, seen.log_q)
         lesson = Lesson(*batch, errors.pi_next, errors.Q, weight)
         carry, says = self.estimator_for(problem).step(problem, x, state.estimate, seen, lesson, w, now.beta)
+        crowd = None if state.crowd is None else state.crowd.after(seen, says.after, now.alpha)
 
         # x <- x - zeta (g_x + penalty)
         D_x = self._direction(problem, x, state, pair, direct, seen, errors, says)
@@ -234,19 +345,112 @@ class CoupledPenalty(Solver):
         moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
         return CoupledState(
             x=moved, samples=state.samples + used, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
-            estimate=carry, s=seen.onward, wanderers=wanderers, replay=replay, direction=direction,
+            estimate=carry, s=seen.onward, wanderers=wanderers, replay=replay, direction=direction, crowd=crowd,
         )  # fmt: skip
 
     def policies(self, problem, state, k):
+        if isinstance(state, RacingState):
+            state = jax.tree.map(lambda v: v[state.race.best], state.each)
         now = self.scales.at(k)
         w = (1 - problem.mdp.discount) * now.w
         b = None if state.direct is None else self._logits(state, w, now.tau)
         pair = Pair(state.Q, _added(state.D, b), w, now.tau)
         return pair.pi, pair.pi_l
 
+    def _raced(self, problem: BilevelProblem, state: RacingState, k, noise) -> RacingState:
+        """One iteration of several starts: that of one, but for every start, on one stream of transitions."""
+        now, race, each = self.scales.at(k), state.race, state.each
+        w, tau = (1 - problem.mdp.discount) * now.w, now.tau
+
+        # A sample of f for each start that goes on; what was dropped repeats the best one's
+        upper = lambda one, mine: self._upper(problem, one, w, now, noise["upper"], mine)  # noqa: E731
+        direct = jax.vmap(upper)(each, race.mine)
+        source = jnp.where(race.alive, jnp.arange(self.starts), race.best)
+        direct = direct._replace(xi=jax.tree.map(lambda v: v[source], direct.xi))
+        pair = jax.vmap(lambda one, b: Pair(one.Q, _added(one.D, b), w, tau))(each, direct.b)
+        stream = self._stream(problem, state, pair, direct.xi, source, noise)
+        (s, a, s_next), firsts = stream.moves, race.some_firsts(noise["firsts"])
+
+        # Every start learns from all of it, and moves by what its own chains say
+        def learn(one: CoupledState, pair: Pair, direct: Direct, pi, pi_l, mine, share):
+            x, mdp = one.x, problem.sampled(one.x)
+            # other starts' chains may do what this one never would
+            log_q = jnp.where(mine, self._likelier(a, pi, pi_l), 0.0)
+            seen = Passage(s, a, s_next, stream.onward, stream.restart, pi, pi_l, log_q, mine)
+            weight = _weight(mdp, stream.batch, stream.drawn)
+            errors = self._errors(problem, x, one, pair, direct.b, stream.batch)
+            Q, D, levels = self._taught(one, stream.batch, errors, weight, now.beta, seen.log_q)
+            lesson = Lesson(*stream.batch, errors.pi_next, errors.Q, weight)
+            carry, says = self.estimator_for(problem).step(problem, x, one.estimate, seen, lesson, w, now.beta)
+            D_x = share * self._direction(problem, x, one, pair, direct, seen, errors, says)
+            direction = self.momentum * one.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
+            moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
+            f = self._learnt_value(problem, one, mdp, pair, direct, firsts)
+            return CoupledState(
+                x=moved, samples=one.samples, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
+                estimate=carry, s=stream.onward, wanderers=None, replay=None, direction=direction,
+            ), f  # fmt: skip
+
+        each, f = jax.vmap(learn)(each, pair, direct, stream.pi, stream.pi_l, race.mine, race.share)
+        race = race.heard(f, k).judged(each.x, _span(problem), k, jnp.maximum(self.hold, FIRST_JUDGED))
+        race = race.dealt(stream.restart, stream.onward)
+        best, used = each.x[race.best], state.samples + stream.used
+        return RacingState(best, used, each, stream.wanderers, stream.replay, race)
+
+    def _stream(self, problem: BilevelProblem, state: RacingState, pair: Pair, xi, source, noise) -> Stream:
+        """One transition along each chain, as its owner would go, what explores beside them, and the past again."""
+        race, X, s, N = state.race, state.each.x, state.each.s[0], self.chains
+
+        def owners(v: Shaped[Array, "M N ..."]) -> Shaped[Array, "N ..."]:
+            return v[race.owner, jnp.arange(N)]
+
+        walks = jax.vmap(lambda x, pair: self._walk(problem.sampled(x), s, pair, noise["chains"]))(X, pair)
+        a, s_next, onward, restart = (owners(v) for v in (walks.a, walks.s_next, walks.onward, walks.restart))
+        best = jax.tree.map(lambda v: v[race.best] if v.ndim else v, pair)
+
+        def explore(x):
+            policy = lambda s: best.at(s).pi  # noqa: E731
+            return self.exploration.step(problem.sampled(x), s, state.wanderers, policy, noise["exploring"])
+
+        if problem.moves_transitions or problem.moves_start:  # under the owner's kernel, too
+            explored, wanderers = jax.vmap(explore)(X)
+            explored = None if explored is None else owners(jnp.moveaxis(explored, 1, 2)).T
+            wanderers = None if wanderers is None else owners(wanderers)
+        else:
+            explored, wanderers = explore(X[0])
+        batch = jnp.stack([s, a, s_next])
+        batch = batch if explored is None else jnp.concatenate([batch, explored.astype(batch.dtype)], axis=1)
+        used = batch.shape[1]
+        whose = jnp.tile(race.owner, used // N)
+        if xi is not None:
+            used = used + jnp.sum(jnp.where(race.alive, xi.transitions, 0))
+            if xi.seen is not None:
+                rows = jnp.moveaxis(xi.seen, 1, 0).reshape(3, -1).astype(batch.dtype)
+                batch = jnp.concatenate([batch, rows], axis=1)
+                whose = jnp.concatenate([whose, jnp.repeat(source, xi.seen.shape[2])])
+        drawn = None
+        if problem.moves_transitions:
+            under = jax.vmap(lambda x: sampling.transition_probability(problem.sampled(x), *batch))(X)
+            drawn = under[whose, jnp.arange(batch.shape[1])]
+        batch, drawn, replay = _remembered(batch, drawn, state.replay, noise["replay"])
+        moves = jnp.stack([s, a, s_next])
+        return Stream(moves, onward, restart, walks.pi, walks.pi_l, batch, drawn, used, wanderers, replay)
+
+    def _learnt_value(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, direct: Direct, firsts):
+        r"""f of a start: a sample where it is not linear, else $c(x) - (1-\gamma) E_\rho \Delta - m_D$ from its critic."""
+        if direct.xi is not None:
+            return direct.xi.value
+        level = None if one.levels is None else one.levels[1]
+        if problem.moves_start:
+            mean_first = jnp.dot(mdp.start, valued(mdp, pair.values()[1], None, level))
+        else:
+            mean_first = jnp.mean(valued(mdp, pair.at(firsts).values()[1], firsts, level))
+        level = 0.0 if level is None else level
+        return problem.objective.cost(one.x) - (1 - mdp.discount) * mean_first - level
+
     # -- the pieces of a step, in its order ---------------------------------------------------------------------------
 
-    def _upper(self, problem: BilevelProblem, state: CoupledState, w, now, u) -> Direct:
+    def _upper(self, problem: BilevelProblem, state: CoupledState, w, now, u, mine=None) -> Direct:
         r"""A sample of f where it is not linear; b = $-g_\theta/(d\,\pi^L)$ acts on the logits of $\pi^L$ directly."""
         if problem.objective.linear:
             return Direct()
@@ -254,7 +458,8 @@ class CoupledPenalty(Solver):
         pi_l = Pair(state.Q, state.D + b, w, now.tau).pi_l
         xi = problem.objective.sample(state.x, pi_l, problem, u)
         mean = state.direct + now.beta * (xi.grad_theta - state.direct)
-        here = jnp.zeros(problem.mdp.n_states).at[state.s].add(1 / self.chains)
+        one = 1 / self.chains if mine is None else mine / jnp.maximum(jnp.sum(mine), 1)
+        here = jnp.zeros(problem.mdp.n_states).at[state.s].add(one)
         return Direct(b, xi, mean, state.visits + now.beta * (here - state.visits))
 
     def _logits(self, state: CoupledState, w, tau) -> Float[Array, "S A"]:
@@ -271,11 +476,13 @@ class CoupledPenalty(Solver):
         a = sampling.choose(pi, u[0])
         s_next = sampling.next_state(mdp, s, a, u[1])
         onward, restart = sampling.continue_chain(mdp, s_next, u[2])
-        chosen = jnp.arange(mdp.n_actions) == a[:, None]
-        log_q = jnp.log(
-            small.total(chosen * pi_l) / small.total(chosen * pi)
-        )  # how much likelier pi^L makes a
-        return Passage(s, a, s_next, onward, restart, pi, pi_l, jnp.clip(log_q, -self.clip, self.clip))
+        return Passage(s, a, s_next, onward, restart, pi, pi_l, self._likelier(a, pi, pi_l))
+
+    def _likelier(self, a: Int[Array, " N"], pi: Float[Array, "N A"], pi_l: Float[Array, "N A"]) -> Float[Array, " N"]:
+        r"""$\log \pi^L/\pi(a|s)$, clipped."""
+        chosen = jnp.arange(pi.shape[1]) == a[:, None]
+        log_q = jnp.log(small.total(chosen * pi_l) / small.total(chosen * pi))
+        return jnp.clip(log_q, -self.clip, self.clip)
 
     def _errors(self, problem: BilevelProblem, x, state: CoupledState, pair: Pair, b, batch) -> Errors:
         mdp, (s, a, s_next) = problem.transitions(x), batch
@@ -313,11 +520,11 @@ class CoupledPenalty(Solver):
             total = 0.0
             if problem.objective.linear:
                 total = problem.objective.linear_value(
-                    x, seen.s, seen.a, lambda u: jnp.mean(says.rho * problem.mdp.ongoing(u, seen.s))
+                    x, seen.s, seen.a, lambda u: mean(says.rho * problem.mdp.ongoing(u, seen.s), seen.mine)
                 )
             if says.weights is not None:
                 r = problem.mdp.ongoing(problem.reward_at(x, seen.s, seen.a), seen.s)
-                total = total + jnp.mean(says.weights * r)
+                total = total + mean(says.weights * r, seen.mine)
             if problem.moves_transitions:
                 total = total + _kernel_part(problem, x, seen, errors, says)
             if problem.moves_start:
@@ -337,25 +544,36 @@ def _added(D: Float[Array, "S A"], b: Float[Array, "S A"] | None) -> Float[Array
     return D if b is None else D + b
 
 
+def _span(problem: BilevelProblem) -> Float[Array, " d"]:
+    """The size of x's set in each coordinate; twice that of x0 and at least 2 where x is free."""
+    part = problem.bounded_part()
+    return 2 * jnp.maximum(1.0, jnp.abs(problem.x0)) if part is None else part[1] - part[0]
+
+
 def _joined(seen: Passage, explored: Int[Array, "3 M"] | None) -> Int[Array, "3 B"]:
     batch = jnp.stack([seen.s, seen.a, seen.s_next])
     return batch if explored is None else jnp.concatenate([batch, explored], axis=1)
 
 
-def _remembered(
-    mdp: FiniteMDP, batch: Int[Array, "3 B"], xi: ObjectiveSample | None, replay: Replay | None, u
-):
-    """The batch with what a sample of f saw and what is replayed, their weights (None for equal), and the memory."""
-    if xi is not None and xi.seen is not None:
-        batch = jnp.concatenate([batch, xi.seen.astype(batch.dtype)], axis=1)
+def _remembered(batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, replay: Replay | None, u):
+    """The batch with what is replayed, how likely each was when drawn (None where it still is), and the memory."""
     if replay is None:
-        return batch, None, None
-    replay = replay.extend(mdp, batch)
-    past, likelier = replay.draw(mdp, u)
-    weight = None
-    if likelier is not None:
-        weight = jnp.concatenate([jnp.ones(batch.shape[1]), jnp.minimum(likelier, WEIGHT_LIMIT)])
-    return jnp.concatenate([batch, past], axis=1), weight, replay
+        return batch, drawn, None
+    replay = replay.extend(batch, drawn)
+    past, then = replay.draw(u)
+    batch = jnp.concatenate([batch, past], axis=1)
+    return batch, None if drawn is None or then is None else jnp.concatenate([drawn, then]), replay
+
+
+def _weight(mdp: FiniteMDP, batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, used_now: int = 0):
+    """How much likelier each transition is under `mdp` than when drawn; 1 for the first `used_now`, drawn under it."""
+    if drawn is None:
+        return None
+    past = batch[:, used_now:]
+    if not past.shape[1]:
+        return None
+    likelier = sampling.transition_probability(mdp, *past) / drawn[used_now:]
+    return jnp.concatenate([jnp.ones(used_now), jnp.minimum(likelier, WEIGHT_LIMIT)])
 
 
 def _kernel_part(
@@ -363,11 +581,11 @@ def _kernel_part(
 ) -> Float[Array, ""]:
     r"""Its gradient is $E[\nabla\log P_x(s'|s,a)\,(c\,\delta_Q - \rho\,\delta_D)]$, the first where c weighs rewards too."""
     N = seen.s.shape[0]
-    p = sampling.transition_probability(problem.transitions(x), seen.s, seen.a, seen.s_next)
+    p = sampling.transition_probability(problem.sampled(x), seen.s, seen.a, seen.s_next)
     # TD errors in place of the values ahead: what depends on (s, a) alone has no part in the gradient
     score = p / jax.lax.stop_gradient(p)
     follower = 0.0 if says.weights is None else says.after * errors.Q[:N]
-    return jnp.mean(score * (follower - says.rho * errors.D[:N]))
+    return mean(score * (follower - says.rho * errors.D[:N]), seen.mine)
 
 
 def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) -> Float[Array, ""]:
@@ -380,7 +598,7 @@ def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) 
 
 def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:
     """How many transitions a sample of f lends to the critics."""
-    if problem.objective.linear:
+    if problem.objective.linear or problem.mean_field:
         return 0
     pi = jnp.full((problem.mdp.n_states, problem.mdp.n_actions), 1 / problem.mdp.n_actions)
     drawn = problem.objective.draws(problem)

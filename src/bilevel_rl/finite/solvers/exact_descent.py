@@ -32,6 +32,7 @@ class ExactDescent(Solver):
 
     name: ClassVar[str] = "exact_descent"
     action_sets: ClassVar[bool] = True
+    crowds: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ()
     closed_form: ClassVar[bool] = True
 

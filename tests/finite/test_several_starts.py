@@ -1,0 +1,128 @@
+"""Starts inside the solver: one stream of transitions, every start's value learnt along, the poor ones dropped."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite.learn import exploring
+from bilevel_rl.finite.learn.race import FIRSTS, Race
+from bilevel_rl.finite.problems import GoalPlacement, LeaderToy, PreferenceLearning, RandomMDP
+from bilevel_rl.finite.solvers import CoupledPenalty
+
+SMALL = GoalPlacement(rows=4, columns=4)
+
+
+def after(race: Race, values, k: int, times: int = 1, x=None, span: float = 1.0) -> Race:
+    """The race when these values were heard until iteration k, and judged there."""
+    values = jnp.asarray(values, float)
+    x = jnp.arange(len(values), dtype=float)[:, None] if x is None else jnp.asarray(x, float)
+    for i in range(k - times + 1, k + 1):
+        race = race.heard(values, jnp.array(float(i)))
+    return race.judged(x, jnp.array([span]), jnp.array(float(k)), 100.0)
+
+
+def test_starts_that_fall_behind_are_dropped_and_the_best_never():
+    race = Race.begin(3, 6, jnp.arange(4))
+    race = after(race, [0.0, -1.0, 1.0], 99, 99)
+    assert race.alive.all()  # judged once: progress is not known yet
+    race = after(race, [0.0, -1.0, 1.0], 150, 50)
+    assert race.alive.all()  # no time to judge
+    race = after(race, [0.0, -1.0, 1.0], 199, 49)
+    assert race.alive.tolist() == [False, True, False]
+    assert int(race.best) == 1
+    assert after(race, [0.0, 5.0, 1.0], 399, 199).alive.tolist() == [False, True, False]
+
+
+def test_a_start_that_gains_as_much_as_it_lacks_goes_on():
+    race = after(Race.begin(2, 4, jnp.arange(4)), [2.0, 0.0], 99, 99)
+    race = after(race, [1.0, 0.0], 199, 100)
+    assert race.alive.all()
+
+
+def test_of_two_in_one_place_the_better_one_goes_on():
+    race = after(Race.begin(3, 6, jnp.arange(4)), [0.0, -0.1, -0.2], 99, 99, x=[[0.5], [0.5], [0.9]])
+    race = eqx.tree_at(lambda r: r.spread, race, jnp.full(3, 100.0))  # their values can't be told apart
+    race = after(race, [0.0, -0.1, -0.2], 199, 1, x=[[0.5], [0.505], [0.9]])
+    assert race.alive.tolist() == [False, True, True]
+
+
+def test_chains_are_shared_out_and_change_hands_at_restarts_or_when_their_start_is_dropped():
+    race = Race.begin(3, 6, jnp.arange(4))
+    assert race.owner.tolist() == [0, 1, 2, 0, 1, 2]
+    np.testing.assert_allclose(race.share, 1.0)
+    onward = jnp.arange(10, 16)
+    same = race.dealt(jnp.zeros(6, bool), onward)
+    assert same.owner.tolist() == race.owner.tolist()
+    assert same.met == 4
+    moved = race.dealt(jnp.arange(6) == 1, onward)
+    assert moved.owner.tolist() == [0, 2, 2, 0, 1, 2]
+    assert moved.firsts[4] == 11  # its first state is remembered, in the next place of the ring
+    two = eqx.tree_at(lambda r: r.alive, race, jnp.array([True, False, True])).dealt(jnp.zeros(6, bool), onward)
+    assert 1 not in two.owner.tolist()
+    np.testing.assert_allclose(jnp.where(two.alive, two.share, 0).sum(), 2.0)
+    assert (two.firsts == race.firsts).all()
+    assert race.firsts.shape == (FIRSTS,)
+
+
+@pytest.mark.parametrize("it", [SMALL, LeaderToy(), PreferenceLearning(), RandomMDP(6, 2, 2, features=2, moving=True)])
+def test_one_stream_serves_all_starts_whatever_the_problem(it):
+    """Ends finite, with as many samples as one start takes where f is linear; x is that of the best start."""
+    solver = CoupledPenalty(starts=3, chains=6, hold=2, memory=256, replay=8)
+    trace = solve(it, solver, iterations=6, record_every=6, runs=2, evaluate=False)
+    assert (trace.status == 0).all()
+    if it.objective.linear:
+        assert trace["samples"][0, -1] == 6 * 12
+    state = jax.tree.map(lambda v: v[0], trace.state)
+    assert state.each.x.shape == (3, it.x0.shape[0])
+    assert bool(jnp.any(jnp.all(state.each.x == state.x, axis=1)))
+    assert len(np.unique(np.asarray(state.each.x), axis=0)) == 3
+
+
+def test_a_start_learns_as_one_alone_would_from_the_same_transitions():
+    """Values of f that are learnt along agree with the oracle's at the x they stand for."""
+    solver = CoupledPenalty(starts=4, hold=1e9)  # x held: critics arrive
+    trace = solve(SMALL, solver, iterations=2400, record_every=2400, evaluate=False)
+    state = jax.tree.map(lambda v: v[0], trace.state)
+    exact = jnp.stack([oracles.hyper_objective(SMALL, x, 0.05) for x in state.each.x])
+    np.testing.assert_allclose(state.race.value, exact, atol=0.03)
+
+
+def test_resumed_runs_have_the_same_bits(tmp_path):
+    solver = CoupledPenalty(starts=3, chains=6, hold=5)
+    whole = solve(SMALL, solver, iterations=40, record_every=10, runs=2, evaluate=False)
+    solve(SMALL, solver, iterations=20, record_every=10, runs=2, evaluate=False, folder=tmp_path / "r")
+    again = solve(SMALL, solver, iterations=40, record_every=10, runs=2, evaluate=False, folder=tmp_path / "r", resume=True)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), whole.state, again.state))
+
+
+def test_a_ladder_explores_from_greedy_to_uniform():
+    """Chain n of N takes the follower's action unless it acts at random, which it does with probability n/N."""
+    mdp = RandomMDP(3, 4, 2).mdp
+    greedy = lambda s: jnp.eye(4)[jnp.zeros_like(s)]  # noqa: E731
+    at, u = jnp.zeros(5, jnp.int32), jax.random.uniform(jax.random.key(0), (4000, 5))
+    a = jax.vmap(lambda u: exploring.Ladder().action(mdp, at, greedy, u))(u)
+    share = np.asarray([(a == i).mean(0) for i in range(4)])
+    n = np.arange(1, 6) / 5
+    np.testing.assert_allclose(share[0], 1 - 0.75 * n, atol=0.035)
+    np.testing.assert_allclose(share[1:], np.broadcast_to(n / 4, (3, 5)), atol=0.035)
+
+
+def test_more_starts_than_chains_are_refused():
+    with pytest.raises(InvalidConfig, match="starts"):
+        solve(SMALL, CoupledPenalty(starts=17), iterations=1)
+
+
+@pytest.mark.slow
+def test_leaves_the_basin_in_which_x0_lies():
+    """From a corner where descent ends on a plateau, eight starts find the optimum with the samples of one."""
+    it = GoalPlacement(x0=(1.0, 0.0), width=0.15)
+    best = oracles.brute_force(it, 0.05).value
+    trace = solve(it, CoupledPenalty(starts=8), iterations=4000, record_every=4000, runs=4)
+    assert trace["samples"][0, -1] == 128_000
+    assert (trace["objective"][:, -1] <= best + 0.05 * abs(best)).all()

@@ -16,6 +16,7 @@ from bilevel_rl.finite.problems import GoalPlacement, LeaderToy, PreferenceLearn
 from bilevel_rl.finite.solvers import CoupledPenalty
 
 SMALL = GoalPlacement(rows=4, columns=4)
+MOVING = RandomMDP(6, 2, 2, features=2, moving=True)
 
 
 def after(race: Race, values, k: int, times: int = 1, x=None, span: float = 1.0) -> Race:
@@ -70,10 +71,12 @@ def test_chains_are_shared_out_and_change_hands_at_restarts_or_when_their_start_
     assert race.firsts.shape == (FIRSTS,)
 
 
-@pytest.mark.parametrize("it", [SMALL, LeaderToy(), PreferenceLearning(), RandomMDP(6, 2, 2, features=2, moving=True)])
+@pytest.mark.parametrize(
+    "it", [LeaderToy(), *(pytest.param(it, marks=pytest.mark.slow) for it in (SMALL, PreferenceLearning(), MOVING))]
+)
 def test_one_stream_serves_all_starts_whatever_the_problem(it):
     """Ends finite, with as many samples as one start takes where f is linear; x is that of the best start."""
-    solver = CoupledPenalty(starts=3, chains=6, hold=2, memory=256, replay=8)
+    solver = CoupledPenalty(starts=3, chains=6, hold=2.0, memory=256, replay=8)
     trace = solve(it, solver, iterations=6, record_every=6, runs=2, evaluate=False)
     assert (trace.status == 0).all()
     if it.objective.linear:
@@ -94,7 +97,7 @@ def test_a_start_learns_as_one_alone_would_from_the_same_transitions():
 
 
 def test_resumed_runs_have_the_same_bits(tmp_path):
-    solver = CoupledPenalty(starts=3, chains=6, hold=5)
+    solver = CoupledPenalty(starts=3, chains=6, hold=5.0)
     whole = solve(SMALL, solver, iterations=40, record_every=10, runs=2, evaluate=False)
     solve(SMALL, solver, iterations=20, record_every=10, runs=2, evaluate=False, folder=tmp_path / "r")
     again = solve(SMALL, solver, iterations=40, record_every=10, runs=2, evaluate=False, folder=tmp_path / "r", resume=True)

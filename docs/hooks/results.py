@@ -111,8 +111,8 @@ def machine(facts: dict[str, Any]) -> str:
 EARLIER = """
 !!! note "`coupled_penalty` as of version 0.1"
     These rows were made with its earlier defaults: one transition beside each chain from a simulator that is set to states
-    (`explore="extra"`), critics that are not centred (`centre=False`), w falling as $k^{-3/20}$. What today's defaults do is in
-    [Defaults](FOLDERdefaults.md#population) and [The paper's GridWorld](FOLDERpaper.md).
+    (`explore="extra"`), critics that are not centred (`centre=False`), w falling as $k^{-3/20}$. What today's defaults do is
+    in [Defaults](FOLDERdefaults.md#population) and [The paper's GridWorld](FOLDERpaper.md).
 """
 
 

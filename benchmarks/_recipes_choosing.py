@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipes_variants import MENDED, TABLES
+from _recipes_variants import BASELINES, TABLES
 
 from bilevel_rl import records
 from bilevel_rl.statistics import bootstrap, coverage, holm, mean_interval, paired_test, studentised
@@ -71,16 +71,19 @@ def with_rate(setting: Any, rate: float) -> Any:
     return [*setting[:-1], rate] if isinstance(setting, list) else rate
 
 
-def measure(cells: Cells, name: str, label: str, choices: Sequence[Any], make: Any, seeds: int, tokens: int) -> dict:
+def measure(
+    cells: Cells, name: str, label: str, choices: Sequence[Any], make: Any, seeds: int, tokens: int, steps: int
+) -> dict[str, Any]:
     """A variant: its setting chosen on the tuning seeds, then every seed.
 
     Args:
-        choices: settings to choose from.
-        make: (setting, seed, tokens) -> a run.
+        choices: settings to choose from, by the mean score at equal tokens.
+        make: (setting, seed, tokens, steps) -> a run.
+        steps: gradient steps at which the score is taken too.
     """
 
-    def one(setting: Any, seed: int, spend: int = tokens) -> dict[str, Any]:
-        return cells.get((name, label, setting, seed, spend), lambda: make(setting, seed, spend))
+    def one(setting: Any, seed: int) -> dict[str, Any]:
+        return cells.get((name, label, setting, seed, tokens, steps), lambda: make(setting, seed, tokens, steps))
 
     best, tried, refused = choices[0], {}, False
     if len(choices) > 1:
@@ -88,13 +91,11 @@ def measure(cells: Cells, name: str, label: str, choices: Sequence[Any], make: A
     runs = [one(best, seed) for seed in range(seeds)]
     row = {
         "chosen": best, "tuning": tried, "refused": refused, "scores": [r["score"] for r in runs],
-        "tokens": int(np.mean([r["tokens"] for r in runs])), "seconds": float(np.mean([r["seconds"] for r in runs])),
-        "gradient_steps": int(np.mean([r["gradient_steps"] for r in runs])),
-        "steps_a_batch": round(runs[0]["gradient_steps"] / max(runs[0]["iterations"], 1)),
+        "scores_at_equal_steps": [r["score_at_steps"] for r in runs], "before": float(np.mean([r["before"] for r in runs])),
+        "steps_a_batch": runs[0]["epochs"],
     }  # fmt: skip
-    if row["steps_a_batch"] > 1:
-        fewer = [one(best, seed, tokens // row["steps_a_batch"]) for seed in range(seeds)]
-        row["scores_at_equal_steps"] = [r["score"] for r in fewer]
+    means = ("tokens", "gradient_steps", "tokens_at_steps", "seconds")
+    row |= {key: float(np.mean([r[key] for r in runs])) for key in means}
     return row | interval(row["scores"])
 
 
@@ -121,55 +122,58 @@ def corrected(rows: Mapping[str, dict[str, Any]], key: str) -> list[str]:
     ]  # fmt: skip
 
 
-def compared(rows: Mapping[str, dict[str, Any]], base: dict[str, Any], key: str, skip: str = "") -> list[str]:
-    """Each row against one of them at the same seeds, at equal tokens and at equal gradient steps; who is better at both."""
-    equal = base.get("scores_at_equal_steps", base["scores"])
+def compared(rows: Mapping[str, dict[str, Any]], base: dict[str, Any], key: str, skip: str = "") -> None:
+    """Each row against one of them at the same seeds, at equal tokens and at equal gradient steps."""
     for label, row in rows.items():
         row |= interval(row["scores"])
-        row.pop(key, None)
-        if label != skip:
-            row[key] = paired(row["scores"], base["scores"])
-            more = row.get("steps_a_batch", 1) > base.get("steps_a_batch", 1)
-            known = not more or "scores_at_equal_steps" in row
-            if known:
-                row[f"{key}_at_equal_steps"] = paired(row["scores_at_equal_steps"] if more else row["scores"],
-                                                      base["scores"] if more else equal)  # fmt: skip
+        for name in (key, f"{key}_at_equal_steps"):
+            row.pop(name, None)
+        if label == skip:
+            continue
+        row[key] = paired(row["scores"], base["scores"])
+        both = "scores_at_equal_steps" in row and "scores_at_equal_steps" in base
+        if both:
+            row[f"{key}_at_equal_steps"] = paired(row["scores_at_equal_steps"], base["scores_at_equal_steps"])
+        elif row.get("steps_a_batch", 1) == base.get("steps_a_batch", 1):
+            row[f"{key}_at_equal_steps"] = dict(row[key])
+
+
+def claimed(rows: Mapping[str, dict[str, Any]], key: str) -> list[str]:
+    """Labels of rows that are better at equal tokens and at equal gradient steps, each after Holm's correction."""
     both = set(corrected(rows, f"{key}_at_equal_steps"))
     return [label for label in corrected(rows, key) if label in both]
 
 
 def assess(results: dict[str, Any], repeats: int = 400) -> None:
-    """What each component does against the family's plain baseline, and against TRL, at the same seeds.
+    """What each component does against its family's plain baseline, and recipes against TRL, at the same seeds.
+
+    Components are corrected over their family; recipes beside TRL over all families together.
 
     Args:
         repeats: simulated samples that the coverage of an interval is a share of.
     """
     for name, found in results["families"].items():
-        reference = {"sort": "group_norm", "grid": "group_norm", "tweets": "rloo"}[name]
+        reference = BASELINES.get(name, "group_norm")
         base = found["variants"].get(reference)
-        for label, row in found["variants"].items():
-            own = TABLES[name].get(label, ("", "", {}))
-            row.setdefault("steps_a_batch", own[2].get("epochs", 1))
         if base is not None:
-            found["better"] = compared(found["variants"], base, "against_baseline", reference)
+            compared(found["variants"], base, "against_baseline", reference)
+            found["better"] = claimed(found["variants"], "against_baseline")
         found["baseline"] = reference
-    if "trl" in results:
-        rows = results["recipes"]
-        for row in [results["trl"], *rows.values()]:
-            row.setdefault("steps_a_batch", row["chosen"][0])
-        results["trl"] |= interval(results["trl"]["scores"])
-        results["better_than_trl"] = compared(rows, results["trl"], "against_trl")
-        results["at_least_as_good_as_trl"] = sorted(
-            (label for label, row in rows.items() if row["against_trl"]["mean"] >= 0), key=lambda n: -rows[n]["mean"]
-        )
-    results["coverage"] = {str(n): simulated(n, repeats) for n in sorted({results["seeds"], 10})}
+    together: dict[str, dict[str, Any]] = {}
+    for name, found in results["beside_trl"].items():
+        found["trl"] |= interval(found["trl"]["scores"])
+        compared(found["recipes"], found["trl"], "against_trl")
+        together |= {f"{name}: {label}": row for label, row in found["recipes"].items()}
+    results["better_than_trl"] = claimed(together, "against_trl")
+    numbers = {found.get("seeds", 10) for kind in ("families", "beside_trl") for found in results[kind].values()}
+    results["coverage"] = {str(n): simulated(n, repeats) for n in sorted(numbers | {10})}
     results["without_record"] = unrecorded(results["families"])
-    results["mended_since"] = [label for label in MENDED if results["seeds"] < 10]
 
 
 def unrecorded(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Labels of each family's table that its record lacks: added since, or not asked for."""
-    return {name: [label for label in TABLES[name] if label not in family["variants"]] for name, family in found.items()}
+    """Labels of each family's table that its record lacks: not asked for yet."""
+    empty: dict[str, Any] = {"variants": {}}
+    return {name: [n for n in table if n not in found.get(name, empty)["variants"]] for name, table in TABLES.items()}
 
 
 def simulated(seeds: int, repeats: int) -> dict[str, dict[str, float]]:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import random
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from _recipes_variants import GRID, RATES, SORT, TWEETS, Variant
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from _recipes_variants import RATES, TABLES, Variant
+from transformers import GPT2LMHeadModel, TrainerCallback
 
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
-from bilevel_rl.llm.sampling.rollout import Rollout, texts
 from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
-from bilevel_rl.llm.tasks import arithmetic
-from bilevel_rl.llm.tasks.text_grid import MOVES, Grid, generate, replay
+from bilevel_rl.llm.tasks import by_name, words
+from bilevel_rl.llm.tasks.small import SmallTask
 from bilevel_rl.llm.trainer import BilevelTrainer
 
 
@@ -36,7 +33,9 @@ class Family:
         variants: what is compared.
         start: seed -> folder of the model that training begins with.
         task: variant's options -> prompts, reward and further arguments of the trainer.
-        score: trainer -> what counts.
+        score: policy -> what counts.
+        steps: gradient steps at which the score is taken too.
+        small: the task, where it is a shipped small one.
         tau: weight of the KL, in units of reward.
         rates: learning rates to choose from.
     """
@@ -48,211 +47,44 @@ class Family:
     variants: Mapping[str, Variant]
     start: Callable[[int], Path]
     task: Callable[[dict[str, Any]], dict[str, Any]]
-    score: Callable[[BilevelTrainer], float]
+    score: Callable[[Any], float]
+    steps: int
+    small: SmallTask | None = None
     tau: float = 1e-3
     rates: tuple[float, ...] = RATES
 
 
-# -- models and tokenizers --------------------------------------------------------------------------------------
+# -- small tasks ------------------------------------------------------------------------------------------------
 
 
-def tokenizer(symbols: Sequence[str], pattern: str = "") -> PreTrainedTokenizerFast:
-    """One token a symbol: characters, or what the pattern matches."""
-    words = {"<pad>": 0, "<end>": 1, "<unk>": 2} | {s: i + 3 for i, s in enumerate(symbols)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(pattern) if pattern else "", "isolated")
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<pad>", unk_token="<unk>")
+def small(cells: Path, name: str, tokens: int, steps: int, prompts: int = 8, group: int = 8) -> Family:
+    """A family on a shipped small task.
 
+    Args:
+        name: of the task, with its level.
+    """
+    made, short = by_name.task(name), name.partition("@")[0]
 
-def gpt2(vocabulary: int, seed: int, positions: int = 40) -> GPT2LMHeadModel:
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=vocabulary, n_positions=positions, n_embd=48, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=1, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
+    def task(options: dict[str, Any]) -> dict[str, Any]:
+        tokenizer = made.tokenizer
+        given: dict[str, Any] = {
+            "prompts": made.rows, "reward": made.reward, "fields": dict(made.fields(tokenizer)),
+            "generator": made.generator(tokenizer),
+        }  # fmt: skip
+        if options.get("terms"):
+            given["reward"] = [words.verified, words.agreeing, words.well_formed]
+        if options.get("durations"):
+            # a time for each response that depends on its length: long ones would weigh more in a day's batch
+            given["fields"]["duration"] = lambda y: 0.5 + 0.1 * y.lengths.double()
+        return given
 
+    def score(model: Any) -> float:
+        return made.score(model, seed=1, copies=2 if len(made.held_out) > 100 else 8)
 
-def imitate(
-    model: GPT2LMHeadModel, rows: Callable[[int], tuple[torch.Tensor, int]], steps: int, enough: Callable[[], bool]
-) -> None:
-    """Supervised learning on `rows(step)`: ids [N, L] (padding 0 at the end) and the length of the prompts."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(1, steps + 1):
-        ids, width = rows(step)
-        logits = model(ids[:, :-1]).logits[:, width - 1 :]
-        target = ids[:, width:]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=0)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 25 == 0 and enough():
-            return
+    def start(seed: int) -> Path:
+        return made.start(cells / "models", seed)
 
-
-def cached(cells: Path, name: str, make: Callable[[], tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]]) -> Path:
-    """The folder of a model, made when it is not there; a torn folder is made again."""
-    folder = cells / "models" / name
-    if not (folder / "complete").exists():
-        model, words = make()
-        model.save_pretrained(folder)
-        words.save_pretrained(folder)
-        (folder / "complete").touch()
-    return folder
-
-
-def sampled(model: Any, words: Any, prompts: Sequence[Any], horizon: int, seed: int) -> Rollout:
-    """One completion of each prompt."""
-    sampler = Sampler((1,), 0, tokenizer=words)
-    rows = as_prompts(prompts, words)
-    return sampler(model, rows, uniforms(len(rows), horizon, seed, 77))
-
-
-# -- sorting letters --------------------------------------------------------------------------------------------
-
-CHARACTERS = tokenizer(list(":=" + "sort" + "abcdefgh".translate(str.maketrans("", "", "sort"))))
-
-
-@functools.cache
-def problems(held_out: bool) -> list[arithmetic.Problem]:
-    return arithmetic.generate(256 if held_out else 1500, 0, kinds=("sort",), levels=(3,), held_out=held_out)
-
-
-def right(model: Any, seed: int = 0) -> float:
-    """Share of right answers on the held-out problems."""
-    found = problems(True)
-    rollout = sampled(model, CHARACTERS, [p.prompt for p in found], 6, seed)
-    return float(np.mean([arithmetic.verify(p.prompt, c) for p, c in zip(found, rollout.texts, strict=True)]))
-
-
-def sort_start(cells: Path, seed: int) -> Path:
-    def make() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
-        model, rng = gpt2(len(CHARACTERS), seed), np.random.default_rng(seed)
-        ids = torch.tensor([[*CHARACTERS(p.prompt + p.answer)["input_ids"], 1] for p in problems(False)])
-        width = len(CHARACTERS(problems(False)[0].prompt)["input_ids"])
-        imitate(model, lambda _: (ids[rng.integers(len(ids), size=64)], width), 4000, lambda: right(model) >= 0.25)
-        return model, CHARACTERS
-
-    return cached(cells, f"sort-{seed}", make)
-
-
-def verified(prompts, completions, **_):
-    return arithmetic.reward(prompts, completions)
-
-
-def agreeing(prompts, completions, **_):
-    return [arithmetic.partial(p, c) for p, c in zip(prompts, completions, strict=True)]
-
-
-def well_formed(prompts, completions, **_):
-    return [arithmetic.form(p, c) for p, c in zip(prompts, completions, strict=True)]
-
-
-def sort_task(options: dict[str, Any]) -> dict[str, Any]:
-    rows = [
-        {"prompt": p.prompt, **({"demonstration": p.answer} if options.get("demonstrations") else {})}
-        for p in problems(False)
-    ]
-    reward = [verified, agreeing, well_formed] if options.get("terms") else verified
-    # a time for each response that depends on its length: long ones would weigh more in a day's batch
-    fields = {"duration": lambda y: 0.5 + 0.1 * y.lengths.double()} if options.get("durations") else {}
-    return {"prompts": rows, "reward": reward, "fields": fields}
-
-
-def sort_score(trainer: BilevelTrainer) -> float:
-    with trainer.roles.model("policy") as model:
-        return right(model, seed=1)
-
-
-# -- the text grid ----------------------------------------------------------------------------------------------
-
-GAMES = [f"g{i}" for i in range(4)]
-PATHS = tokenizer([*GAMES, *MOVES], r"g\d|[udlr]")
-
-
-@functools.cache
-def games() -> dict[str, Grid]:
-    return dict(zip(GAMES, generate(len(GAMES), seed=3, level=1), strict=True))
-
-
-def horizon() -> int:
-    return max(grid.limit for grid in games().values())
-
-
-def played(prompt: str, ids: Sequence[int]) -> Any:
-    """The episode of a completion; tokens that are no move cost their turn."""
-    return replay(games()[prompt], PATHS.convert_ids_to_tokens(list(ids)))
-
-
-def reached(prompts, completion_ids, **_):
-    return [played(p, ids).score for p, ids in zip(prompts, completion_ids, strict=True)]
-
-
-class Played:
-    """Samples moves and cuts an episode where it ends, as the game would."""
-
-    def __init__(self) -> None:
-        self.sampler = Sampler((), 0, tokenizer=PATHS)
-
-    def __call__(self, model: Any, prompts: Sequence[Any], u: torch.Tensor) -> Rollout:
-        y = self.sampler(model, prompts, u)
-        ends = [played(p.text, ids) for p, ids in zip(y.prompts, y.completion_ids(), strict=True)]
-        lengths = torch.tensor([len(e.actions) for e in ends])
-        keep = torch.arange(y.horizon) < lengths[:, None]
-        ids = torch.cat([y.ids[:, : y.width], torch.where(keep, y.completions, 0)], 1)
-        attention = torch.cat([y.attention[:, : y.width], keep.to(y.attention.dtype)], 1)
-        cut = dataclasses.replace(
-            y, ids=ids, attention=attention, lengths=lengths, ended=torch.tensor([e.done for e in ends]), logp=y.logp * keep
-        )
-        return dataclasses.replace(cut, texts=texts(cut, PATHS))
-
-
-def along(of: Callable[[Any, int], int]) -> Callable[[Rollout], torch.Tensor]:
-    """[N, T] integers of the turns of each episode, from a function of (episode, turn)."""
-
-    def field(y: Rollout) -> torch.Tensor:
-        out = torch.zeros(y.size, y.horizon, dtype=torch.long)
-        for i, (prompt, ids) in enumerate(zip(y.prompts, y.completion_ids(), strict=True)):
-            episode = played(prompt.text, ids)
-            for t in range(len(episode.actions)):
-                out[i, t] = of(episode, t)
-        return out
-
-    return field
-
-
-ORDER = {move: k for k, move in enumerate(MOVES)}
-TURNS = {
-    "turn": along(lambda e, t: t),
-    "state_key": along(lambda e, t: e.grid.state_key(e.states[t])),
-    "action_key": along(lambda e, t: ORDER.get(e.actions[t], len(ORDER))),
-}
-
-
-def grid_start(cells: Path, seed: int) -> Path:
-    def make() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
-        model, rng = gpt2(len(PATHS), seed), random.Random(seed)
-
-        def rows(_: int) -> tuple[torch.Tensor, int]:  # uniform moves in every game
-            lines = ["".join([rng.choice(GAMES), *rng.choices(list(MOVES), k=horizon())]) for _ in range(64)]
-            return torch.tensor(PATHS(lines)["input_ids"]), 1
-
-        imitate(model, rows, 100, lambda: False)
-        return model, PATHS
-
-    return cached(cells, f"grid-{seed}", make)
-
-
-def grid_task(_: dict[str, Any]) -> dict[str, Any]:
-    return {"prompts": list(games()), "reward": reached, "fields": TURNS, "generator": Played()}
-
-
-def grid_score(trainer: BilevelTrainer) -> float:
-    rows = as_prompts(list(games()), PATHS) * 64
-    with trainer.roles.model("policy") as model:
-        y = Played()(model, rows, uniforms(len(rows), horizon(), 1, 77))
-    return float(y.ended.double().mean())
+    return Family(tokens, prompts, group, made.horizon, TABLES[short], start, task, score, steps, made)
 
 
 # -- happy tweets -----------------------------------------------------------------------------------------------
@@ -270,92 +102,126 @@ def tweets_family(cells: Path) -> Family:
         made = tweets(cells)
         return {"prompts": made.prompts, "reward": made.gold()}
 
-    def score(trainer: BilevelTrainer) -> float:
-        from bilevel_rl.llm.evaluation import evaluate
-
+    def score(model: Any) -> float:
         made = tweets(cells)
-        figures, _ = evaluate(
-            trainer.roles, made.held_out, trainer.generator, trainer.tokenizer, made.gold(), "policy", 28, seed=0
-        )
-        return figures["gold"]
+        tokenizer = made.tokenizer()
+        prompts = as_prompts(made.held_out, tokenizer)
+        sampler = Sampler([tokenizer.eos_token_id], tokenizer.pad_token_id, tokenizer=tokenizer)
+        rows = sampler(model, prompts, uniforms(len(prompts), 28, 0, 77))
+        return float(np.mean(made.gold()([p.text for p in prompts], list(rows.texts))))
 
     rates = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
-    return Family(16_000, 8, 4, 28, TWEETS, lambda seed: tweets(cells).model, task, score, 0.05, rates)
+    return Family(
+        16_000, 8, 4, 28, TABLES["tweets"], lambda seed: tweets(cells).model, task, score, 18, tau=0.05, rates=rates
+    )
 
 
 def families(cells: Path) -> dict[str, Family]:
-    """The families by name; `trl` shares `sort`'s."""
+    """The families by name."""
     return {
-        "sort": Family(12_000, 8, 8, 6, SORT, functools.partial(sort_start, cells), sort_task, sort_score),
-        "grid": Family(50_000, 4, 16, horizon(), GRID, functools.partial(grid_start, cells), grid_task, grid_score),
-        "tweets": tweets_family(cells),
-    }
+        "sort": small(cells, "sort@3", 12_000, 36), "text_world": small(cells, "text_world@2", 5_000, 20),
+        "arithmetic": small(cells, "arithmetic@1", 8_000, 40), "running_sums": small(cells, "running_sums@1", 16_000, 36),
+        "prisoners": small(cells, "prisoners@1", 12_000, 36), "tweets": tweets_family(cells),
+    }  # fmt: skip
 
 
 # -- one run ----------------------------------------------------------------------------------------------------
 
 
-class Stop(TrainerCallback):
-    """Ends a run when its tokens are spent."""
+class Marks(TrainerCallback):
+    """Takes the score when the tokens are spent, and when the gradient steps are done; ends a run after both.
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens, self.spent = tokens, lambda: 0
+    Args:
+        tokens, steps: to be spent and done.
+        score: () -> what counts, now.
+    """
+
+    def __init__(self, tokens: int, steps: int, score: Callable[[], float]) -> None:
+        self.tokens, self.steps, self.score = tokens, steps, score
+        self.spent: Callable[[], int] = lambda: 0
+        self.done: Callable[[], int] = lambda: 0
+        self.found: dict[str, float] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        control.should_training_stop = self.spent() >= self.tokens
+        if self.spent() >= self.tokens and "score" not in self.found:
+            self.found |= {"score": self.score(), "tokens": self.spent(), "gradient_steps": self.done()}
+        if self.done() >= self.steps and "score_at_steps" not in self.found:
+            self.found |= {"score_at_steps": self.score(), "tokens_at_steps": self.spent()}
+        control.should_training_stop = {"score", "score_at_steps"} <= self.found.keys()
         return control
 
 
-def run(family: Family, variant: Variant, rate: float, seed: int, tokens: int) -> dict[str, Any]:
-    """One run of the trainer; score, tokens and seconds."""
+def run(family: Family, variant: Variant, rate: float, seed: int, tokens: int, steps: int) -> dict[str, Any]:
+    """One run of the trainer: scores at equal tokens and at equal gradient steps."""
     _, recipe, options = variant
-    begin = time.process_time()
-    estimate = family.prompts * family.group * family.horizon
-    stop = Stop(tokens)
+    begin, epochs = time.process_time(), int(options.get("epochs", 1))
+
+    def score() -> float:
+        with trainer.roles.model("policy") as model:
+            return family.score(model)
+
+    marks = Marks(tokens, steps, score)
     config = Config(
-        method="plain", recipe=recipe, seed=seed, steps=4 * tokens // estimate + 10, prompts_per_step=family.prompts,
-        group=family.group, max_new_tokens=family.horizon, alpha=rate, beta=rate, tau=family.tau, kl_estimator="k1",
-        epochs=options.get("epochs", 1), samples_every=0, save_every=0, device="cpu",
+        method="plain", recipe=recipe, seed=seed, steps=4 * max(tokens // (family.prompts * family.group), steps) + 10,
+        prompts_per_step=family.prompts, group=family.group, max_new_tokens=family.horizon, alpha=rate, beta=rate,
+        tau=family.tau, kl_estimator="k1", epochs=epochs, samples_every=0, save_every=0, device="cpu",
     )  # fmt: skip
-    trainer = BilevelTrainer(config, family.start(seed), callbacks=[stop], **family.task(options))
-    stop.spent = lambda: trainer.tokens
+    trainer = BilevelTrainer(config, family.start(seed), callbacks=[marks], **family.task(options))
+    marks.spent, marks.done = lambda: trainer.tokens, lambda: trainer.step * epochs
+    before = score()
     trainer.train()
     return {
-        "score": family.score(trainer), "tokens": trainer.tokens, "iterations": trainer.step,
-        "gradient_steps": trainer.step * config.epochs,
-        "kl": round(trainer.history[-1]["kl"], 3), "seconds": round(time.process_time() - begin, 2),
+        "before": before, **marks.found, "epochs": epochs, "kl": round(trainer.history[-1]["kl"], 3),
+        "seconds": round(time.process_time() - begin, 2),
     }  # fmt: skip
 
 
-def run_trl(family: Family, steps: int, rate: float, seed: int, tokens: int) -> dict[str, Any]:
-    """TRL's GRPO on the same task."""
+def run_trl(family: Family, epochs: int, rate: float, seed: int, tokens: int, steps: int) -> dict[str, Any]:
+    """TRL's GRPO on the same task; in a world, our generator writes for it and marks what the world has said."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    begin, spent = time.process_time(), [0]
-
-    def counted(prompts, completions, completion_ids, **_):
-        spent[0] += sum(len(ids) for ids in completion_ids)
-        return verified(prompts, completions)
-
-    stop = Stop(tokens)
-    stop.spent = lambda: spent[0]
+    made = family.small
+    assert made is not None
+    begin, spent, tokenizer = time.process_time(), [0], made.tokenizer
     model = GPT2LMHeadModel.from_pretrained(family.start(seed))
+    marks = Marks(tokens, steps, lambda: family.score(trainer.model.eval()))
+    marks.spent, marks.done = lambda: spent[0], lambda: trainer.state.global_step
+
+    def counted(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        if made.world is None:
+            spent[0] += sum(len(ids) for ids in completion_ids)
+        return made.reward(prompts, completions, completion_ids=completion_ids)
+
+    def in_the_world(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        calls = next(numbers)
+        rows = as_prompts([{"prompt": p} for p in dict.fromkeys(prompts)], tokenizer)
+        known = {p.text: p for p in rows}
+        asked = [known[p] for p in prompts]
+        y = made.generator(tokenizer)(trainer.model, asked, uniforms(len(asked), family.horizon, seed, 99, calls))
+        spent[0] += int(y.mask.sum())
+        ids = y.completion_ids()
+        return {
+            "prompt_ids": [list(p.ids) for p in asked], "completion_ids": ids,
+            "logprobs": [row[: len(one)].tolist() for row, one in zip(y.logp, ids, strict=True)],
+            "env_mask": [row[: len(one)].long().tolist() for row, one in zip(y.mask, ids, strict=True)],
+        }  # fmt: skip
+
+    numbers = itertools.count()
     config = GRPOConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=family.prompts * family.group,
-        num_generations=family.group, num_iterations=steps, max_completion_length=family.horizon, learning_rate=rate,
+        num_generations=family.group, num_iterations=epochs, max_completion_length=family.horizon, learning_rate=rate,
         lr_scheduler_type="constant", beta=0.0, seed=seed, max_steps=100_000, report_to=[], use_cpu=True,
         save_strategy="no", disable_tqdm=True, logging_strategy="no", gradient_checkpointing=False, bf16=False,
         max_grad_norm=1.0, temperature=1.0,
     )  # fmt: skip
-    rows = Dataset.from_dict({"prompt": [p.prompt for p in problems(False)]})
+    rows = Dataset.from_dict({"prompt": [row["prompt"] for row in made.rows]})
     trainer = GRPOTrainer(
-        model=model, reward_funcs=counted, args=config, processing_class=CHARACTERS, train_dataset=rows, callbacks=[stop]
-    )
+        model=model, reward_funcs=counted, args=config, processing_class=tokenizer, train_dataset=rows, callbacks=[marks],
+        rollout_func=None if made.world is None else in_the_world,
+    )  # fmt: skip
+    before = family.score(model.eval())
     trainer.train()
-    score = right(trainer.model.eval(), seed=1)
     return {
-        "score": score, "tokens": spent[0], "iterations": trainer.state.global_step // steps,
-        "gradient_steps": trainer.state.global_step,
-        "seconds": round(time.process_time() - begin, 2),
+        "before": before, **marks.found, "epochs": epochs, "seconds": round(time.process_time() - begin, 2),
     }  # fmt: skip

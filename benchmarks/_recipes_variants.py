@@ -75,48 +75,89 @@ SORT: dict[str, Variant] = {
     "n_pg_igt": ("step", f"{BASE}, step=n_pg_igt", {"rates": (0.01, 0.03, 0.1, 0.3)}),
     "snr": ("step", f"{BASE}, step=snr", {"rates": (0.03, 0.1, 0.3, 1.0)}),
 }  # fmt: skip
-GRID: dict[str, Variant] = {
+WORLD: dict[str, Variant] = {
+    "group_norm": ("credit", "credit=group_norm", {}),
     "return": ("credit", "credit=return", {}),
     "leave_one_out": ("credit", "credit=leave_one_out", {}),
-    "group_norm": ("credit", "credit=group_norm", {}),
     "batch_norm": ("credit", "credit=batch_norm", {}),
     "gae": ("credit", "credit=gae(lam=0.95)", {}),
     "step_level": ("credit", "credit=step_level(lam=0.95)", {}),
+    "hierarchical": ("credit", "credit=hierarchical(high=state_values(gamma=0.99))", {}),
+    "state_values": ("credit", "credit=state_values", {}),
     "gigpo": ("credit", "credit=episode + 1.0*step_groups", {}),
     "hgpo": ("credit", "credit=hgpo", {}),
     "salt": ("credit", "credit=salt(group_norm)", {}),
     "empg": ("credit", "credit=empg(group_norm)", {}),
+    "segment_chain": ("credit", "rollout=prefix_values, credit=segment_chain", {}),
+    "segment_tree": ("credit", "rollout=tree, credit=segment_tree", {}),
+    "polychromic": ("credit", "rollout=vine, credit=polychromic, weigh=window", {}),
+    "subpo": ("reward", "reward=subpo(replace=False), credit=reward_to_go", {}),
+    "duration": ("weigh", "credit=group_norm, weigh=duration", {}),
+    "capo": ("weigh", "credit=group_norm, weigh=capo", {}),
     "epo": ("regular", f"{BASE}, regular=0.001*epo", {}),
 }  # fmt: skip
-# whole recipes, tuned as TRL's GRPO is: with as many gradient steps a batch
-WHOLE: dict[str, str] = {
-    name: name for name in (
-        "grpo", "dr_grpo", "dapo", "gspo", "cispo", "empg", "adora", "reinforce_pp", "mdpo", "p3o", "copg", "clip_cov",
-        "kl_cov", "g2rl", "d3s",
-    )
+ARITHMETIC: dict[str, Variant] = {
+    name: SORT[name]
+    for name in ("group_norm", "leave_one_out", "group_mean", "optimal_baseline", "empg", "dynamic_sampling")
 } | {
-    "optimal_baseline_clipped": "credit=optimal_baseline, loss=clipped",
-    "leave_one_out_clipped": "credit=leave_one_out, loss=clipped",
-    "group_norm_clipped": "credit=group_norm, loss=clipped",
-    "group_norm_clip_higher": "credit=group_norm, loss=clipped(high=0.28)",
-    "nash_mirror_prox": "reward=win_rate, credit=group_norm, loss=nash_mirror_prox",
+    "pcl_model": ("rollout", "rollout=choose_nearest(value=prompt_model), credit=group_norm", {}),
+    "choose_nearest": ("rollout", "rollout=choose_nearest, credit=group_norm", {}),
+    "v0_model": ("rollout", "rollout=spread_budget(value=prompt_model), credit=group_norm", {}),
+    "refill": ("rollout", "rollout=refill, credit=group_norm", {}),
 }  # fmt: skip
+SUMS: dict[str, Variant] = {
+    "group_norm": ("credit", "credit=group_norm", {}),
+    "spae": ("credit", 'rollout=probe(tail=">"), credit=spae(group_norm)', {}),
+    "adhint": ("rollout", "rollout=hint, credit=adhint_credit, weigh=adhint_weight", {}),
+    "t_ppo_windows": ("rollout", "t_ppo_windows", {}),
+    "gae": ("credit", "credit=gae(lam=0.95)", {}),
+    "hpt_gate": ("credit", "credit=hpt_gate, loss=hybrid", {}),
+}  # fmt: skip
+GAME: dict[str, Variant] = {
+    "leave_one_out": ("credit", "credit=leave_one_out", {}),
+    "advantage_alignment": ("credit", "credit=advantage_alignment", {}),
+}  # fmt: skip
+# recipes whose task is another than the text world, in the table in which every named recipe runs once
+HOME = {
+    "spae": "running_sums", "adhint": "running_sums", "sft": "running_sums", "precision": "running_sums",
+    "hpt": "running_sums", "t_ppo_windows": "running_sums", "r3": "running_sums", "advantage_alignment": "prisoners",
+    "dvao": "sort", "gdpo": "sort",
+}  # fmt: skip
+WORLD_RECIPES = (
+    "grpo", "gigpo", "hgpo", "salt", "token_rloo", "hiper", "pcl", "segment_tree", "dapo", "vl_dac", "segment_chain", "empg",
+)
+# whole recipes beside TRL's GRPO, by family, tuned as it is
+WHOLE: dict[str, dict[str, str]] = {
+    "sort": {
+        name: name for name in (
+            "grpo", "dr_grpo", "dapo", "gspo", "cispo", "empg", "adora", "reinforce_pp", "mdpo", "p3o", "copg", "clip_cov",
+            "kl_cov", "g2rl", "d3s",
+        )
+    } | {
+        "optimal_baseline_clipped": "credit=optimal_baseline, loss=clipped",
+        "leave_one_out_clipped": "credit=leave_one_out, loss=clipped",
+        "group_norm_clipped": "credit=group_norm, loss=clipped",
+        "group_norm_clip_higher": "credit=group_norm, loss=clipped(high=0.28)",
+        "nash_mirror_prox": "reward=win_rate, credit=group_norm, loss=nash_mirror_prox",
+    },
+    "text_world": {name: name for name in WORLD_RECIPES},
+}  # fmt: skip
+CHOICES: dict[str, list[list[float]]] = {  # gradient steps a batch, and learning rate
+    "sort": [[steps, rate] for steps in (1, 2) for rate in RATES],
+    "text_world": [[1, rate] for rate in RATES],
+}
 TWEETS: dict[str, Variant] = {
     name: ("recipe", name, {}) for name in ("reinforce", "rloo", "grpo", "dr_grpo", "d3s", "opo")
 }
-# components whose computation has changed since the run of five seeds on record
-MENDED = (
-    "gigpo", "hgpo", "epo", "safe", "length_baseline", "opo", "hpt_gate", "clip_cov", "mdpo", "soft_overlong", "dapo",
-)  # fmt: skip
-# what no family here can feed, and why
+# what no family here runs, and why
 NOT_RUN = {
-    "hierarchical": "needs a critic of the high level", "spae": "needs probes of the answer at every step",
-    "advantage_alignment": "needs a second agent (tests/policy_gradient/test_alignment_game.py)",
-    "segment_chain": "needs rollouts from prefixes", "segment_tree": "needs a tree of rollouts",
-    "adhint_credit": "needs hints", "adhint_weight": "needs hints", "capo": "needs a curvature model",
-    "window": "needs completions cut over several iterations", "subpo": "another objective: coverage",
-    "supervised": "reads no reward", "precision": "reads no reward", "harpg": "needs Hessian-vector products",
+    "harpg": "needs Hessian-vector products, which the trainer does not take",
     "kl_reward": "the trainer's own tau", "adam": "the trainer's own optimizer",
 }  # fmt: skip
 
-TABLES = {"sort": SORT, "grid": GRID, "tweets": TWEETS}  # family -> its variants
+TABLES = {  # family -> its variants
+    "sort": SORT, "text_world": WORLD, "arithmetic": ARITHMETIC, "running_sums": SUMS, "prisoners": GAME, "tweets": TWEETS,
+}  # fmt: skip
+BASELINES = {"prisoners": "leave_one_out", "tweets": "rloo"}  # others: group_norm
+# seconds of processor time that a run takes, about
+SECONDS = {"sort": 4.0, "text_world": 2.0, "arithmetic": 3.0, "running_sums": 4.0, "prisoners": 4.0, "tweets": 12.0}

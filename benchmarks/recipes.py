@@ -1,32 +1,35 @@
-"""Every component of a recipe in the trainer, at equal tokens and on ten seeds, with TRL's GRPO beside them.
+"""Every component of a recipe in the trainer, at equal tokens and at equal gradient steps, with TRL's GRPO beside them.
 
-    python benchmarks/recipes.py [--quick] [--families sort,grid,tweets,trl] [--seeds 10] [--tokens N] [--out FILE]
-        [--cells FOLDER] [--assess]
+    python benchmarks/recipes.py [--quick] [--families text_world,named,...] [--trl sort,text_world] [--variants A,B]
+        [--seeds 10] [--tokens N] [--out FILE] [--cells FOLDER] [--assess] [--list]
 
-A run takes seconds: one Torch thread, language models of 2 layers and width 48, made on the spot and cached. Families:
+A run takes seconds: one Torch thread, language models of 2 layers and width 48, made on the spot and cached. Families are
+the shipped small tasks (`bilevel_rl.llm.tasks.by_name`), each with a policy warmed up by imitation, and happy tweets:
 
-* `sort`: sort four letters (`sort:dbca=` -> `abcd`), exact reward, problems held out by a hash; a GPT-2 of characters is
-  warmed up on answers until it is right about a quarter of the time. Score: share of right held-out answers.
-* `grid`: four text-grid games with a key and a door, the moves of an episode as one completion, cut where it ends; states
-  come back by replaying the moves. Score: share of 256 fresh episodes that reach the door.
+* `sort`: sort four letters; `arithmetic`: sums and differences of digits. Score: share of right held-out answers.
+* `text_world`: shortest paths on a map of 9 places, moves and answers interleaved, 2 to 6 turns. Score: mean reward of
+  held-out pairs of places.
+* `running_sums`: sums by steps, with solutions and answers that can be asked for; `prisoners`: two rows play each other.
 * `tweets`: the happy-tweets model and classifier, the gold score as reward, tau = .05. Score: gold on held-out prompts.
-* `trl`: GRPO of TRL 1.16 on `sort`, and whole recipes beside it: the same start, prompts, tokens and seeds, and the same
-  settings to choose from for each (1 or 2 gradient steps a batch, times the learning rates).
+* `named`: every named recipe runs end to end on a task that feeds it, once, at one rate: that it runs, not how well.
+* `--trl`: whole recipes beside GRPO of TRL 1.16 on a family: the same start, prompts, seeds and settings to choose from. In
+  the text world TRL gets rows from our generator (its `rollout_func`), with the world's words masked out.
 
-Within a family all runs stop at the same number of generated tokens (greedy baselines count). A variant that takes two
-gradient steps a batch is also shown at equal gradient steps, with half the tokens. Every variant chooses its learning rate
-from the same four on three seeds that do not count; where the best is the smallest or largest of them, another is tried
-beyond it, and if the best stays at the edge the choice is refused and nothing is claimed of the variant. Intervals are
-Student's t over seeds; their coverage, and that of the percentile and studentised bootstraps, is simulated at the number of
-seeds on the scores' own kind of law and written down. Claims are of paired t-tests after Holm's correction over the
-variants of a family. `--assess` computes intervals and claims again from the scores on record, without a run. Every
-finished run is a file in the folder of cells: kill it at any moment and start it again, nothing finished is lost. Writes
-benchmarks/results/recipes.json.
+Every run is scored when its tokens are spent, and when its gradient steps are done; greedy rows, probes and rows that go on
+from prefixes count as tokens. Every variant chooses its learning rate from the same four on three seeds that do not count;
+where the best is the smallest or largest of them, another is tried beyond it, and if the best stays at the edge the choice
+is refused and nothing is claimed of the variant. Intervals are Student's t over seeds; their coverage, and that of the
+percentile and studentised bootstraps, is simulated at the number of seeds and written down. Claims are of paired t-tests
+after Holm's correction, over the variants of a family, and beside TRL over all recipes and families; a claim holds at equal
+tokens and at equal gradient steps. `--assess` computes intervals and claims again from the scores on record; `--list` says
+what the whole study is and costs. Every finished run is a file in the folder of cells: kill it at any moment and start it
+again, nothing finished is lost. What is not asked for stays in the file as it was. Writes benchmarks/results/recipes.json.
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,12 +38,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _recipes_choosing import Cells, assess, measure
-from _recipes_families import families, run, run_trl
-from _recipes_variants import NOT_RUN, RATES, WHOLE
+from _recipes_choosing import TUNING, Cells, assess, measure
+from _recipes_families import Family, families, run, run_trl, small
+from _recipes_variants import CHOICES, HOME, NOT_RUN, RATES, SECONDS, TABLES, WHOLE
 from transformers.utils import logging as transformers_logging
 
 from bilevel_rl import __version__, records
+from bilevel_rl.policy_gradient.recipes import ALL
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,77 +66,128 @@ def quiet() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a look: 1/16 of the tokens, 2 seeds, one rate, rough coverage")
-    parser.add_argument("--families", default="sort,grid,tweets,trl")
+    parser.add_argument("--families", default=",".join([*TABLES, "named"]), help="components of these; named; empty: none")
+    parser.add_argument("--trl", default=",".join(WHOLE), help="whole recipes beside TRL's GRPO on these; empty: none")
     parser.add_argument("--variants", default="", help="only these, by label")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--assess", action="store_true", help="no runs: intervals and claims from the scores on record")
+    parser.add_argument("--list", action="store_true", help="no runs: what the study is, and what it costs")
     parser.add_argument("--tokens", type=int, default=0, help="of every run of the families asked for; 0: their own")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--cells", type=Path, default=Path("runs/bench-recipes"))
     args = parser.parse_args(argv)
-    if args.assess:
-        out = args.out or ROOT / "benchmarks/results/recipes.json"
-        results = records.read_json(out)
-        assess(results)
-        records.write_json(out, results)
-        print(f"written: {out}")
-        return
-    torch.set_num_threads(1)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    seeds, only = (2 if args.quick else args.seeds), set(filter(None, args.variants.split(",")))
-    every, cells, asked = families(args.cells), Cells(args.cells), args.families.split(",")
-    share = 16 if args.quick else 1
-    results: dict[str, Any] = {
-        "task": __doc__.split("\n")[0], "seeds": seeds, "quick": args.quick, "families": {}, "not_run": NOT_RUN,
-        "versions": versions(), "hardware": records.hardware(),
-    }  # fmt: skip
     out = args.out or (args.cells / "quick.json" if args.quick else ROOT / "benchmarks/results/recipes.json")
-    if out.exists():  # what is not asked for stays
-        old = records.read_json(out)
-        results["families"] = {name: rows for name, rows in old["families"].items() if name not in asked}
-        results |= {key: old[key] for key in ("trl", "recipes") if key in old and "trl" not in asked}
-    for name in [f for f in every if f in asked]:
-        family, tokens, rows = every[name], (args.tokens or every[name].tokens) // share, {}
-        results["families"][name] = {
-            "tokens": tokens, "prompts": family.prompts, "group": family.group, "tau": family.tau,
-            "rates": list(family.rates), "variants": rows,
+    if args.list:
+        print(cost(args.seeds))
+        return
+    results: dict[str, Any] = records.read_json(out) if out.exists() else {"families": {}, "beside_trl": {}}
+    if not args.assess:
+        torch.set_num_threads(1)
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        results |= {
+            "task": __doc__.split("\n")[0], "quick": args.quick, "not_run": NOT_RUN, "versions": versions(),
+            "hardware": records.hardware(),
         }  # fmt: skip
-        for label, variant in family.variants.items():
-            if only and label not in only:
-                continue
-            rates = variant[2].get("rates", family.rates)
-            rows[label] = {"slot": variant[0], "recipe": variant[1]} | measure(
-                cells, name, label, rates[:1] if args.quick else rates,
-                lambda rate, seed, spend, v=variant, f=family: run(f, v, rate, seed, spend), seeds, tokens,
-            )  # fmt: skip
-            show(name, label, rows[label])
-    if "trl" in asked:
-        family, tokens = every["sort"], (args.tokens or every["sort"].tokens) // share
-        choices = [[steps, rate] for steps in (1, 2) for rate in RATES]
-        results["trl"] = measure(
-            cells, "trl", "grpo", choices[:1] if args.quick else choices,
-            lambda c, seed, spend: run_trl(family, c[0], c[1], seed, spend), seeds, tokens,
-        )  # fmt: skip
-        show("trl", "grpo", results["trl"])
-        results["recipes"] = {}
-        for label, recipe in WHOLE.items():
-            if only and label not in only:
-                continue
-            results["recipes"][label] = {"recipe": recipe} | measure(
-                cells, "recipe", label, choices[:1] if args.quick else choices,
-                lambda c, seed, spend, r=recipe: run(family, ("recipe", r, {"epochs": c[0]}), c[1], seed, spend), seeds,
-                tokens,
-            )  # fmt: skip
-            show("recipe", label, results["recipes"][label])
+        study(args, results, out)
     assess(results, 20 if args.quick else 400)
     records.write_json(out, results)
     print(f"written: {out}")
 
 
+def study(args: argparse.Namespace, results: dict[str, Any], out: Path) -> None:
+    """The runs that are asked for, into `results`, which is written after every variant."""
+    seeds, only = (2 if args.quick else args.seeds), set(filter(None, args.variants.split(",")))
+    every, cells, share = families(args.cells), Cells(args.cells), 16 if args.quick else 1
+    asked, beside = (list(filter(None, text.split(","))) for text in (args.families, args.trl))
+    for name in asked:
+        if name == "named":
+            results["named"] = named_recipes(args.cells, cells, only, 16 if args.quick else 1)
+            continue
+        family = every[name]
+        tokens, steps = (args.tokens or family.tokens) // share, max(family.steps // share, 1)
+        place = results["families"].setdefault(name, {"variants": {}})
+        place |= about(family, tokens, steps, seeds)
+        for label, variant in family.variants.items():
+            if only and label not in only:
+                continue
+            rates = variant[2].get("rates", family.rates)
+            place["variants"][label] = {"slot": variant[0], "recipe": variant[1]} | measure(
+                cells, name, label, rates[:1] if args.quick else rates, functools.partial(run, family, variant), seeds,
+                tokens, steps,
+            )  # fmt: skip
+            show(name, label, place["variants"][label])
+            records.write_json(out, results)
+    for name in beside:
+        family, choices = every[name], CHOICES[name][:1] if args.quick else CHOICES[name]
+        tokens, steps = (args.tokens or family.tokens) // share, max(family.steps // share, 1)
+        place = results["beside_trl"].setdefault(name, {"recipes": {}})
+        place |= about(family, tokens, steps, seeds) | {"choices": CHOICES[name]}
+
+        def trl(choice: Any, *more: Any, family: Family = family) -> dict[str, Any]:
+            return run_trl(family, choice[0], choice[1], *more)
+
+        place["trl"] = measure(cells, f"trl-{name}", "grpo", choices, trl, seeds, tokens, steps)
+        show(f"trl {name}", "grpo", place["trl"])
+        for label, recipe in WHOLE[name].items():
+            if only and label not in only:
+                continue
+
+            def ours(choice: Any, *more: Any, recipe: str = recipe, family: Family = family) -> dict[str, Any]:
+                return run(family, ("recipe", recipe, {"epochs": choice[0]}), choice[1], *more)
+
+            row = measure(cells, f"recipe-{name}", label, choices, ours, seeds, tokens, steps)
+            place["recipes"][label] = {"recipe": recipe} | row
+            show(f"beside {name}", label, row)
+            records.write_json(out, results)
+
+
+def about(family: Family, tokens: int, steps: int, seeds: int) -> dict[str, Any]:
+    """What a family's figures are of."""
+    return {
+        "tokens": tokens, "steps": steps, "seeds": seeds, "prompts": family.prompts, "group": family.group,
+        "tau": family.tau, "rates": list(family.rates),
+    }  # fmt: skip
+
+
+def named_recipes(folder: Path, cells: Cells, only: set[str], share: int) -> dict[str, Any]:
+    """Every named recipe, once: the score before and after 3,000 tokens at a learning rate of .001."""
+    found = {}
+    for recipe in ALL:
+        if only and recipe.name not in only:
+            continue
+        home = HOME.get(recipe.name, "text_world")
+        family = small(folder, home, 3_000, 1)
+        options = {"terms": True} if home == "sort" else {}
+        one = cells.get(
+            ("named", recipe.name, 1e-3, 0, 3_000 // share, 1),
+            lambda f=family, r=recipe, o=options: run(f, ("recipe", r.name, o), 1e-3, 0, 3_000 // share, 1),
+        )
+        found[recipe.name] = {"task": home} | {key: one[key] for key in ("before", "score", "tokens", "gradient_steps")}
+        print(f"named   {recipe.name:22s} {home:14s} {one['before']:.3f} -> {one['score']:.3f}", flush=True)
+    return found
+
+
+def cost(seeds: int) -> str:
+    """The runs of the whole study and their processor time, at the seconds a run took on 2 EPYC cores (docs/log.md)."""
+    lines, total = [], 0.0
+    runs = len(RATES) * len(TUNING) + seeds
+    for name, table in TABLES.items():
+        lines.append((name, len(table) * runs, SECONDS[name]))
+    for name in WHOLE:
+        more = len(CHOICES[name]) * len(TUNING) + seeds
+        lines.append((f"{name} beside TRL", (len(WHOLE[name]) + 1) * more, SECONDS[name]))
+    lines.append(("named", len(ALL), 4.0))
+    words = []
+    for name, number, seconds in lines:
+        total += number * seconds
+        words.append(f"{name:22s} {number:5d} runs of about {seconds:4.1f} s  {number * seconds / 3600:5.2f} CPU-hours")
+    return "\n".join([*words, f"{'together':22s} {total / 3600:.1f} CPU-hours; choices at an edge add up to two rates each"])
+
+
 def show(name: str, label: str, row: Mapping[str, Any]) -> None:
-    print(f"{name:7s} {label:22s} {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  chosen {row['chosen']}  "
-          f"{row['tokens']} tokens  {row['seconds']:.1f} s", flush=True)  # fmt: skip
+    print(f"{name:12s} {label:22s} {row['before']:.3f} -> {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  "
+          f"chosen {row['chosen']}{' refused' if row['refused'] else ''}  {row['seconds']:.1f} s", flush=True)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,9 @@ from bilevel_rl.policy_gradient.credit import (
     RewardToGo,
     SegmentChain,
     SegmentTree,
+    StateValues,
     StepLevel,
+    ToGoLeaveOneOut,
 )
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.losses import Contrastive, MirrorDescent, PairwisePPO, PolicyGradient, Unified
@@ -40,6 +42,7 @@ THETA = torch.randn(
 REF = (THETA + 0.7 * torch.randn(3, 3, generator=G).double()).log_softmax(-1)
 STEP_REWARD = torch.randn(3, 3, generator=G).double()  # of token a in row s
 VALUE = torch.randn(3, generator=G).double()  # an arbitrary critic
+TABLE = torch.randn(4096, generator=G).double()  # arbitrary values of states
 GREEDY = 0.37
 
 
@@ -94,7 +97,7 @@ def sample(tree=False):
         score_norm=logit_score_norm(THETA[row], token), baseline=torch.full((n,), GREEDY).double(),
         prefix_value=torch.stack([start.expand(n), after_first], 1) + noise,
         path=torch.stack([leaf // 2, leaf], 1), depth=torch.arange(2).expand(n, 2),
-        extras={"row": row, "token": token},
+        state_key=row, memory={"state_values": {"value": TABLE, "seen": TABLE}}, extras={"row": row, "token": token},
     )  # fmt: skip
 
 
@@ -133,6 +136,8 @@ CREDITS = [
     (StepLevel(gamma=1.0, lam=1.0), 1.0),
     (Hierarchical(gamma=1.0, lam_turn=1.0), 1.0),
     (SegmentChain(interval=1, threshold=2.0), 1.0),
+    (ToGoLeaveOneOut(), 1.0),
+    (StateValues(), 1.0),
 ]
 
 

@@ -79,12 +79,14 @@ class Engine(abc.ABC):
         samples: actions drawn so far, of all policies and processes.
         planner: (candidates, k) -> what a recipe wants generated in iteration k; None: whatever the engine draws. An
             engine that does not ask it has `plans = False`, and recipes with a rollout are refused.
+        differentiates: names of the tensors beyond scores that losses may differentiate in (see `tensors`).
     """
 
     names: tuple[str, ...]
     plans: bool = False
     referred: bool = True
     samples: int = 0
+    differentiates: frozenset[str] = frozenset()
     planner: Callable[[Callable[[int], Tensor], int], RolloutPlan] | None = None
 
     @abc.abstractmethod
@@ -131,6 +133,18 @@ class Engine(abc.ABC):
     def logits(self, role: str, rows: Any) -> Tensor:
         """[N, T, A] of the law of each action."""
         raise self._declines("the logits of actions", "logits(role, rows)")
+
+    def tensors(self, role: str, rows: Any, names: Collection[str]) -> dict[str, Tensor]:
+        """What losses and regularisers differentiate in beyond scores, by the names that their cards declare.
+
+        [N, ...] each, with a graph where gradients are enabled: logits for a loss on whole laws, an error of a velocity
+        for a policy that has no likelihood.
+        """
+        raise self._declines("tensors with a gradient", "tensors(role, rows, names)")
+
+    def start_features(self, starts: Tensor) -> Tensor:
+        """[n, D] what is known of starts [n] before anything is written: numbers that say alike of alike ones."""
+        raise self._declines("features of starts", "start_features(starts)")
 
     def fields(self, role: str, rows: Any, needs: Collection[str]) -> dict[str, Any]:
         """Fields of `Batch` that components need beyond scores and rewards, by name."""

@@ -34,7 +34,7 @@ from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.policy_gradient.aggregate import sum_of_tokens
 from bilevel_rl.policy_gradient.batch import PROVIDERS, Batch, paid_at_end
-from bilevel_rl.policy_gradient.component import Effect, Slot
+from bilevel_rl.policy_gradient.component import Effect, Slot, needs_of
 from bilevel_rl.policy_gradient.credit.truncated import finished_only
 from bilevel_rl.policy_gradient.recipe import Memory, Recipe
 from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
@@ -43,10 +43,12 @@ from bilevel_rl.policy_gradient.select.prompts import PassRates
 from bilevel_rl.policy_gradient.select.replay import Replay, ReplayBuffer
 
 log = logging.getLogger(__name__)
+SCORED = ("logp", "kl", "entropy")  # what `Scores` differentiates
 DEMONSTRATION = "demonstration"  # the field that marks rows that were shown
 # fields that every engine's batches have
 OWN = {"reward", "group", "logp", "old", "ref", "entropy", "kl", "winner", "prompt_value"}
-HEAVY = ("logits", "sensitivity", "cost", "importance")  # of one iteration alone: a replay buffer does not keep them
+# of one iteration alone: a replay buffer does not keep them
+HEAVY = ("logits", "hidden", "sensitivity", "cost", "importance")
 
 
 class Learner:
@@ -102,6 +104,15 @@ class Learner:
                 message(f"rollout '{name.name if name else '?'}'", f"{type(self.engine).__name__}, which draws by itself",
                         "the rollout slot needs an engine that asks what to generate", "Leave rollout out")
             )  # fmt: skip
+        slot: list[Any] = list(self.recipe.rollout)
+        writers = [c for c in slot if hasattr(c, "write")]
+        late = [c for c in writers[1:] if getattr(c, "begins", False)]
+        if late or (writers and any(c.card.name == "refill" for c in slot)):
+            odd = late[0].card.name if late else "refill"
+            raise InvalidConfig(
+                message(f"rollout '{odd}'", f"{writers[0].card.name} beside it", "one component of the slot begins rows",
+                        "Leave one of them out")
+            )  # fmt: skip
         self.engine.planner = self.plan
 
     def plan(self, candidates: Callable[[int], Tensor], k: int) -> RolloutPlan:
@@ -109,7 +120,10 @@ class Learner:
         known = self.memory.get("pass_rates")
         settings = self.settings
         return self.recipe.plan(
-            RolloutAsk(candidates, settings.batch // settings.group, settings.group, known and known["value"], k)
+            RolloutAsk(
+                candidates, settings.batch // settings.group, settings.group, known and known["value"], k, self.memory,
+                self.engine.start_features,
+            )
         )
 
     # -- what is learned from ---------------------------------------------------------------------------------
@@ -207,6 +221,8 @@ class Learner:
         }
         own = ~self.rewarded.get(DEMONSTRATION) if self.rewarded.has(DEMONSTRATION) else None
         fresh = self.rewarded if own is None else self.rewarded.rows(own)
+        if fresh.has("hinted"):
+            fresh = fresh.rows(~fresh.get("hinted").bool())  # rates are those of rows without a hint
         if "pass_rates" in self.memory:
             self.memory["pass_rates"] = self.rates.update(self.memory["pass_rates"], fresh)
         light = {k: v for k, v in fresh.extras.items() if k not in HEAVY}
@@ -254,16 +270,16 @@ class Learner:
         """The loss's gradient in the [n, T] statistics of the whole batch, by name."""
         batch, role = f.batch, f.scored.role
         rows = f.scored.rows if f.rows is None else f.rows
-        names = ["logp", "kl", "entropy"]
+        names = list(SCORED)
         old_rows = f.rows is not None and batch.has("replayed") and bool(batch.get("replayed").any())
         if first and not old_rows:
             whole = {name: batch.get(name) for name in names}
         else:
             whole = dict(zip(names, kept or self._again(role, rows), strict=False))
-        if "logits" in {name for c in self.recipe.components for name in c.card.gradient}:
-            names.append("logits")
-            with torch.no_grad():
-                whole["logits"] = self.engine.logits(role, rows)
+        more = beyond_scores(self.recipe)
+        if more:
+            names += more
+            whole |= self._tensors(role, rows, more)
         leaves = {name: value.detach().requires_grad_() for name, value in whole.items()}
         loss, _ = self.recipe.objective(batch.replace(**leaves))
         price = self.lower.differentiable(leaves["logp"], leaves["kl"], leaves["entropy"], batch.get("ref"))
@@ -277,10 +293,12 @@ class Learner:
         self, role: str, part: Any, kept: Scores | None, gradients: Mapping[str, Tensor], retain: bool
     ) -> None:
         with self.engine.acting(role):
-            own = kept if kept is not None else self.engine.score(role, part)
-            given = own._asdict()
-            if "logits" in gradients:
-                given["logits"] = self.engine.logits(role, part)
+            given: dict[str, Tensor] = {}
+            if set(SCORED) & gradients.keys():  # a loss without a likelihood reads none of them
+                given |= (kept if kept is not None else self.engine.score(role, part))._asdict()
+            more = [n for n in gradients if n not in SCORED]
+            if more:
+                given |= self.engine.tensors(role, part, more)
             torch.stack([(given[n] * g).sum() for n, g in gradients.items()]).sum().backward(retain_graph=retain)
 
     def _through_critic(self, f: Prepared, part: Any, here: slice, graph: bool, retain: bool, k: int) -> None:
@@ -308,6 +326,17 @@ class Learner:
         mine = self.processes.part(size)
         step = self.settings.micro_batch or size
         return [slice(i, min(i + step, mine.stop)) for i in range(mine.start, mine.stop, step)]
+
+    @torch.no_grad()
+    def _tensors(self, role: str, rows: Any, names: Sequence[str]) -> dict[str, Tensor]:
+        """What losses differentiate in beyond scores, of all rows, each process computing its own."""
+        parts = [(here, self.engine.tensors(role, rows.rows(here), names)) for here in self._slices(rows.size)]
+        out = {n: torch.zeros(rows.size, *parts[0][1][n].shape[1:]).to(parts[0][1][n]) for n in names}
+        for here, found in parts:
+            for n in names:
+                out[n][here] = found[n]
+        self.processes.add(list(out.values()))
+        return out
 
     @torch.no_grad()
     def _again(self, role: str, rows: Any) -> list[Tensor]:
@@ -406,7 +435,12 @@ def _own(recipe: Recipe) -> Recipe:
 
 def needs(recipe: Recipe) -> set[str]:
     """Fields that the components of a recipe read."""
-    return {name for c in recipe.components for name in c.card.needs}
+    return {name for c in recipe.components for name in needs_of(c)}
+
+
+def beyond_scores(recipe: Recipe) -> list[str]:
+    """Tensors that its losses and regularisers differentiate in, besides those that every engine scores."""
+    return sorted({name for c in recipe.components for name in c.card.gradient} - set(SCORED))
 
 
 def chooses(recipe: Recipe) -> bool:
@@ -420,13 +454,14 @@ def weighs(loss: Any) -> Callable[[Tensor, Batch], Tensor]:
     return found
 
 
-def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
+def check(recipe: Recipe, method: Method, have: Collection[str], engine: Engine) -> None:
     """Say before training what can't work.
 
     Args:
         recipe: as given.
         method: which policies there are, and what x learns from.
         have: fields that the engine provides, besides `OWN`.
+        engine: whose policies learn.
 
     Raises:
         InvalidConfig: naming the component and what to do.
@@ -437,6 +472,7 @@ def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
         if component.card.rows > settings.batch:
             raise _refuse(component.card, f"a batch of {settings.batch}", "it compares responses with one another",
                           "Set group to 2 or more")  # fmt: skip
+    _check_gradients(recipe, engine)
     name = f"method={settings.method}"
     loss = getattr(recipe.loss, "card", None)
     if loss is not None:
@@ -448,8 +484,8 @@ def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
                           "Choose estimator=tilted or shared")  # fmt: skip
     for rollout in recipe.rollout:
         card = getattr(rollout, "card", None)
-        if card is not None and card.name == "refill" and method.own_rows:
-            raise _refuse(card, f"{settings.method} with two rollouts", "each policy would be refilled from other starts",
+        if getattr(rollout, "one_policy", False) and method.own_rows:
+            raise _refuse(card, f"{settings.method} with two rollouts", "each policy would write other starts",
                           "Choose estimator=tilted or shared, or leave rollout out")  # fmt: skip
     card = getattr(recipe.step, "card", None)
     if card is not None and card.name == "harpg":
@@ -465,6 +501,16 @@ def check(recipe: Recipe, method: Method, have: Collection[str]) -> None:
                     "%s '%s' changes the objective: x follows the hyper-gradient of J_tau, which this policy "
                     "does not maximise exactly", c.card.slot, c.card.name,
                 )  # fmt: skip
+
+
+def _check_gradients(recipe: Recipe, engine: Engine) -> None:
+    """Raise unless the engine has, with a graph, every tensor that a loss or regulariser differentiates in."""
+    for c in recipe.components:
+        missing = [n for n in c.card.gradient if n not in SCORED and n not in engine.differentiates]
+        if missing:
+            raise _refuse(c.card, f"a gradient in '{missing[0]}'",
+                          f"{type(engine).__name__} differentiates {', '.join((*SCORED, *sorted(engine.differentiates)))}",
+                          "Choose another, or give the engine `tensors` and `differentiates`")  # fmt: skip
 
 
 def _check_loss(loss: Any, method: Method, name: str) -> None:

@@ -115,7 +115,7 @@ class Loop:
         self.engine, self.settings, self.recipe = engine, settings, recipe
         self.method = methods.make(settings)
         self.method.check(objective)
-        learner.check(recipe, self.method, fields)
+        learner.check(recipe, self.method, fields, engine)
         self.processes = processes or Processes("cpu")
         self.share = share or Share(0, settings.batch, settings.micro_batch)
         if self.processes.sharded and learner.chooses(recipe):

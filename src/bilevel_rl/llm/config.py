@@ -10,6 +10,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bilevel_rl import names
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
 from bilevel_rl.llm.sections import SECTIONS, flattened, top_level, warn_of_flat
 from bilevel_rl.schedules import SHAPES, Annealed, PowerDecay, TimeScales
@@ -130,6 +131,8 @@ class Config:
     # -- data
     prompts: str = _key("", "prompts: hub id, file or folder, when none are given in Python")
     preferences: str = _key("", "stored preferences: hub id, file or folder, when none are given in Python")
+    task: str = _key("", "a shipped small task, NAME or NAME@LEVEL: prompts, reward, fields, world and a start policy")
+    fields: dict[str, str] = _key({}, "what the task knows of responses: field=MODULE:NAME, FILE.py:NAME or a column, ...")
     judge: str = _key("", "FOLDER@LABEL of a classifier, builtin:vader, MODULE:NAME, FILE.py:NAME, or queue:FOLDER by hand")
     gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
     cost: str = _key("", "second judge as a constraint: a scorer of costs, by the same names")
@@ -148,7 +151,7 @@ class Config:
     )
     micro_batch: int = _key(0, "rows of a forward pass; gradients accumulate; 0: all rows at once", rule=ANY)
 
-    generator: str = _key("", "who writes: empty: our sampler; vllm:URL, a server that speaks vLLM's protocol")
+    generator: str = _key("", "who writes: empty: our sampler; vllm:URL, a server of vLLM's protocol; FILE.py:NAME, ...")
     generator_folder: str = _key("", "vllm: folder, seen by both, through which weights go; empty: generator/ in out")
     off_policy_clip: float = _key(2.0, "bound on a token's ratio of the policy to who wrote it (vllm)", rule=ABOVE)
 
@@ -405,10 +408,11 @@ class Config:
                 message("config.weights", f"bfloat16 with dtype={self.dtype}", "forward passes are as fine as weights",
                         "Set dtype to bfloat16")
             )  # fmt: skip
-        if self.generator and not self.generator.startswith("vllm:http"):
+        if self.generator and not (self.generator.startswith("vllm:http") or names.is_name(self.generator)):
             raise InvalidConfig(
-                message("config.generator", repr(self.generator), "who writes is our sampler (empty) or vllm:URL",
-                        "Write vllm:http://HOST:PORT")
+                message("config.generator", repr(self.generator),
+                        f"who writes is our sampler (empty), vllm:URL, or a function of the tokenizer ({names.OWN})",
+                        "Write vllm:http://HOST:PORT, or the function")
             )  # fmt: skip
 
 
@@ -476,6 +480,17 @@ def _literal(text: str) -> Any:
         return text
 
 
+def _pairs(where: str, text: str) -> dict[str, str]:
+    """`name=source, name=source` as a mapping."""
+    found = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, sign, source = part.partition("=")
+        if not sign or not name.strip() or not source.strip():
+            raise InvalidConfig(message(where, repr(part), "it reads name=source, name=source", "Correct the text"))
+        found[name.strip()] = source.strip()
+    return found
+
+
 def _coerce(where: str, f: dataclasses.Field, value: Any) -> Any:
     kind = str(f.type)
     if kind == "float" and isinstance(value, str):
@@ -487,6 +502,8 @@ def _coerce(where: str, f: dataclasses.Field, value: Any) -> Any:
         "bool": isinstance(value, bool),
         "list[str]": isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value),
         "list[int]": isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value),
+        "dict[str, str]": isinstance(value, str)
+        or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())),
         "dict[str, float]": isinstance(value, str)
         or (isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values())),
     }[kind]
@@ -496,6 +513,8 @@ def _coerce(where: str, f: dataclasses.Field, value: Any) -> Any:
         )
     if kind == "float":
         return float(value)
+    if kind == "dict[str, str]" and isinstance(value, str):
+        return _pairs(where, value)
     if kind.startswith("list"):
         return list(value)
     return value

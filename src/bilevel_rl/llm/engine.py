@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import POLICIES, Engine, Scores
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.llm import setup
@@ -22,10 +21,11 @@ from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt, prompts_of
 from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.roles.backend import Roles
-from bilevel_rl.llm.roles.policy import token_statistics
+from bilevel_rl.llm.roles.policy import hidden_states, token_statistics
 from bilevel_rl.llm.sampling.gathering import gather
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts, replaced_rows, texts
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
+from bilevel_rl.llm.sampling.writing import ANSWER, LanguageWriter
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.reward.novelty import sensitivity
 from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan
@@ -36,6 +36,7 @@ Field = Callable[[Rollout], Tensor]
 DEMONSTRATION = "demonstration"  # a prompt's column
 # fields that this engine provides itself
 FIELDS = {"value", "answer", "turn", "completions", "score_norm", "target", "logits", "baseline"}
+OF_THE_BODY = {"start_features", "hidden"}  # of models whose hidden states can be read
 
 
 class LanguageEngine(Engine):
@@ -61,6 +62,7 @@ class LanguageEngine(Engine):
         self.stop_ids, self.pad_id, self.extra = stop_ids, pad_id, extra
         self.names, self.referred = roles.names, roles.has_reference
         self.number = {p.ids: i for i, p in enumerate(prompts)}
+        self.described: dict[int, Tensor] = {}
         self.demonstrations = demonstrations(prompts, tokenizer, stop_ids, config.max_new_tokens)
 
     @property
@@ -68,15 +70,18 @@ class LanguageEngine(Engine):
         """Fields of a `Batch` that components may read."""
         found = FIELDS | set(self.extra)
         if self.demonstrations:
-            found.add(DEMONSTRATION)
+            found |= {DEMONSTRATION, "demonstrations"}
+        if any(p.columns.get(ANSWER) for p in self.prompts):
+            found.add("gold_answers")
         with self.roles.model(POLICIES[0]) as model:
             if callable(getattr(model, "get_output_embeddings", None)):
-                found.add("sensitivity")
+                found |= {"sensitivity"} | OF_THE_BODY
         return found
 
     # -- the four questions ---------------------------------------------------------------------------------------
 
     plans = True
+    differentiates = frozenset({"logits"})
 
     @property
     def foreign(self) -> bool:
@@ -91,6 +96,12 @@ class LanguageEngine(Engine):
             drawn = prompts_of(self.prompts, config.prompts_per_step, config.seed, k)
             return self._written(role, [p for p in drawn for _ in range(config.group)], stream, k)
         plan = self.planner(self._line(k), k)
+        if plan.writes:
+            writer, written = LanguageWriter(self, role, stream, k), None
+            for component, ask in plan.writes:
+                written = component.write(writer, ask, plan, written)
+            assert written is not None
+            return writer.rollout(written)
         whole = self._written(role, [self.prompts[i] for i in plan.start.tolist()], stream, k)
         return self._refilled(role, whole, plan, stream, k) if plan.attempts else whole
 
@@ -153,9 +164,9 @@ class LanguageEngine(Engine):
         return found
 
     def rewards(self, rows: Rollout) -> Tensor:
-        """See `Engine`."""
+        """See `Engine`; a row that goes on in the next iteration is not paid yet."""
         with precision(self.config.dtype, self.processes.device):
-            return self.roles.rewards(rows)
+            return _paid(self.roles.rewards(rows), rows)
 
     def parameters(self, role: str) -> Mapping[str, nn.Parameter]:
         """See `Engine`."""
@@ -170,7 +181,7 @@ class LanguageEngine(Engine):
     def terms(self, rows: Rollout) -> Tensor | None:
         """See `Engine`."""
         terms = getattr(self.roles.reward, "terms", None)
-        return terms(rows) if terms is not None else None
+        return _paid(terms(rows), rows) if terms is not None else None
 
     def values(self, role: str, rows: Rollout) -> Tensor:
         """See `Engine`."""
@@ -182,9 +193,24 @@ class LanguageEngine(Engine):
         with precision(self.config.dtype, self.processes.device):
             return self.roles.logits(role, rows)
 
+    def tensors(self, role: str, rows: Rollout, names: Collection[str]) -> dict[str, Tensor]:
+        """See `Engine`: the logits."""
+        return {"logits": self.logits(role, rows)} if "logits" in names else {}
+
+    @torch.no_grad()
+    def start_features(self, starts: Tensor) -> Tensor:
+        """See `Engine`: the frozen reference's last hidden state at each prompt's end."""
+        new = [g for g in dict.fromkeys(starts.tolist()) if g not in self.described]
+        if new:
+            rows = from_pairs([(self.prompts[g], (self.pad_id,)) for g in new], self.pad_id, self.processes.device)
+            with precision(self.config.dtype, self.processes.device), self.roles.model("reference") as model:
+                last = hidden_states(model, rows)[:, rows.width - 1].float().cpu()
+            self.described |= dict(zip(new, last, strict=True))
+        return torch.stack([self.described[g] for g in starts.tolist()])
+
     def fields(self, role: str, rows: Rollout, needs: Collection[str]) -> dict[str, Any]:
         """See `Engine`."""
-        found: dict[str, Any] = {name: function(rows) for name, function in self.extra.items()}
+        found: dict[str, Any] = dict(rows.extras) | {name: function(rows) for name, function in self.extra.items()}
         found["group"] = [self.number[p.ids] for p in rows.prompts]
         found["completions"] = rows.completions
         if "answer" in needs and "answer" not in found:
@@ -194,6 +220,12 @@ class LanguageEngine(Engine):
             found.setdefault("target", rows.completions)
         if {"logits", "score_norm", "sensitivity"} & set(needs):
             self._of_logits(role, rows, needs, found)
+        if "start_features" in needs:
+            found.setdefault("start_features", self.start_features(torch.tensor(found["group"])).to(rows.logp))
+        if "hidden" in needs and "hidden" not in found:
+            with precision(self.config.dtype, self.processes.device), self.roles.model(role) as model:
+                before = hidden_states(model, rows)[:, rows.width - 1 : rows.width - 1 + rows.horizon]
+            found["hidden"] = before / self.config.temperature  # so that the last layer's weights give the logits
         return found
 
     def _of_logits(
@@ -213,16 +245,14 @@ class LanguageEngine(Engine):
         """See `Engine`."""
         prompts = [self.prompts[g] for g in batch.group.tolist()]
         device = batch.mask.device
-        own = torch.arange(batch.mask.shape[1], device=device) < batch.mask.sum(1, keepdim=True)
-        if not torch.equal(own, batch.mask):
-            raise InvalidConfig(
-                message("recipe", "replay, with completions that hold given tokens", "kept rows have the policy's own alone",
-                        "Leave replay out, or a generator that gives tokens")
-            )  # fmt: skip
         ids, attention = pad_prompts(prompts, self.pad_id, device)
-        completion = torch.where(batch.mask, batch.get("completions"), self.pad_id)
-        lengths = batch.length.to(device)
-        return assemble(prompts, ids, attention, completion, lengths, batch.done, torch.zeros_like(batch.old))
+        column = torch.arange(batch.mask.shape[1], device=device)
+        lengths = torch.where(batch.mask, column + 1, 0).amax(1)  # a row ends with the policy's own token
+        real = column < lengths[:, None]
+        completion = torch.where(real, batch.get("completions"), self.pad_id)
+        return assemble(
+            prompts, ids, attention, completion, lengths, batch.done, torch.zeros_like(batch.old), given=real & ~batch.mask
+        )
 
     def shown(self, groups: Sequence[int]) -> Rollout | None:
         """See `Engine`."""
@@ -231,7 +261,12 @@ class LanguageEngine(Engine):
             return None
         rollout = from_pairs(rows, self.pad_id, self.processes.device, self.tokenizer)
         logp = rollout.logp.to(next(iter(self.parameters(POLICIES[0]).values())).dtype)
-        return dataclasses.replace(rollout, ended=torch.ones_like(rollout.ended), logp=logp)
+        mask = rollout.mask.to(logp)
+        if hasattr(self.generator, "observed"):  # a world's words are not the demonstrator's
+            for i, (prompt, completion) in enumerate(rows):
+                given = torch.tensor(self.generator.observed(prompt, completion), device=mask.device)
+                mask[i, : len(given)] *= ~given
+        return dataclasses.replace(rollout, ended=torch.ones_like(rollout.ended), logp=logp, mask=mask)
 
     @torch.no_grad()
     def greedy(self, groups: Sequence[int]) -> Tensor:
@@ -244,6 +279,12 @@ class LanguageEngine(Engine):
             best = sampler(model, prompts, half)
         self.samples += int(best.lengths.sum())
         return self.roles.rewards(best)
+
+
+def _paid(reward: Tensor, rows: Rollout) -> Tensor:
+    """[N] or [N, K] rewards, 0 for rows that are not finished."""
+    pending = rows.extras.get("pending")
+    return reward if pending is None else torch.where(pending.reshape(-1, *[1] * (reward.ndim - 1)), 0, reward)
 
 
 def demonstrations(

@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, str]] = {
                  "metric": "eval_metric", "patience": "patience"},
     "memory": _same("gradient_checkpointing", "weights", "quantised", "attention", "train"),
     "lora": {"rank": "lora_rank", "scale": "lora_scale", "targets": "lora_targets"},
+    "task": {"name": "task", "fields": "fields"},
     "sampling": _same("prompts_per_step", "group", "max_new_tokens", "max_prompt_tokens", "long_prompts", "temperature",
                       "stop_ids", "micro_batch", "generator", "generator_folder", "off_policy_clip"),
     "regularizer": {"kind": "regularizer", "estimator": "kl_estimator", "target": "target_kl", "rate": "kl_rate"},

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bilevel_rl import names
 from bilevel_rl.levels import digests, learner
 from bilevel_rl.levels.engine import REWARD
 from bilevel_rl.levels.followers import Scored
@@ -25,6 +26,7 @@ from bilevel_rl.levels.run_folder import FREE, has_checkpoint
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.llm import loggers, setup
 from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.data.fields import fields_by_name
 from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.engine import LanguageEngine
 from bilevel_rl.llm.held_out import HeldOut
@@ -68,7 +70,7 @@ class BilevelTrainer(Loop):
         recipe: how a follower learns: a `Recipe`, a name or a composition (`policy_gradient.compose`); None:
             `config.recipe`. Both followers get theta's selection and weights.
         fields: what the task knows of each response and components read, by field of `Batch`: functions of a
-            `Rollout` that return [N] or [N, T] tensors (turn, state_key, duration, ...).
+            `Rollout` that return [N] or [N, T] tensors (turn, state_key, duration, ...); beside those of `config.fields`.
         callbacks: transformers `TrainerCallback`s.
         resume: continue from the checkpoint in `config.out`.
         problem: label of the task in the run folder.
@@ -149,11 +151,13 @@ class BilevelTrainer(Loop):
             made.roles.unheld, race if config.common == "race" else inverse_cdf,
         )  # fmt: skip
         self.updates = 0  # what a server's weights are known by
+        if generator is None and names.is_name(config.generator):
+            generator = names.find(config.generator, {}, "config.generator")(made.tokenizer)
         if generator is None:
             generator = made_generator(config, self, sampler) if config.generator else sampler
         engine = LanguageEngine(
             config, made.roles, self.processes, made.share, made.prompts, generator, made.tokenizer, made.stop_ids,
-            made.pad_id, fields or {},
+            made.pad_id, made.fields,
         )  # fmt: skip
         labels = TextLabels(
             judge, gold, made.stored, made.prompts, made.pad_id, made.tokenizer, self.processes.device, cost
@@ -246,6 +250,7 @@ class _Made:
     recipe: Recipe
     share: Share
     roles: Any
+    fields: Mapping[str, Callable[[Rollout], Tensor]]
 
 
 def _make(
@@ -267,6 +272,7 @@ def _make(
         prompts, tokenizer, config.max_prompt_tokens, vocabulary, long_prompts=config.long_prompts
     )
     setup.check_context(config, policy, known)
+    fields = {**fields_by_name(config.fields, known), **fields}
     stop_ids = setup.stop_ids(config, policy, tokenizer)
     pad = getattr(tokenizer, "pad_token_id", None)
     pad_id = pad if pad is not None else stop_ids[0] if stop_ids else 0
@@ -286,14 +292,15 @@ def _make(
     share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
     read = learner.needs(recipe)
     # plain learning that nothing holds near the reference needs none, in memory or in a pass
-    referred = method.asks or config.tau != 0 or reference is not None or bool({"ref", "kl"} & read)
+    read_of_it = bool({"ref", "kl", "start_features"} & read)
+    referred = method.asks or config.tau != 0 or reference is not None or read_of_it
     roles = setup.make_roles(
         config, policy, reward, reference, processes.device, "value" in read, tokenizer, known, referred
     )
     if callable(getattr(objective, "parameters", None)):  # a multiplier trains with x
         roles.join(REWARD, objective.parameters())
     return _Made(
-        tokenizer, policy, known, stop_ids, pad_id, objective, stored, settings, recipe, share, roles
+        tokenizer, policy, known, stop_ids, pad_id, objective, stored, settings, recipe, share, roles, fields
     )
 
 

@@ -65,6 +65,11 @@ PROVIDERS: dict[str, str] = {
     "role": "A hierarchical task: 0 for action tokens, 1 for sub-goals, 2 for switch decisions",
     "switch_probability": "A hierarchical policy: the probability of a switch at each token's turn",
     "start_potential": "A probing sampler: the potential before the first step",
+    "start_features": "An engine that knows its starts: numbers that describe each one, [N, D]",
+    "pending": "A windowed sampler: True for the responses that go on in the next iteration",
+    "demonstrations": "A data set with solutions: give prompts the column `demonstration`",
+    "gold_answers": "A data set with answers: give prompts the column `answer`",
+    "hidden": "The policy: the input of its last layer at each token, [N, T, D]",
 }
 
 _TOKEN = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch, paid_at_end
-from bilevel_rl.policy_gradient.component import Card, Scope, Slot, parts
+from bilevel_rl.policy_gradient.component import Card, Scope, Slot, needs_of, parts
 from bilevel_rl.policy_gradient.setting import Setting, configured
 
 VOCABULARY = 5
@@ -90,6 +90,12 @@ def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int =
         depth=(torch.arange(width) >= 4).long().expand(n, width),
         final_value=normal(n),
         window_start=integers(4, n),
+        hidden=normal(n, width, 3) + noise[..., None],
+        start_features=normal(prompts, 3)[group],
+        completions=token,
+        pending=torch.arange(n) % 3 == 0,
+        demonstrations=torch.ones(n),
+        gold_answers=torch.ones(n),
     )
 
 
@@ -145,7 +151,7 @@ def check_component(component: Any, batch: Batch | None = None) -> list[str]:
 def _begin(component: Any, batch: Batch | None, start: list[Batch]) -> Iterator[str]:
     """The batch to check on, put into `start`, or why there is none."""
     component, batch = configured(component, SETTING), random_batch() if batch is None else batch
-    missing = [field for part in parts(component) for field in part.card.needs if not batch.has(field)]
+    missing = [field for part in parts(component) for field in needs_of(part) if not batch.has(field)]
     if missing:
         yield f"needs '{missing[0]}', which the batch lacks: give check_component a batch with it"
         return

@@ -181,11 +181,17 @@ def parts(component: Any) -> Iterator[Any]:
                 yield from parts(one)
 
 
+def needs_of(component: Any) -> tuple[str, ...]:
+    """Fields without which a component can't run: its card's, or its own `needs` where they depend on its options."""
+    found: tuple[str, ...] = getattr(component, "needs", component.card.needs)
+    return found
+
+
 def check_before(component: Any, fields: Collection[str], group_size: int) -> None:
     """Raise `InvalidConfig` when `component` will not find what it needs in the batches to come."""
     for part in parts(component):
         card = part.card
-        for name in card.needs:
+        for name in needs_of(part):
             if name not in fields:
                 raise card.lacks(name)
         smallest = getattr(part, "smallest_group", card.group)  # where it depends on the options

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.batch import Batch
-from bilevel_rl.policy_gradient.component import Effect, check_before, parts
+from bilevel_rl.policy_gradient.component import Effect, check_before, needs_of, parts
 from bilevel_rl.policy_gradient.credit.gae import value_targets
 from bilevel_rl.policy_gradient.credit.leave_one_out import LeaveOneOut
 from bilevel_rl.policy_gradient.credit.reward_to_go import RewardToGo
@@ -107,7 +107,10 @@ class Recipe:
 
     def plan(self, ask: RolloutAsk) -> RolloutPlan:
         """What an iteration is to generate."""
-        return planned(self.rollout, ask)
+        if not self.rollout:
+            return RolloutPlan.plain(ask)
+        asks = (dataclasses.replace(ask, memory=self._memory_of(one, ask.memory)) for one in self.rollout)
+        return planned(list(zip(self.rollout, asks, strict=True)))
 
     def configured(self, setting: Setting) -> Recipe:
         """The recipe with the limits that its components leave open taken from the run."""
@@ -162,12 +165,14 @@ class Recipe:
 
     def _seen_by(self, top: Any, batch: Batch) -> Batch:
         """The batch with the memory of this part of the recipe under the names that its components look for."""
+        return batch.replace(memory=self._memory_of(top, batch.memory))
+
+    def _memory_of(self, top: Any, memory: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Mapping[str, Tensor]]:
         own = {c.card.name: key for key, (c, part) in self._remembering.items() if part is top}
         if all(name == key for name, key in own.items()):
-            return batch
-        memory = {name: batch.memory[key] for name, key in own.items() if key in batch.memory}
-        others = {key: state for key, state in batch.memory.items() if key not in own}
-        return batch.replace(memory=others | memory)
+            return memory
+        others = {key: state for key, state in memory.items() if key not in own}
+        return others | {name: memory[key] for name, key in own.items() if key in memory}
 
     def init(self) -> Memory:
         """What the stateful components remember at the start: plain tensors, ready for safetensors."""
@@ -266,9 +271,9 @@ class Recipe:
         cost = batch.extras.get("cost")
         batch = self._seen_by(self.credit, batch)
         rules = list(parts(self.credit))
-        linear = all(c.card.effect is Effect.KEEPS for c in rules) or any(
-            "value" in c.card.needs for c in rules
-        )
+        needs = {name for c in rules for name in needs_of(c)}
+        linear = all(c.card.effect is Effect.KEEPS for c in rules) or "value" in needs
+        linear = linear and "prefix_value" not in needs  # what goes on from a prefix is paid the reward alone
         if cost is None or linear:
             return self.credit(_charged(batch))
         return self.credit(batch) + RewardToGo()(batch.replace(reward=cost.to(batch.reward)))

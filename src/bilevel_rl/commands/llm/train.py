@@ -81,22 +81,28 @@ def run(config: Config, resume: bool) -> int:
     """Train as a configuration says, with a progress bar, and show what came out."""
     from bilevel_rl.llm.trainer import BilevelTrainer
 
-    if not config.prompts:
+    given: dict[str, Any] = {}
+    if config.task:
+        from bilevel_rl.llm.tasks import by_name
+
+        config, given = by_name.prepared(config)
+    if not config.prompts and "prompts" not in given:
         raise InvalidConfig(
             message("config.prompts", "nothing", "a run from the command line reads its prompts from somewhere",
-                    "Set prompts: to a hub id, file or folder")
+                    "Set prompts: to a hub id, file or folder, or task: to a shipped task")
         )  # fmt: skip
-    prompts = load_prompts(config.prompts, duplicates="drop")
+    if config.prompts:
+        given["prompts"] = load_prompts(config.prompts, duplicates="drop")
     preferences = preference_rows(config.preferences) if config.preferences else None
     held_out = load_prompts(config.eval_prompts, duplicates="drop") if config.eval_prompts else []
     judge, scorer = make_judge(config.judge, config.seed)
     console = screen.console()
     with screen.bar(f"{config.method}", config.steps) as advance:
+        given["gold"] = make_gold(config.gold) or scorer or given.get("gold")
         trainer = BilevelTrainer(
-            config, prompts=prompts, judge=judge, gold=make_gold(config.gold) or scorer, preferences=preferences,
-            cost=make_gold(config.cost, "config.cost"), held_out=held_out,
-            held_out_gold=make_gold(config.eval_gold, "config.eval_gold"),
-            callbacks=[_ticker(advance)], resume=resume, problem=Path(config.prompts).stem or "prompts",
+            config, judge=judge, preferences=preferences, cost=make_gold(config.cost, "config.cost"), held_out=held_out,
+            held_out_gold=make_gold(config.eval_gold, "config.eval_gold"), callbacks=[_ticker(advance)], resume=resume,
+            problem=config.task or Path(config.prompts).stem or "prompts", **given,
         )  # fmt: skip
         if not resume:
             console.print(f"memory: {trainer.memory}", highlight=False)

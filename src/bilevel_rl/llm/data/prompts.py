@@ -35,6 +35,22 @@ class Prompt:
         return isinstance(self.text, list)
 
 
+@dataclasses.dataclass(frozen=True)
+class Begun(Prompt):
+    """A prompt with the first tokens of its completion, to be gone on from.
+
+    Attributes:
+        begun: tokens of the completion that end `ids`.
+    """
+
+    begun: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> Prompt:
+        """The prompt alone."""
+        return Prompt(self.ids[: len(self.ids) - len(self.begun)], self.text, self.columns)
+
+
 RESERVED = (
     "prompts",
     "completions",

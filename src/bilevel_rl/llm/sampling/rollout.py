@@ -14,7 +14,7 @@ advantage. A row ends with a token of the policy's, where its reward is paid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Rollout:
         group: [N] index of the row's prompt in the batch.
         texts: N completions as a reward function receives them (strings, messages, or ids without a tokenizer).
         mask: [N, T] 1 where the policy sampled, in the type of `logp`; None: at every real token.
+        extras: fields of `Batch` that were found out while sampling, [N, ...].
     """
 
     prompts: Sequence[Prompt]
@@ -49,6 +50,7 @@ class Rollout:
     group: Tensor
     texts: Sequence[Any] = ()
     mask: Tensor = None  # type: ignore[assignment]  # made from lengths
+    extras: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.mask is None:
@@ -112,7 +114,7 @@ class Rollout:
         return Rollout(
             [self.prompts[i] for i in where], self.ids[index], self.attention[index], self.lengths[index],
             self.ended[index], self.logp[index], self.group[index], [self.texts[i] for i in where] if self.texts else (),
-            self.mask[index],
+            self.mask[index], {name: value[index] for name, value in self.extras.items()},
         )  # fmt: skip
 
     def completion_ids(self) -> list[list[int]]:

@@ -21,6 +21,7 @@ from bilevel_rl.policy_gradient.credit.polychromic import Polychromic
 from bilevel_rl.policy_gradient.credit.replay import ReplayCredit
 from bilevel_rl.policy_gradient.credit.reward_to_go import RewardToGo
 from bilevel_rl.policy_gradient.credit.segment import SegmentChain, SegmentTree
+from bilevel_rl.policy_gradient.credit.state_values import StateValues
 from bilevel_rl.policy_gradient.credit.step_groups import Episode, StepGroups
 from bilevel_rl.policy_gradient.credit.step_level import StepLevel
 from bilevel_rl.policy_gradient.credit.step_potential import StepPotential
@@ -33,5 +34,5 @@ ALL = (
     LeaveOneOut, Return, Greedy, GroupNorm, GroupMean, BatchNorm, GAE, OptimalBaseline, LengthBaseline, EMPG,
     Consistency, Adora, TruncatedGAE, Hierarchical, MultiReward, TrajectoryGraph, StepPotential, Alignment,
     HierarchyOfGroups, StepLevel, Polychromic, SegmentChain, SegmentTree, Gate, HintCredit,
-    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG, Decoupled, ToGoLeaveOneOut,
+    ReplayCredit, RewardToGo, Episode, StepGroups, Sum, GPG, Decoupled, ToGoLeaveOneOut, StateValues,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
+from bilevel_rl.policy_gradient.credit.state_values import StateValues
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
@@ -84,6 +85,7 @@ class Hierarchical(Credit):
         gamma: discount a turn.
         lam_turn: inside segments.
         lam_segment: over segments.
+        high: the high level's critic, a table by state key (`state_values`, ours); None: the field `value_high`.
 
     References:
         HiPER: Hierarchical Reinforcement Learning with Explicit Credit Assignment for Large Language
@@ -95,6 +97,7 @@ class Hierarchical(Credit):
     gamma: float = 0.99
     lam_turn: float = 0.95
     lam_segment: float = 0.95
+    high: StateValues | None = None
 
     card: ClassVar[Card] = Card(
         name="hierarchical",
@@ -109,15 +112,28 @@ class Hierarchical(Credit):
         note="unbiased at lambda = 1",
     )
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Fields that it reads: `value_high` only where no table stands in its place."""
+        return tuple(n for n in self.card.needs if self.high is None or n != "value_high")
+
     def idle(self, setting: Setting) -> str:
         """Why it can't act, or nothing."""
         return ONE_TURN if setting.turns is False else ""
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] advantages."""
-        value, high, switch = self.card.take(batch, "value", "value_high", "switch")
+        for name in self.needs:
+            if not batch.has(name):
+                raise self.card.lacks(name)
+        value, switch = batch.inside("value"), batch.inside("switch")
         turns = Turns.of(batch)
-        v_low, v_high = turns.at_first(value.detach()), turns.at_first(high.detach())
+        v_low = turns.at_first(value.detach())
+        if self.high is None:
+            (known,) = self.card.take(batch, "value_high")
+            v_high = turns.at_first(known.detach())
+        else:
+            v_high = self.high.values(batch).to(v_low)
         flags = turns.sum(switch.to(value.dtype)) > 0
         a_low, a_high = hierarchical_advantages(
             turns.sum(batch.token_reward.to(value.dtype)), v_low, v_high, flags, turns.valid,

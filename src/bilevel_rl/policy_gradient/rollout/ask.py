@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.moved import renamed
 
 __getattr__ = renamed("bilevel_rl.policy_gradient.rollout.ask", Ask="RolloutAsk", Plan="RolloutPlan")
@@ -25,6 +26,8 @@ class RolloutAsk:
         group: rows a start.
         value: [Q] remembered mean reward of every start; None where nothing remembers it.
         iteration: k.
+        memory: what stateful components remember, by component name.
+        features: [n] starts -> [n, D] what is known of them before anything is written; None where nothing is.
     """
 
     candidates: Callable[[int], Tensor]
@@ -32,6 +35,8 @@ class RolloutAsk:
     group: int
     value: Tensor | None = None
     iteration: int = 0
+    memory: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
+    features: Callable[[Tensor], Tensor] | None = None
 
     @property
     def rows(self) -> int:
@@ -47,11 +52,14 @@ class RolloutPlan:
         start: [N] the start of each row; always as many rows as an iteration has.
         attempts: how often rows whose group says nothing are written again, from other starts.
         spare: [attempts x starts] starts for them, in order.
+        writes: components that generate in a way of their own, each with what it may know; (): every row from its
+            beginning to its end.
     """
 
     start: Tensor
     attempts: int = 0
     spare: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    writes: tuple[tuple[Any, RolloutAsk], ...] = ()
 
     @classmethod
     def plain(cls, ask: RolloutAsk) -> RolloutPlan:
@@ -64,9 +72,16 @@ class RolloutPlan:
         return cls(ask.candidates(ask.starts).repeat_interleave(ask.group))
 
 
-def planned(rollout: tuple[Any, ...], ask: RolloutAsk) -> RolloutPlan:
-    """The plan after every component of the slot, in order."""
-    plan = RolloutPlan.plain(ask)
-    for component in rollout:
+def planned(rollout: Sequence[tuple[Any, RolloutAsk]]) -> RolloutPlan:
+    """The plan after every component of the slot, in order, each with what it may know."""
+    plan = RolloutPlan.plain(rollout[0][1])
+    for component, ask in rollout:
         plan = component(ask, plan)
-    return plan
+    writes = tuple((component, ask) for component, ask in rollout if hasattr(component, "write"))
+    return dataclasses.replace(plan, writes=writes)
+
+
+def at_least(where: str, value: int, least: int) -> None:
+    """Raise `InvalidConfig` for an option that is smaller."""
+    if value < least:
+        raise InvalidConfig(message(where, value, f"at least {least}", "Raise it"))

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
-from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
+from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan, at_least
+from bilevel_rl.policy_gradient.rollout.prompt_model import PromptModel
 from bilevel_rl.policy_gradient.select.prompts import allocate, nearest_to
 
 
@@ -23,14 +23,16 @@ class Nearest:
     Args:
         candidates: a start that is generated; four are published.
         target: $\tau$, in units of reward.
+        value: a model of V that is trained along (`prompt_model`), as published; None: the running mean of the start's
+            past rewards, .5 where there is none yet.
 
     References:
-        Prompt Curriculum Learning for Efficient LLM Post-Training. SEEN (paper notes). The value is the running mean
-        of past rewards of the start, .5 where there is none yet: the published one is a trained model.
+        Prompt Curriculum Learning for Efficient LLM Post-Training. SEEN (paper notes).
     """
 
     candidates: int = 4
     target: float = 0.5
+    value: PromptModel | None = None
 
     card: ClassVar[Card] = Card(
         name="choose_nearest",
@@ -46,12 +48,12 @@ class Nearest:
     )
 
     def __post_init__(self) -> None:
-        _at_least("Nearest.candidates", self.candidates, 1)
+        at_least("Nearest.candidates", self.candidates, 1)
 
     def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan with the starts chosen; a start is chosen once."""
         line = _distinct(ask.candidates(self.candidates * ask.starts))
-        chosen = line[nearest_to(_value(ask, line), ask.starts, self.target)]
+        chosen = line[nearest_to(_value(ask, line, self.value), ask.starts, self.target)]
         # fewer starts than an iteration has: they take turns
         turns = chosen[torch.arange(ask.starts) % len(chosen)]
         return dataclasses.replace(plan, start=turns.repeat_interleave(ask.group))
@@ -66,14 +68,15 @@ class Spread:
     Args:
         candidates: a start of the plain plan.
         smallest: rows of a candidate at least; the rest goes where it promises most.
+        value: as for `choose_nearest`.
 
     References:
-        V0: A Generalist Value Model for Any Policy at State Zero, arXiv 2602.03584. The utility is SEEN (secondary);
-        the value is the running mean of past rewards (the published one is a trained model: INFERRED).
+        V0: A Generalist Value Model for Any Policy at State Zero, arXiv 2602.03584. The utility is SEEN (secondary).
     """
 
     candidates: int = 2
     smallest: int = 2
+    value: PromptModel | None = None
 
     card: ClassVar[Card] = Card(
         name="spread_budget",
@@ -88,27 +91,24 @@ class Spread:
     )
 
     def __post_init__(self) -> None:
-        _at_least("Spread.candidates", self.candidates, 1)
-        _at_least("Spread.smallest", self.smallest, 1)
+        at_least("Spread.candidates", self.candidates, 1)
+        at_least("Spread.smallest", self.smallest, 1)
 
     def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan with uneven groups."""
         most = max(ask.rows // self.smallest, 1)  # candidates that can have `smallest` rows
         line = _distinct(ask.candidates(self.candidates * ask.starts))[:most]
         smallest = min(self.smallest, ask.rows // len(line))
-        rows = allocate(_value(ask, line), ask.rows, smallest, ask.rows)
+        rows = allocate(_value(ask, line, self.value), ask.rows, smallest, ask.rows)
         return dataclasses.replace(plan, start=line.repeat_interleave(rows))
 
 
-def _value(ask: RolloutAsk, line: Tensor) -> Tensor:
+def _value(ask: RolloutAsk, line: Tensor, model: PromptModel | None) -> Tensor:
+    if model is not None and ask.features is not None:
+        return model.predict(ask.memory.get(model.card.name) or model.init(), ask.features(line))
     return torch.full(line.shape, 0.5) if ask.value is None else ask.value.cpu()[line]
 
 
 def _distinct(line: Tensor) -> Tensor:
     """Without repetitions, in the order of the line."""
     return torch.tensor(list(dict.fromkeys(line.tolist())), dtype=torch.long)
-
-
-def _at_least(where: str, value: int, least: int) -> None:
-    if value < least:
-        raise InvalidConfig(message(where, value, f"at least {least}", "Raise it"))

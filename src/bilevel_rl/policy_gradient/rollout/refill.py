@@ -42,6 +42,8 @@ class Refill:
         note="the mixture over prompts moves to the undecided ones",
     )
 
+    one_policy: ClassVar[bool] = True  # a second policy would be refilled from other starts
+
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise InvalidConfig(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from bilevel_rl.policy_gradient.batch import Batch
@@ -56,12 +58,15 @@ def adam_change(
 class Curvature:
     r"""Weight 1 where $\delta_H \le m_H \le \delta_H^{high}$ and $m_F \le \delta_F$, else 0.
 
-    The fields `predicted_gain` (m_H) and `predicted_shift` (m_F), [N, T], come from `last_layer_model`.
+    $m_H$ and $m_F$ are those of the step that Adam would take on the last layer's weights alone, from this batch's
+    advantages and moments of its own (`last_layer_model`, `adam_change`); a batch that brings `predicted_gain` (m_H) and
+    `predicted_shift` (m_F), [N, T], is taken at its word.
 
     Args:
         lowest: $\delta_H$, in units of advantage.
         highest: $\delta_H^{high}$.
         shift: $\delta_F$, in nats.
+        rate: learning rate of the candidate step (ours).
 
     References:
         Stabilizing Policy Gradients for Sample-Efficient Reinforcement Learning in LLM Reasoning
@@ -72,21 +77,56 @@ class Curvature:
     lowest: float = -0.5
     highest: float = 0.5
     shift: float = 0.05
+    rate: float = 1e-3
 
     card: ClassVar[Card] = Card(
         name="capo",
         slot=Slot.WEIGH,
         effect=Effect.CHANGES,
-        needs=("predicted_gain", "predicted_shift"),
-        scope=Scope.RESPONSE,
+        needs=("advantage", "hidden", "logits", "target"),
+        scope=Scope.BATCH,
         source="Stabilizing Policy Gradients for Sample-Efficient RL in LLM Reasoning",
         status=Status.SEEN,
         number=11,
-        cost="O(NT) + one product with the last layer's weights",
+        cost="O(NTVD): the gradient of the last layer, and a product with it",
     )
+
+    def init(self) -> dict[str, Tensor]:
+        """No moments yet; they get the shape of the last layer with the first batch."""
+        return {"step": torch.zeros(1, dtype=torch.long)}
+
+    def update(self, state: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Adam's moments after the batch."""
+        if not batch.has("hidden"):
+            return dict(state)
+        g = self._gradient(batch)
+        first, second = (state[n].to(g) if n in state else torch.zeros_like(g) for n in ("first", "second"))
+        return {"step": state["step"] + 1, "first": 0.9 * first + 0.1 * g, "second": 0.999 * second + 0.001 * g.square()}
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """[V, D] gradient, in the last layer's weights, of minus the mean over tokens of advantage times log-probability."""
+        advantage, hidden, logits, target = self.card.take(batch, "advantage", "hidden", "logits", "target")
+        inside = batch.mask
+        pull = -logits[inside].softmax(-1)
+        pull = pull.scatter_add(1, target[inside][:, None], torch.ones_like(pull[:, :1]))
+        return -(pull * advantage[inside][:, None]).T @ hidden[inside] / max(int(inside.sum()), 1)
+
+    def predicted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[N, T] m_H and m_F of this batch's candidate step; 0 outside the mask."""
+        if batch.has("predicted_gain") and batch.has("predicted_shift"):
+            return batch.inside("predicted_gain"), batch.inside("predicted_shift")
+        advantage, hidden, logits, target = self.card.take(batch, "advantage", "hidden", "logits", "target")
+        state = batch.memory.get(self.card.name) or self.init()
+        g = self._gradient(batch)
+        first, second = (state[n].to(g) if n in state else torch.zeros_like(g) for n in ("first", "second"))
+        change = adam_change(g, first, second, int(state["step"]) + 1, self.rate)
+        token = torch.where(batch.mask, target, 0)
+        gain, shift = last_layer_model(hidden, logits, token, advantage, change)
+        return torch.where(batch.mask, gain, 0), torch.where(batch.mask, shift, 0)
 
     def __call__(self, batch: Batch) -> Tensor:
         """[N, T] weights, 0 or 1."""
-        gain, shift = self.card.take(batch, "predicted_gain", "predicted_shift")
+        self.card.require(batch)
+        gain, shift = (x.detach() for x in self.predicted(batch))
         good = (gain >= self.lowest) & (gain <= self.highest) & (shift <= self.shift)
         return (good & batch.mask).to(gain.dtype)

@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         results |= {
-            "task": __doc__.split("\n")[0], "quick": args.quick, "not_run": NOT_RUN, "versions": versions(),
-            "hardware": records.hardware(),
+            "task": __doc__.split("\n")[0], "quick": args.quick, "versions": versions(), "hardware": records.hardware(),
         }  # fmt: skip
         study(args, results, out)
+    results["not_run"] = NOT_RUN
     assess(results, 20 if args.quick else 400)
     records.write_json(out, results)
     print(f"written: {out}")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bilevel_rl.policy_gradient.recipes import COMPONENTS, compose
+from bilevel_rl.llm.tasks.small import tiny_gpt2
+from bilevel_rl.policy_gradient.recipes import ALL, COMPONENTS, compose
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,17 +26,17 @@ def load(path):
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # the benchmark's files import each other, as a script's do
-choosing, families, variants, bench = map(
-    import_module, ("_recipes_choosing", "_recipes_families", "_recipes_variants", "recipes")
-)
+choosing, variants, bench = map(import_module, ("_recipes_choosing", "_recipes_variants", "recipes"))
 sys.path.pop(0)
 
 
 def test_every_component_is_measured_or_named_with_the_reason_why_not():
     measured = set()
-    for table in (variants.SORT, variants.GRID, variants.TWEETS):
+    for table in variants.TABLES.values():
         for _, recipe, _ in table.values():
             measured |= {c.card.name for c in compose(recipe).components}
+    for recipe in ALL:  # each runs once
+        measured |= {c.card.name for c in recipe.components}
     names = {cls.card.name for cls in COMPONENTS}
     assert names - measured - set(variants.NOT_RUN) == set()
     assert not measured & set(variants.NOT_RUN)
@@ -58,50 +59,57 @@ def test_a_finished_run_is_never_made_again(tmp_path):
 def test_settings_are_chosen_on_a_seed_that_does_not_count(tmp_path):
     seen = []
 
-    def make(rate, seed, tokens):
-        seen.append((rate, seed, tokens))
+    def make(rate, seed, tokens, steps):
+        seen.append((rate, seed, tokens, steps))
         score = {0.1: 0.2, 0.3: 0.9, 1.0: 0.4}[rate] - 0.01 * (seed % 7)
-        return {"score": score, "tokens": tokens, "seconds": 1.0, "gradient_steps": 8, "iterations": 4}
+        more = {"score_at_steps": score / 2, "tokens_at_steps": 4, "before": 0.1, "epochs": 2}
+        return {"score": score, "tokens": tokens, "seconds": 1.0, "gradient_steps": 8} | more
 
-    found = choosing.measure(choosing.Cells(tmp_path), "sort", "a", (0.1, 0.3, 1.0), make, 3, 10)
-    tuning = [(rate, seed, 10) for rate in (0.1, 0.3, 1.0) for seed in choosing.TUNING]
-    # two gradient steps a batch: once more with half the tokens
-    assert seen == tuning + [(0.3, seed, tokens) for tokens in (10, 5) for seed in range(3)]
+    found = choosing.measure(choosing.Cells(tmp_path), "sort", "a", (0.1, 0.3, 1.0), make, 3, 10, 5)
+    tuning = [(rate, seed, 10, 5) for rate in (0.1, 0.3, 1.0) for seed in choosing.TUNING]
+    assert seen == tuning + [(0.3, seed, 10, 5) for seed in range(3)]  # one run gives both scores
     assert found["chosen"] == 0.3
     assert not found["refused"]
     assert found["mean"] == pytest.approx(0.89)
+    assert found["scores_at_equal_steps"] == pytest.approx([s / 2 for s in found["scores"]])
     assert found["low"] <= found["mean"] <= found["high"]
     assert not set(range(3)) & set(choosing.TUNING)
 
 
 def test_a_quick_look_writes_figures_with_their_comparison_and_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(families, "imitate", lambda *_: None)  # the start matters to no figure that is checked
+    monkeypatch.setattr("bilevel_rl.llm.tasks.small.SmallTask._train", untrained)  # no figure that is checked needs more
     out = tmp_path / "recipes.json"
-    argv = ["--quick", "--families", "grid", "--variants", "group_norm,hgpo", "--tokens", "16000",
+    argv = ["--quick", "--families", "text_world,named", "--trl", "", "--variants", "group_norm,hgpo,segment_chain",
             "--cells", str(tmp_path), "--out", str(out)]  # fmt: skip
     before = logging.root.manager.disable
     bench.main(argv)
     assert logging.root.manager.disable == before  # tests after this one read the log
     facts = json.loads(out.read_text())
-    rows = facts["families"]["grid"]["variants"]
-    assert set(rows) == {"group_norm", "hgpo"}
+    family = facts["families"]["text_world"]
+    rows = family["variants"]
+    assert set(rows) == {"group_norm", "hgpo", "segment_chain"}
     assert "against_baseline" not in rows["group_norm"]  # itself: no claim, and none for Holm to count
-    gap = rows["hgpo"]["mean"] - rows["group_norm"]["mean"]
-    assert rows["hgpo"]["against_baseline"]["mean"] == pytest.approx(gap)
-    budget = facts["families"]["grid"]["tokens"]
-    assert all(budget <= row["tokens"] < budget + 64 * families.horizon() for row in rows.values())
+    for key, scores in (("against_baseline", "scores"), ("against_baseline_at_equal_steps", "scores_at_equal_steps")):
+        gap = sum(rows["hgpo"][scores]) / 2 - sum(rows["group_norm"][scores]) / 2
+        assert rows["hgpo"][key]["mean"] == pytest.approx(gap)
+    budget = family["tokens"]
+    assert all(budget <= row["tokens"] for row in rows.values())
+    assert rows["segment_chain"]["tokens_at_steps"] > rows["hgpo"]["tokens_at_steps"]  # what goes on from prefixes counts
+    assert set(facts["named"]) == {"hgpo", "segment_chain"}
     page = load(ROOT / "docs/hooks/results.py").recipes(facts)
-    assert page.count("| `") == 2
-    assert "capo" in page
+    assert page.count("| `") == 5
+    assert "harpg" in page
 
 
-def test_states_of_the_grid_come_back_by_replaying_the_moves():
-    rows = families.as_prompts(list(families.games()), families.PATHS)
-    y = families.Played()(families.gpt2(len(families.PATHS), 0), rows * 4, families.uniforms(16, families.horizon(), 0, 1))
-    keys, turns = families.TURNS["state_key"](y), families.TURNS["turn"](y)
-    for i, (prompt, ids) in enumerate(zip(y.prompts, y.completion_ids(), strict=True)):
-        episode = families.played(prompt.text, ids)
-        assert len(episode.actions) == int(y.lengths[i])
-        assert keys[i, : len(episode.actions)].tolist() == [episode.grid.state_key(s) for s in episode.states]
-        assert turns[i, 0] == 0
-        assert bool(y.ended[i]) == episode.done
+def untrained(made, folder, seed):
+    """A start policy that has learnt nothing."""
+    words = made.tokenizer
+    tiny_gpt2(len(words), seed, 40, width=16).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return {}
+
+
+def test_the_study_says_what_it_costs_and_stays_within_eight_hours():
+    words = bench.cost(10)
+    assert float(words.rsplit("\n", 1)[1].split()[1]) <= 8
+    assert all(name in words for name in variants.TABLES)

@@ -39,18 +39,20 @@ def row(scores, **more):
 
 
 def test_a_claim_needs_equal_tokens_and_equal_gradient_steps(bench):
-    base = row([0.50, 0.52, 0.48, 0.51, 0.49, 0.50, 0.53, 0.47, 0.50, 0.50], steps_a_batch=1)
+    scores = [0.50, 0.52, 0.48, 0.51, 0.49, 0.50, 0.53, 0.47, 0.50, 0.50]
+    base = row(scores, steps_a_batch=1, scores_at_equal_steps=scores)
     better = [s + 0.2 + 0.01 * (i % 3) for i, s in enumerate(base["scores"])]
     rows = {
         "base": base,
-        "better": row(better, steps_a_batch=1),
+        "better": row(better, steps_a_batch=1),  # no score at equal steps on record: they are as many
         "more steps": row(better, steps_a_batch=2, scores_at_equal_steps=base["scores"]),
         "more steps, and better": row(better, steps_a_batch=2, scores_at_equal_steps=better),
         "not shown at equal steps": row(better, steps_a_batch=2),
         "refused": row(better, steps_a_batch=1, refused=True),
         "same": row([s + 0.01 * (-1) ** i for i, s in enumerate(base["scores"])], steps_a_batch=1),
     }
-    assert bench.compared(rows, base, "against", "base") == ["better", "more steps, and better"]
+    bench.compared(rows, base, "against", "base")
+    assert bench.claimed(rows, "against") == ["better", "more steps, and better"]
     assert rows["same"]["against"]["holm"] > 0.05
     assert "against" not in rows["base"]
     assert rows["better"]["against"]["holm"] >= rows["better"]["against"]["p"]
@@ -58,7 +60,9 @@ def test_a_claim_needs_equal_tokens_and_equal_gradient_steps(bench):
 
 def test_the_record_claims_nothing_that_does_not_survive(bench):
     record = bench.records.read_json(ROOT / "benchmarks/results/recipes.json")
-    assert record["better_than_trl"] == []
-    for family in record["families"].values():
-        assert family.get("better", []) == []
+    again = bench.records.read_json(ROOT / "benchmarks/results/recipes.json")
+    bench.assess(again, repeats=20)
+    assert again["better_than_trl"] == record["better_than_trl"]
+    for name, family in record["families"].items():
+        assert again["families"][name].get("better", []) == family.get("better", [])
     assert record["coverage"]["10"]["normal"]["percentile bootstrap"] < record["coverage"]["10"]["normal"]["student t"]

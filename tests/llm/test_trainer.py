@@ -14,7 +14,6 @@ from bilevel_rl import metrics
 from bilevel_rl.errors import InvalidProblem, NonFiniteState
 from bilevel_rl.levels.labels import LabelsPending, choose_pairs
 from bilevel_rl.levels.objectives import Upper
-from bilevel_rl.llm import setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judges.asking import JudgeFailed
 from bilevel_rl.llm.rewards.models import LinearReward, WeightedRewards
@@ -556,7 +555,7 @@ def test_memory_estimate_of_activations_is_what_autograd_keeps(make):
     ids = torch.arange(rows * 6).reshape(rows, 6) % 8
     with made.roles.model("policy") as policy, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         policy.base_model(ids)
-    estimate = setup.estimate_memory(made.config, made.roles, rows, 8).activations * 6 / horizon
+    estimate = estimate_memory(made.config, made.roles, rows, 8).activations * 6 / horizon
     measured = sum(kept.values()) * (8 if made.config.dtype == "float64" else 4) / alive[0].element_size()
     assert (
         measured / 1.5 < estimate < 2.5 * measured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -327,75 +326,11 @@ def as_pairs(
     return preferences.as_pairs(rows, tokenizer, config.max_prompt_tokens, config.max_new_tokens, size, eos)
 
 
-@dataclasses.dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes that a run will need, before it starts.
-
-    Attributes:
-        weights: all weights, trained and frozen.
-        training: gradients and optimiser state of what trains.
-        logits: the vocabulary-wide tensors of one forward and backward pass.
-        activations: what the blocks keep for it; 0 where the model does not tell its layers and width.
-    """
-
-    weights: int
-    training: int
-    logits: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Their sum."""
-        return self.weights + self.training + self.logits + self.activations
-
-    def __str__(self) -> str:
-        g = 2**30
-        return (
-            f"about {self.total / g:.2f} GiB: weights {self.weights / g:.2f}, gradients and optimiser "
-            f"{self.training / g:.2f}, logits {self.logits / g:.2f}, activations {self.activations / g:.2f}"
-        )
-
-
-KEPT = 30  # ours: numbers kept a token, layer and width; measured 30.7 for GPT-2 and 21.8 for Llama without adapters
-
-
-def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -> MemoryEstimate:
-    """How much memory a run with these roles will hold.
-
-    Args:
-        config: precision, optimiser, micro-batch, horizon.
-        roles: counts the weights.
-        rows: completions of this process in one forward pass.
-        size: of the vocabulary, or None.
-    """
-    each = 8 if config.dtype == "float64" else 4
-    trained = roles.trained()
-    copies = 3 if config.optimizer == "adam" else 1  # gradient and two moments, or the gradient
-    # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
-    policies = (1 + config.uses_penalised) if not config.micro_batch else 1
-    logits = rows * config.max_new_tokens * (size or 0) * each * (3 * policies + 2)
-    graphs = policies * (2 if "critic" in roles.names and not config.micro_batch else 1)
-    tokens = rows * (config.max_prompt_tokens + config.max_new_tokens)
-    activations = graphs * tokens * _kept(roles, config.gradient_checkpointing) * each
-    return MemoryEstimate((trained + roles.frozen()) * each, trained * copies * each, logits, activations)
-
-
-def _kept(roles: Roles, recomputes: bool) -> int:
-    """Numbers that the policy's blocks keep for the backward pass, a token."""
-    with roles.model("policy") as model:
-        config: Any = getattr(model, "config", None)
-    body = config.get_text_config() if hasattr(config, "get_text_config") else None
-    layers, width = getattr(body, "num_hidden_layers", 0), getattr(body, "hidden_size", 0)
-    return width * (layers + KEPT) if recomputes else width * layers * KEPT
-
-
 __all__ = [
     "LinearReward",
-    "MemoryEstimate",
     "Pair",
     "answer_ids",
     "as_pairs",
-    "estimate_memory",
     "load_policy",
     "make_roles",
 ]

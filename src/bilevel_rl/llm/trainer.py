@@ -31,6 +31,7 @@ from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.engine import LanguageEngine
 from bilevel_rl.llm.held_out import HeldOut
 from bilevel_rl.llm.labels import TextLabels
+from bilevel_rl.llm.memory import estimate_memory
 from bilevel_rl.llm.rewards.functions import progress
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.sampling.rollout import Rollout
@@ -169,7 +170,7 @@ class BilevelTrainer(Loop):
             model=made.policy, tokenizer=made.tokenizer, problem=problem, digests=begun,
         )  # fmt: skip
         rows = config.micro_batch or made.share.own
-        self.memory = setup.estimate_memory(config, made.roles, rows, setup.vocabulary(made.policy))
+        self.memory = estimate_memory(config, made.roles, rows, setup.vocabulary(made.policy))
         progress(self.roles.reward, self)
         if resume or (config.resume == "auto" and has_checkpoint(config.out)):
             self.resume()

@@ -27,7 +27,7 @@ from bilevel_rl import records
 from bilevel_rl.control import problems, solvers
 from bilevel_rl.control.estimators import Pair
 from bilevel_rl.control.leader import Leader
-from bilevel_rl.finite.problems import FourRooms, FrozenLake
+from bilevel_rl.finite.problems import FrozenLake
 from bilevel_rl.judged import Judged, NeuralGoalPlacement
 from bilevel_rl.loop import Problem, Solver, solve
 
@@ -39,7 +39,6 @@ PROBLEMS: dict[str, tuple[Callable[[], Problem], int]] = {
     "judged": (NeuralGoalPlacement, 100_000),
     "coordinates": (lambda: NeuralGoalPlacement(observed="coordinates"), 100_000),
     "frozen_lake": (lambda: Judged(FrozenLake()), 100_000),
-    "four_rooms": (lambda: Judged(FourRooms()), 100_000),
     "bounded": (problems.BoundedShaping, 64_000),
     "lqg.9": (problems.LQGShaping, 64_000),
     "lqg.98": (lambda: problems.LQGShaping(gamma=0.98), 128_000),

@@ -128,7 +128,7 @@ def graded(problem: Problem, solver: Solver, transitions: int) -> dict[str, Any]
         "transitions": np.asarray(trace["samples"][0]).tolist(), "runs": RUNS, "best value": best.value,
         "best x": best.x.tolist(), "gap at x0": float(gap[0, 0]), "within": near.sum(0).tolist(),
         "within at the end": int(near[:, -1].sum()), "median gap": np.median(gap, 0).round(5).tolist(),
-        "gaps at the end": np.sort(gap[:, -1]).round(5).tolist(), "stopped": int((trace.status != 0).sum()),
+        "gaps at the end": np.sort(gap[:, -1]).round(5).tolist(), "stopped": list(trace.messages),
         "restarts": int(trace["restarts"][:, -1].sum()) if "restarts" in trace.metrics else 0,
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from bilevel_rl.control.policies.policy import Policy
 
 LOG_STD = (-5.0, 2.0)  # SAC's authors clip at -20 and 2; -5 keeps densities in 32 bits
+REACH = 5.0  # ours: of the means of unbounded actions, whose unit is theirs to choose
 HALF_LOG_TAU = 0.9189385332046727  # log(2 pi) / 2
 
 
@@ -24,8 +25,16 @@ def split(out):
 CENTRE = math.atanh(-2 * LOG_STD[0] / (LOG_STD[1] - LOG_STD[0]) - 1)
 
 
+def _bounded(out):
+    mean, log_std = split(out)
+    return REACH * jnp.tanh(mean / REACH), log_std
+
+
 class Gaussian(Policy):
     """For actions without bounds; where a side is bounded the environment clips.
+
+    The mean is that of the network through `REACH * tanh(. / REACH)`. Nothing else stops a critic's error far from what was
+    tried: larger actions lead to larger states and these to larger errors, and a run in ten ended so.
 
     Example:
         >>> from bilevel_rl.control.environment import Box
@@ -39,17 +48,17 @@ class Gaussian(Policy):
         return 2 * self.space.size
 
     def sample(self, out, key):
-        mean, log_std = split(out)
+        mean, log_std = _bounded(out)
         eps = jax.random.normal(key, mean.shape, jnp.float32)
         return mean + jnp.exp(log_std) * eps, -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
 
     def log_prob(self, out, action):
-        mean, log_std = split(out)
+        mean, log_std = _bounded(out)
         eps = (action - mean) * jnp.exp(-log_std)
         return -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
 
     def mode(self, out):
-        return split(out)[0]
+        return _bounded(out)[0]
 
     def encoded(self, action):
         return action

@@ -21,8 +21,11 @@ from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import PowerDecay
 
 
-@pytest.mark.parametrize("problem", [Pay(), Steer()], ids=lambda p: p.name)
-@pytest.mark.parametrize("kind", solvers.ALL, ids=lambda kind: kind.name)
+CONTINUOUS = (solvers.Covariance, solvers.CoupledPair, solvers.PenaltyActorCritic, solvers.SPSA)
+PAIRS = [(kind, Pay()) for kind in solvers.ALL] + [(kind, Steer()) for kind in CONTINUOUS]
+
+
+@pytest.mark.parametrize(("kind", "problem"), PAIRS, ids=lambda one: one.name)
 def test_a_step_keeps_shapes_and_widths_and_counts_samples(kind, problem):
     """By tracing alone; networks, replays and environments stay at 32 bits whatever JAX's default is."""
     solver = small(kind)

@@ -20,7 +20,6 @@ from bilevel_rl.loop import checkpoint, noise, pieces, solve
 from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import PowerDecay
 
-
 CONTINUOUS = (solvers.Covariance, solvers.CoupledPair, solvers.PenaltyActorCritic, solvers.SPSA)
 PAIRS = [(kind, Pay()) for kind in solvers.ALL] + [(kind, Steer()) for kind in CONTINUOUS]
 

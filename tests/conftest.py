@@ -38,13 +38,32 @@ sys.modules[_checker.__name__] = _checker
 install_import_hook(["bilevel_rl.finite", "bilevel_rl.loop"], f"{_checker.__name__}.check")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_programs_make_room():
-    """One file's compiled programs are of little use to the next, and thousands of them end in XLA's mmap failing."""
-    yield
+def _make_room():
+    """Forget compiled programs: thousands end in XLA's mmap failing, and glibc keeps what was freed between others."""
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
-        if sys.platform == "linux":  # glibc keeps what was freed between what was not
+        if sys.platform == "linux":
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_make_room():
+    """One file's compiled programs are of little use to the next."""
+    yield
+    _make_room()
+
+
+LARGEST = 1.4 * 2**30  # ours: bytes of a process after a test beyond which it forgets; one test adds up to half a GB
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_bounded():
+    """No process of the tests grows beyond 2 GB, whatever the order of the tests of a file."""
+    yield
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if held > LARGEST:
+            _make_room()

@@ -91,6 +91,8 @@ def main() -> None:
     facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
     work = {(gamma, label): cell for gamma in ask.gammas for label, cell in cells(gamma, ask.seeds).items()}
     work[FAR, "its own, a follower that plans far"] = (PendulumShaping(gamma=FAR), lambda: np.zeros((ask.seeds, 4)), 0)
+    labels = [label for _, label in work]
+    work = dict(sorted(work.items(), key=lambda cell: labels.index(cell[0][1])))  # what matters most comes first
     named = {f"{gamma:g} | {label}": cell for (gamma, label), cell in work.items()}
     left = {key: cell for key, cell in named.items() if key not in facts["cells"]}
     for key, (problem, points, before) in list(left.items())[: ask.cells]:

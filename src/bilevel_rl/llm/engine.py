@@ -200,12 +200,11 @@ class LanguageEngine(Engine):
     @torch.no_grad()
     def start_features(self, starts: Tensor) -> Tensor:
         """See `Engine`: the frozen reference's last hidden state at each prompt's end."""
-        new = [g for g in dict.fromkeys(starts.tolist()) if g not in self.described]
-        if new:
-            rows = from_pairs([(self.prompts[g], (self.pad_id,)) for g in new], self.pad_id, self.processes.device)
-            with precision(self.config.dtype, self.processes.device), self.roles.model("reference") as model:
-                last = hidden_states(model, rows)[:, rows.width - 1].float().cpu()
-            self.described |= dict(zip(new, last, strict=True))
+        for g in dict.fromkeys(starts.tolist()):
+            if g not in self.described:  # each by itself: its bits must not depend on what it is batched with
+                row = from_pairs([(self.prompts[g], (self.pad_id,))], self.pad_id, self.processes.device)
+                with precision(self.config.dtype, self.processes.device), self.roles.model("reference") as model:
+                    self.described[g] = hidden_states(model, row)[0, row.width - 1].float().cpu()
         return torch.stack([self.described[g] for g in starts.tolist()])
 
     def fields(self, role: str, rows: Rollout, needs: Collection[str]) -> dict[str, Any]:

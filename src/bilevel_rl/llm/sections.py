@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
                       "stop_ids", "micro_batch", "generator", "generator_folder", "off_policy_clip"),
     "regularizer": {"kind": "regularizer", "estimator": "kl_estimator", "target": "target_kl", "rate": "kl_rate"},
     "risk": {"tail": "tail", "cost": "cost", "bound": "cost_bound"},
-    "answer": _same("fisher_steps", "fisher_damping", "curvature", "common_numbers"),
+    "answer": _same("fisher_steps", "fisher_damping", "curvature", "common_numbers", "coupling"),
     "schedule": {"shape": "schedule", "warmup": "warmup", "end": "schedule_end"},
     "labels": {"pairs_per_step": "pairs_per_step", "budget": "label_budget", "replay": "replay_pairs"},
     "ratio": {"kind": "ratio", "clip": "ratio_clip"},

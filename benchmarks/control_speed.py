@@ -1,6 +1,7 @@
 """What a neural follower costs: alone and in a batch of seeds, with and without an estimator, beside SB3's SAC.
 
     python benchmarks/control_speed.py
+    python benchmarks/control_speed.py memory      8 seeds whose replays hold a million rows, in a process of their own
 
 SAC with networks of 64x64 and batches of 128 on Pendulum, 16 transitions an update in ours, one in Stable-Baselines3's.
 Processor time of this process after compilation, one thread each (`XLA_FLAGS` and `OMP_NUM_THREADS` as in the record):
@@ -15,6 +16,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dataclasses
+import json
+import resource
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +31,7 @@ from bilevel_rl import records
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import PendulumShaping
 from bilevel_rl.control.solvers import CoupledPair, Covariance, PartialSGD
-from bilevel_rl.loop import stepping
+from bilevel_rl.loop import solve, stepping
 
 FILE = Path(__file__).parent / "results" / "control_speed.json"
 UPDATES = 400
@@ -35,6 +39,8 @@ UPDATES = 400
 
 def main() -> None:
     """Measure, print, write."""
+    if "memory" in sys.argv:
+        return memory()
     every = dataclasses.replace(Leader(), every=1)
     kinds = {
         "follower alone": PartialSGD(), "covariance, a move in 4 iterations": Covariance(),
@@ -56,7 +62,20 @@ def main() -> None:
         "provenance": records.provenance("python benchmarks/control_speed.py"),
     }  # fmt: skip
     print(facts)
-    records.write_json(FILE, facts)
+    records.write_json(FILE, read() | facts)
+
+
+def read() -> dict[str, Any]:
+    """What has been measured so far."""
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def memory() -> None:
+    """Peak of this process, with two records of a run whose replays are as large as they can get."""
+    solve(PendulumShaping(), Covariance(capacity=1_000_000), iterations=8, record_every=4, runs=8)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB; Linux counts KiB
+    print(f"{peak:.2f} GiB")
+    records.write_json(FILE, read() | {"peak GiB, 8 seeds of 1,000,000 rows": round(peak, 2)})
 
 
 def ours(solver: Any, runs: int) -> float:

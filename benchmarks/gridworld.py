@@ -31,15 +31,18 @@ RESULTS = ROOT / "benchmarks/results"
 SUCCESS = 0.05
 PARTS = ("position", "distribution")
 OURS = (
-    "as published", "as published, conditions kept", "+ common random numbers", "+ common random numbers, conditions kept",
-    "+ hold, momentum, averaging", "+ its exponents",
+    "as published", "as published, one chain", "as published, conditions kept", "+ common random numbers",
+    "+ common random numbers, conditions kept", "+ hold, momentum, averaging", "+ steady followers",
+    "+ steady followers and w", "+ its exponents",
 )  # fmt: skip
 # two families of comparisons: the paper's baselines, and rivals that have our aids
 FAMILIES = {
     "the paper's baselines": (
         "nested_penalty, as published", "partial_sgd", "finite_difference", "finite_difference, independent numbers",
     ),
-    "rivals with our aids": ("nested_penalty", "constant entropy"),
+    "rivals with our aids": (
+        "nested_penalty", "nested_penalty, + its exponents", "finite_difference, + its exponents", "constant entropy",
+    ),
 }  # fmt: skip
 
 
@@ -170,7 +173,7 @@ def lowest(problem: Any, w: float | None, tau: float) -> float:
 # -- the figure: median of the unregularised objective against transitions, one panel a parametrisation ----------------
 
 COLOURS = {
-    "as published, conditions kept": "#0a84c6", "+ common random numbers": "#e08a00", "+ its exponents": "#d4582a",
+    "as published": "#0a84c6", "+ common random numbers": "#e08a00", "+ steady followers and w": "#d4582a",
     "nested_penalty, as published": "#7d8590", "nested_penalty": "#b36fa8", "partial_sgd": "#a59100",
     "finite_difference": "#4fb3d9", "coupled_penalty": "#0a9e73",
 }  # fmt: skip

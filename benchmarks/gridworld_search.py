@@ -2,15 +2,16 @@
 
     python benchmarks/gridworld_search.py [--problems position ...] [--methods "as published" ...] [--until 3e6]
 
-For every problem and every method: 102 settings drawn from the method's own ranges (below; all of its constants), 5 tuning
-seeds each, graded by the plain mean of the unregularised objective after 150,000 transitions; the best 10 of them again
-from the start to 1,000,000 transitions, whose plain mean chooses. (Two stages, the same for all: all settings to 1,000,000
-would take four times as long.) Where the choice lies at the edge of a range the range is widened there and the whole search
-is done again, once. The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets from 100,000 to
-10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
+For every problem and every method: 153 settings drawn from the method's own ranges (below; all of its constants), 5 tuning
+seeds each, graded by the plain mean of the unregularised objective after 300,000 transitions; the best sixth of them again
+from the start to 1,000,000 transitions, whose plain mean chooses. (Two stages, the same for all: what is not among the
+best sixth at 300,000 cannot be chosen.) The ranges are those of an earlier search with 102 settings, widened for every
+method wherever a choice of any had been at an edge. Where a choice still is at one, `--searches 2` widens the range there
+and does the whole search again. The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets
+from 100,000 to 10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
 
 Everything is written to `results/gridworld_search.json` as it comes: ranges, settings, scores, choices, curves. A second
-call goes on where the first was stopped. One core.
+call goes on where the first was stopped, and two calls may fill the same file at once. About 90 minutes of one core.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 
 import argparse
 import dataclasses
+import fcntl
 import json
+import tempfile
 import time
 import zlib
 from collections.abc import Sequence
@@ -56,30 +59,34 @@ from bilevel_rl.schedules import PowerDecay, TimeScales
 use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "gridworld_search.json"
-SETTINGS, TUNING_RUNS, RUNS = 102, 5, 30
+LOCK = Path(tempfile.gettempdir()) / "bilevel_rl_gridworld_search.lock"
+SETTINGS, TUNING_RUNS, RUNS = 153, 5, 30
 FEWER = {"subsidy": 51}  # settings a method where nine rows differ in tau alone
-FIRST, KEPT, SECOND = 150_000, 10, 1_000_000  # transitions and settings of the two stages
+FIRST, KEPT, SECOND = 300_000, 6, 1_000_000  # of the two stages: transitions, and one setting in so many is kept
 BUDGETS = np.geomspace(1e5, 1e7, 20).round().astype(int)
 TUNING_SEED, SEED = 1000, 2026
-CHUNK, AGAIN = 17, 5  # settings that one compiled program runs side by side, in the first stage and the second
+CHUNK, AGAIN = 13, 6  # settings that one compiled program runs side by side, in the first stage and the second
 EDGE = 0.06  # a choice within this share of a range's length from its end lies at the edge
 WIDEN = 4.0  # the factor by which the range then grows there
+LISTS = ("chains", "inner", "hold", "momentum", "average")  # ranges that are lists of numbers with ends
 
 # -- ranges -----------------------------------------------------------------------------------------------------------
 # (low, high): log-uniform; [..]: one of these. `hold` is in transitions, so that chains and inner steps do not change it.
 
-AIDS = {"hold": [0, 5_000, 20_000, 50_000, 100_000], "momentum": [0.0, 0.5, 0.9, 0.97], "average": [0.0, 0.0, 1.0, 4.0]}
-LOWER = {"alpha": (0.02, 3.0), "beta": (0.05, 1.2), "tau": (0.01, 0.3)}
-PENALTY = LOWER | {"w": (0.3, 30.0)}
+AIDS = {
+    "hold": [0, 5_000, 20_000, 50_000, 100_000], "momentum": [0.0, 0.5, 0.9, 0.97, 0.99], "average": [0.0, 0.0, 1.0, 4.0],
+}  # fmt: skip
+LOWER = {"alpha": (0.005, 3.0), "beta": (0.05, 1.9), "tau": (0.003, 1.0)}
+PENALTY = LOWER | {"w": (0.3, 100.0)}
 ZETA = {
-    "position": (0.03, 60.0),
+    "position": (0.03, 250.0),
     "distribution": (1.0, 3000.0),
     "subsidy": (0.03, 100.0),
 }  # of the steps of single loops
 LOOPS = {"position": (0.01, 5.0), "distribution": (0.3, 300.0), "subsidy": (0.01, 10.0)}  # of loops with inner solves
-POWERS = {"zeta.power": [0.5, 0.7, 0.9], "alpha.power": [0.0, 0.25, 0.5], "beta.power": [0.0, 0.25, 0.5],
+POWERS = {"zeta.power": [1 / 3, 0.5, 0.7, 0.9], "alpha.power": [0.0, 0.25, 0.5], "beta.power": [0.0, 0.25, 0.5],
           "w.power": [0.0, 0.15], "tau.power": [0.0, 0.05, 0.2]}  # fmt: skip
-SHAPES = {"chains": [16, 64]}
+SHAPES = {"chains": [16, 64, 256]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +102,16 @@ class Method:
 PUBLISHED = PenaltyActorCritic(scales=TimeScales.attenuating())
 COMMON = PenaltyActorCritic(scales=TimeScales.attenuating(), common_noise=True)
 CONSTANT = PenaltyActorCritic(scales=TimeScales.constant_entropy(), common_noise=True)
+# exponents of steady critics and actors; the constants are searched
+STEADY = PenaltyActorCritic(scales=TimeScales.steady_critics(0.95), common_noise=True)
+STEADY_W = with_options(STEADY, {"scales.w.power": 0.0})
 NESTED, DIFFERENCE = NestedPenalty(chains=32), FiniteDifference(chains=16)
-INNER = {"inner": [30, 120]}
+INNER = {"inner": [30, 120, 480]}
 
 # the paper's condition on alpha / beta, kept by drawing the ratio: at most 1 - gamma, which is .05 here
 KEPT_RATIO = {name: span for name, span in PENALTY.items() if name != "alpha"} | {"ratio": (0.005, 0.05)}
+DIFFERENCES = LOWER | AIDS | {"radius": (0.03, 0.5)}
+POWERS_NO_W = {name: powers for name, powers in POWERS.items() if name != "w.power"}
 
 METHODS = {
     "as published": Method(PUBLISHED, PENALTY, SHAPES),
@@ -108,21 +120,25 @@ METHODS = {
     "as published, one chain": Method(PUBLISHED, PENALTY, {"chains": [1]}),
     "+ common random numbers": Method(COMMON, PENALTY, SHAPES),
     "+ hold, momentum, averaging": Method(COMMON, PENALTY | AIDS, SHAPES),
+    "+ steady followers": Method(STEADY, PENALTY | AIDS, SHAPES),
+    "+ steady followers and w": Method(STEADY_W, PENALTY | AIDS, SHAPES),
     "+ its exponents": Method(COMMON, PENALTY | AIDS | POWERS, SHAPES),
     "constant entropy": Method(CONSTANT, PENALTY | AIDS, SHAPES),
     "partial_sgd": Method(PartialSGD(), LOWER | AIDS, SHAPES),
-    "finite_difference": Method(DIFFERENCE, LOWER | AIDS | {"radius": (0.03, 0.5)}, {}, LOOPS),
+    "finite_difference": Method(DIFFERENCE, DIFFERENCES, {}, LOOPS),
+    "finite_difference, + its exponents": Method(DIFFERENCE, DIFFERENCES | POWERS_NO_W, {}, LOOPS),
     "finite_difference, independent numbers": Method(
-        dataclasses.replace(DIFFERENCE, common_noise=False), LOWER | AIDS | {"radius": (0.03, 0.5)}, {}, LOOPS
+        dataclasses.replace(DIFFERENCE, common_noise=False), DIFFERENCES, {}, LOOPS
     ),
     "nested_penalty, as published": Method(dataclasses.replace(NESTED, common_noise=False), PENALTY, INNER, LOOPS),
     "nested_penalty": Method(NESTED, PENALTY | AIDS, INNER, LOOPS),
+    "nested_penalty, + its exponents": Method(NESTED, PENALTY | AIDS | POWERS, INNER, LOOPS),
     "coupled_penalty": Method(CoupledPenalty(), {}, {}),  # as shipped: nothing is searched
 }
 # On the subsidy: a constant temperature, one that starts there and fades as in the paper, and one that fades faster (ours)
 TEMPERATURES = (0.5, 0.2, 0.1)
 FADES = {"constant": 0.0, "fading": 1 / 20, "steeper": 1 / 4}
-LOW_W = {"w": (0.05, 10.0)}  # there the penalty's own bias is large
+LOW_W = {"w": (0.05, 40.0)}  # there the penalty's own bias is large
 OTHER_POWERS = {name: powers for name, powers in POWERS.items() if name != "tau.power"}
 ON_SUBSIDY = {
     f"{word} from {tau:g}": Method(
@@ -144,17 +160,16 @@ def methods_on(problem: str) -> list[str]:
 RADIUS = {"distribution": (0.3, 10.0)}  # of finite differences, where x are logits
 
 
-def shapes_of(method: Method, problem: str) -> list[dict[str, Any]]:
+def shapes_of(method: Method, problem: str, ranges: dict[str, Any]) -> list[dict[str, Any]]:
     """The combinations of options that change the program."""
-    shapes = method.shapes
     if isinstance(method.solver, FiniteDifference):
         pairs = [("simultaneous", 100), ("simultaneous", 400), ("two_sided", 200), ("one_sided", 200)]
         if problem == "distribution":  # coordinates one by one are out of reach in 100 dimensions
             pairs = [("simultaneous", 100), ("simultaneous", 400)]
         return [{"perturbation": p, "inner": inner} for p, inner in pairs]
     combined: list[dict[str, Any]] = [{}]
-    for name, values in shapes.items():
-        combined = [old | {name: value} for old in combined for value in values]
+    for name in method.shapes:
+        combined = [old | {name: value} for old in combined for value in ranges[name]]
     return combined
 
 
@@ -162,7 +177,7 @@ def ranges_of(method: Method, problem: str) -> dict[str, Any]:
     """All constants of a method on a problem."""
     if not method.ranges:
         return {}
-    ranges = {"zeta": method.zeta[problem]} | method.ranges
+    ranges = method.shapes | {"zeta": method.zeta[problem]} | method.ranges
     return ranges | {"radius": RADIUS[problem]} if "radius" in ranges and problem in RADIUS else ranges
 
 
@@ -173,6 +188,8 @@ def draw(ranges: dict[str, Any], shapes: list[dict[str, Any]], seed: int, count:
     for i in range(count):
         setting = dict(shapes[i * len(shapes) // count])
         for name, span in ranges.items():
+            if name in setting:
+                continue
             if isinstance(span, tuple):
                 setting[name] = float(f"{np.exp(random.uniform(*np.log(span))):.4g}")
             else:
@@ -305,10 +322,10 @@ def search(problem: Any, name: str, label: str, ranges: dict[str, Any], number: 
     """One search: both stages, the choice, and the constants that it found at an edge."""
     method = ALL[label]
     seed = zlib.crc32(f"{name} {label} {number}".encode())
-    settings = draw(ranges, shapes_of(method, name), seed, FEWER.get(name, SETTINGS))
+    settings = draw(ranges, shapes_of(method, name, ranges), seed, FEWER.get(name, SETTINGS))
     began = time.process_time()
     first = scores(problem, method, settings, FIRST, CHUNK)
-    order = np.argsort([np.inf if v is None else v for v in first], kind="stable")[:KEPT]
+    order = np.argsort([np.inf if v is None else v for v in first], kind="stable")[: len(first) // KEPT]
     second = scores(problem, method, [settings[i] for i in order], SECOND, AGAIN)
     best = int(order[int(np.argmin([np.inf if v is None else v for v in second]))])
     return {
@@ -321,10 +338,14 @@ def search(problem: Any, name: str, label: str, ranges: dict[str, Any], number: 
 
 
 def edges(ranges: dict[str, Any], setting: dict[str, Any]) -> dict[str, str]:
-    """Which constants lie at the lower or the upper end of their range."""
+    """Which constants lie at the lower or the upper end of their range; exponents and switches have no ends."""
     found = {}
     for name, span in ranges.items():
-        if isinstance(span, tuple):
+        if name in LISTS:
+            ends = {max(span): "high"} | ({min(span): "low"} if name in ("chains", "inner") else {})
+            if len(span) > 1 and setting[name] in ends:
+                found[name] = ends[setting[name]]
+        elif isinstance(span, tuple):
             low, high = np.log(span)
             place = (np.log(setting[name]) - low) / (high - low)
             if place < EDGE or place > 1 - EDGE:
@@ -336,10 +357,21 @@ def widened(ranges: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
     """The ranges, wider where a choice was at the edge. A critic's step stays below 2, where it is stable."""
     wider = dict(ranges)
     for name, end in found.items():
+        if name in LISTS:
+            wider[name] = [*ranges[name], _further(name, end, ranges[name])]
+            continue
         low, high = ranges[name]
         low, high = (low / WIDEN, high) if end == "low" else (low, high * WIDEN)
         wider[name] = (low, min(high, 1.9) if name == "beta" else high)
     return wider
+
+
+def _further(name: str, end: str, values: list[Any]) -> Any:
+    """The next value of a list beyond one of its ends."""
+    if name == "momentum":
+        return 1 - (1 - max(values)) / WIDEN
+    kind = type(values[0])
+    return kind(min(values) / WIDEN) if end == "low" else kind(max(values) * WIDEN)
 
 
 def final(problem: Any, method: Method, setting: dict[str, Any], until: float) -> dict[str, Any]:
@@ -360,8 +392,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="*", default=list(problems()), choices=list(problems()))
     parser.add_argument("--methods", nargs="*", default=None, choices=list(ALL))
-    parser.add_argument("--searches", type=int, default=2, help="at most so many: 1 does not widen ranges")
-    parser.add_argument("--until", type=float, default=1e7, help="transitions of the final runs")
+    parser.add_argument("--searches", type=int, default=1, help="at most so many: 2 widens ranges at edges")
+    parser.add_argument("--until", type=float, default=3e6, help="transitions of the final runs")
     parser.add_argument("--stage", choices=("search", "final", "both", "settings"), default="both")
     options = parser.parse_args()
     if options.stage == "settings":
@@ -440,17 +472,19 @@ def store(key: str, cell: dict[str, Any]) -> None:
     head = {
         "hardware": records.hardware(),
         "protocol": {
-            "settings": SETTINGS, "tuning runs": TUNING_RUNS, "runs": RUNS, "first": FIRST, "kept": KEPT, "second": SECOND,
-            "tuning seed": TUNING_SEED, "seed": SEED, "fewer settings": FEWER,
+            "settings": SETTINGS, "tuning runs": TUNING_RUNS, "runs": RUNS, "first": FIRST,
+            "kept": f"1 in {KEPT}", "second": SECOND, "tuning seed": TUNING_SEED, "seed": SEED, "fewer settings": FEWER,
         },
         "provenance": records.provenance("python benchmarks/gridworld_search.py"),
     }  # fmt: skip
-    lines = [
-        f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}"
-        for k, v in (stored() | {key: cell}).items()
-    ]
-    text = json.dumps(head, indent=1)[:-2] + ',\n "cells": {\n' + ",\n".join(lines) + "\n }\n}\n"
-    records.write_bytes(RESULTS, text.encode())
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another call may be filling the same file
+        lines = [
+            f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'), allow_nan=False)}"
+            for k, v in (stored() | {key: cell}).items()
+        ]
+        text = json.dumps(head, indent=1)[:-2] + ',\n "cells": {\n' + ",\n".join(lines) + "\n }\n}\n"
+        records.write_bytes(RESULTS, text.encode())
 
 
 if __name__ == "__main__":

@@ -717,13 +717,15 @@ def shown(value: Any) -> str:
 # README rows: label of the search -> words
 FIRST_SCREEN = {
     "as published": "**the paper's algorithm, as published**",
-    "as published, conditions kept": "**the same, alpha/beta within its conditions**",
-    "+ common random numbers": "+ common random numbers (ours)",
-    "+ common random numbers, conditions kept": "the same, alpha/beta within its conditions",
-    "+ hold, momentum, averaging": "+ hold, momentum, averaging (ours)",
-    "+ its exponents": "+ exponents searched too (ours)",
+    "+ common random numbers": "**+ common random numbers (ours)**",
+    "as published, conditions kept": "as published, alpha/beta within its conditions",
+    "as published, one chain": "as published, one chain",
+    "+ hold, momentum, averaging": "+ common numbers, hold, momentum, averaging (ours)",
+    "+ steady followers and w": "the same, steady critics, actors and w (ours)",
+    "+ its exponents": "the same, exponents searched too (ours)",
     "nested_penalty, as published": "nested loop, as published",
-    "nested_penalty": "nested loop + the same aids (ours)",
+    "nested_penalty": "nested loop + common numbers, hold, momentum, averaging (ours)",
+    "nested_penalty, + its exponents": "the same, exponents searched too (ours)",
     "finite_difference": "finite differences, common numbers",
     "finite_difference, independent numbers": "finite differences",
     "partial_sgd": "partial SGD",
@@ -757,6 +759,56 @@ def leaving_table(facts: dict[str, Any]) -> str:
     return table({"heads": heads, "rows": rows}) + f"\n\nUnregularised and regularised optimum: {places}."
 
 
+def limits_tables(facts: dict[str, Any]) -> str:
+    """What temperature and penalty would cost by themselves, and what each change of the schedule does to the seeds."""
+    best, weights = facts["best"], list(dict.fromkeys(p["w"] for p in facts["oracles"]))
+    heads = ["tau", *("no penalty" if w is None else f"w = {w:g}" for w in weights)]
+    found = {(p["tau"], p["w"]): p["unregularised"] for p in facts["oracles"]}
+    rows = [
+        [f"{tau:g}", *(f"{100 * (1 - found[tau, w] / best):.1f} %" for w in weights)]
+        for tau in dict.fromkeys(p["tau"] for p in facts["oracles"])
+    ]
+    words = [table({"heads": heads, "rows": rows}), ""]
+    budgets = ", ".join(f"{b / 1e6:.2g}" for b in facts["budgets"])
+    heads = ["changed", f"within 5 % of {facts['runs']} at {budgets} million", "mean at the end (regularised)",
+             "of the seeds' mean x", "of the penalised optimum", "spread of x"]  # fmt: skip
+    rows = [[
+        name, ", ".join(map(str, r["within"])), f"{r['mean'][-1]:.3f} ({r['regularised mean'][-1]:.3f})",
+        f"{r['of the mean x']:.3f}", f"{r['of the penalised optimum']:.3f}", f"{r['spread of x']:.2f}",
+    ] for name, r in facts["rows"].items()]  # fmt: skip
+    return "\n".join([*words, table({"heads": heads, "rows": rows})])
+
+
+def closer_table(facts: dict[str, Any]) -> str:
+    """Where one setting stands at every other record, for both parametrisations."""
+    budgets = next(iter(facts["parts"].values()))["budgets"]
+    marks = range(0, len(budgets), 3)
+    heads = ["goal as a", *(f"{budgets[i] / 1e6:.2g} M" for i in marks), "fewest at any record",
+             "mean at the end (regularised)"]  # fmt: skip
+    rows = [[
+        name, *(str(r["within"][i]) for i in marks), f"{min(r['within'])} of {r['runs']}",
+        f"{r['mean'][-1]:.3f} ± {r['half'][-1]:.3f} ({r['regularised mean'][-1]:.3f})",
+    ] for name, r in facts["parts"].items()]  # fmt: skip
+    broken = dict.fromkeys(sentence for r in facts["parts"].values() for sentence in r["broken conditions"])
+    return table({"heads": heads, "rows": rows}) + "\n\nConditions of the paper that it breaks: " + "; ".join(broken) + "."
+
+
+def first_search_table(facts: dict[str, Any], best: float | None = None) -> str:
+    """Rows of the first, smaller search that the second has not repeated."""
+    if best is None:
+        results = Path(__file__).parents[2] / "benchmarks/results"
+        best = json.loads((results / "gridworld_optima.json").read_text())["optima"]["position"]["value"]
+    rows = []
+    for key, cell in facts["cells"].items():
+        final = cell["final"]
+        marks = [_at(final["budgets"], budget) for budget in GRIDWORLD_SHOWN]
+        columns = list(zip(*final["unregularised"], strict=True))
+        counts = " / ".join("–" if i is None else str(sum(v <= 0.95 * best for v in columns[i])) for i in marks)
+        mean = sum(columns[-1]) / len(columns[-1])
+        rows.append([key.replace(" | ", ": "), f"{mean:.3f}", f"{counts} of {len(columns[-1])}"])
+    return table({"heads": ["row", "mean at 3 million", "within 5 % at .34 / 1.1 / 3 million"], "rows": rows})
+
+
 def population_line(facts: dict[str, Any]) -> str:
     """How many (instance, seed) pairs one setting solves."""
     counts = ", ".join(f"{n} at {b / 1e6:g} million" for n, b in zip(facts["within"], facts["budgets"], strict=True))
@@ -788,7 +840,10 @@ def verdicts(root: Path) -> str:
         ("finite differences", ["finite_difference", "finite_difference, independent numbers"]),
         ("the nested loop", ["nested_penalty, as published"]),
     ):
-        for of in ("as published", "as published, conditions kept", "+ common random numbers", "+ its exponents"):
+        for of in (
+            "as published", "as published, one chain", "as published, conditions kept", "+ common random numbers",
+            "+ steady followers and w", "+ its exponents",
+        ):  # fmt: skip
             figure, verdict = judged(of, rivals)
             if not figure:
                 continue
@@ -831,12 +886,15 @@ def claims(root: Path) -> str:
     page, folder = (root / "docs/claims.md").read_text(), root / "benchmarks/results"
     facts = {
         name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("gridworld", "gridworld_claims", "gridworld_leaving", "gridworld_population", "gridworld_temperature")
+        for name in ("gridworld", "gridworld_claims", "gridworld_closer", "gridworld_first_search", "gridworld_leaving",
+                     "gridworld_limits", "gridworld_population", "gridworld_temperature")
     }
     blocks = {
         "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
         "differences": differences(facts["gridworld"]),
-        "leaving": leaving_table(facts["gridworld_leaving"]), "subsidy": subsidy_table(facts["gridworld_temperature"]),
+        "leaving": leaving_table(facts["gridworld_leaving"]), "limits": limits_tables(facts["gridworld_limits"]),
+        "closer": closer_table(facts["gridworld_closer"]), "first": first_search_table(facts["gridworld_first_search"]),
+        "subsidy": subsidy_table(facts["gridworld_temperature"]),
         "searched": subsidy_table(facts["gridworld"]),
         "claims": gridworld_claims(facts["gridworld_claims"]), "population": population_line(facts["gridworld_population"]),
     }  # fmt: skip
@@ -856,6 +914,8 @@ WRITERS = {
     "population": population, "quality": quality, "gridworld": gridworld, "gridworld_search": gridworld_search,
     "gridworld_optima": gridworld_optima,
     "gridworld_claims": gridworld_claims, "gridworld_leaving": leaving_table,
+    "gridworld_limits": limits_tables, "gridworld_closer": closer_table,
+    "gridworld_first_search": first_search_table,
     "gridworld_population": population_line, "gridworld_temperature": subsidy_table,
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes, "control_known": control_known,

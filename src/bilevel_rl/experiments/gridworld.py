@@ -28,7 +28,7 @@ TAU = 0.05  # of the regularised grade that stands beside the unregularised one
 CHOSEN = Path(__file__).with_name("gridworld_settings.json")
 # of the reduced form; what is left out differs from one of these by a single aid
 MAIN = (
-    "as published", "+ common random numbers", "+ its exponents", "nested_penalty, as published", "partial_sgd",
+    "as published", "+ common random numbers", "+ steady followers and w", "nested_penalty, as published", "partial_sgd",
     "finite_difference", "coupled_penalty",
 )  # fmt: skip
 REDUCED, FULL = (400_000, 10), (3_000_000, 30)  # transitions and seeds

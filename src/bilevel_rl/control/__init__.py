@@ -1,7 +1,7 @@
 """Neural followers in environments: a leader shapes what a learning agent is paid, from trajectories alone.
 
-JAX, on the driver of `bilevel_rl.loop`, which importing this switches to 64-bit; environments and networks keep their own
-32 bits.
+JAX, on the driver of `bilevel_rl.loop`, whose own numbers are 64-bit; environments and networks keep their 32 bits, and so
+does the caller's JAX.
 """
 
 from bilevel_rl import loop as loop

@@ -111,6 +111,7 @@ def _scored(problem: Any, solver: Any, x: Array, iterations: int, episodes: int,
     return u, u_best, r, r_best
 
 
+@precision.double
 def episode_sums(
     problem: Any, solver: Any, x: Array, F: Any, episodes: int, steps: int, key: Array, greedy: bool
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

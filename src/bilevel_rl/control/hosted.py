@@ -26,7 +26,7 @@ from bilevel_rl.control.problem import ControlProblem, Transition
 from bilevel_rl.control.solvers.single_loop import LoopState, SingleLoop
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message
 from bilevel_rl.host import GymnasiumHost, HostStep
-from bilevel_rl.loop import checkpoint, stepping
+from bilevel_rl.loop import checkpoint, precision, stepping
 from bilevel_rl.loop.driver import checked, interval
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.run_folder import RunFolder
@@ -115,6 +115,7 @@ def _refused(shape: jax.ShapeDtypeStruct) -> Any:
     return jax.pure_callback(refuse, shape)
 
 
+@precision.double
 def train(
     problem: ControlProblem, solver: SingleLoop, host: GymnasiumHost | None = None, *, iterations: int, seed: int = 0,
     x0: Any = None, record_every: int | None = None, tau: float | None = None, folder: str | Path | None = None,

@@ -9,11 +9,13 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float
 
+from bilevel_rl.loop import precision
 from bilevel_rl.loop.problem import Optimum
 
 STARTS = 8  # ours: beside x0, drawn in the box
 
 
+@precision.double
 def best(truth: Callable[[Array], Array], x0: Float[Array, " d"], box: tuple[Array, Array] | None) -> Optimum | None:
     """By quasi-Newton with bounds from x0 and points of the box; None where no start has a finite value.
 

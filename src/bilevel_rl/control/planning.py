@@ -16,7 +16,7 @@ from bilevel_rl.control import replay
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.control.solvers import SingleLoop
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.loop import noise
+from bilevel_rl.loop import noise, precision
 from bilevel_rl.loop.solver import check_fits
 
 ESTIMATES = 16  # ours: of the second half of the pilot, whose scatter is the noise
@@ -61,6 +61,7 @@ class Planned:
         ]
 
 
+@precision.double
 def plan(problem: ControlProblem, solver: Any, *, iterations: int, pilot: int, seed: int = 0) -> Planned:
     """Hold x at x0, learn, and look at the estimates of the second half.
 

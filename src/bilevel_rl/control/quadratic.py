@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bilevel_rl.loop import precision
+
 SWEEPS, TOLERANCE = 20_000, 1e-13  # ours: value iterations at most, and the relative change at which they stop
 
 
@@ -61,6 +63,7 @@ class GaussianLaw(NamedTuple):
     P: Float[Array, "z z"]
 
 
+@precision.double
 def soft_optimal(system: System, M: Float[Array, "y y"], discount, tau) -> GaussianLaw:
     r"""The optimal policy; differentiable in M, by the implicit function theorem. NaN where no finite value exists.
 
@@ -99,6 +102,7 @@ def soft_optimal(system: System, M: Float[Array, "y y"], discount, tau) -> Gauss
     return GaussianLaw(-jnp.linalg.solve(S_aa, S_za.T), -tau / 2 * jnp.linalg.inv(S_aa), P)
 
 
+@precision.double
 def expected(system: System, law: GaussianLaw, U: Float[Array, "y y"], discount) -> Float[Array, ""]:
     r"""$E_d[y^\top U y] = (1 - \gamma) E\sum_t \gamma^t y_t^\top U y_t$ under a policy, from the first state's law."""
     z, n = system.F.shape[0], system.noise.shape[0]
@@ -115,6 +119,7 @@ def expected(system: System, law: GaussianLaw, U: Float[Array, "y y"], discount)
     return (1 - discount) * (first @ W @ first + jnp.trace(W[:n, :n] @ system.covariance)) + each
 
 
+@precision.double
 def soft_value(system: System, law: GaussianLaw, discount, tau) -> Float[Array, ""]:
     r"""The follower's own $E[V(s_0)]$, entropy included, of its optimal policy; a discounted sum, not a mean."""
     n, m = system.noise.shape[0], law.C.shape[0]

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from bilevel_rl.control import export
-from bilevel_rl.control.agents import Agent, ScriptAgent, StableBaselines3Agent, descend
+from bilevel_rl.control.agents import METHODS, Agent, ScriptAgent, StableBaselines3Agent, descend
 from bilevel_rl.control.environments import Arm, CombinationLock, Pendulum
 from bilevel_rl.control.followers import SAC
 from bilevel_rl.control.problems import InventoryContract, PendulumShaping
@@ -87,7 +87,7 @@ def order_up_to(env, steps, seed):
     return lambda obs: np.clip(best - obs, 0, 2).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["spsa", "finite_difference", "nested"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_black_box_agent_is_led(method):
     """A script that finds its order level by trial is led to what the head office wants."""
     problem = InventoryContract(gamma=0.8)

@@ -23,8 +23,14 @@ from bilevel_rl.control.environments import (
 )
 from bilevel_rl.control.environments import maze as maze_file
 
+ENOUGH = (Pendulum, Feed, Maze)  # a vector and a number as actions, an end
 
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ENOUGH else pytest.param(kind, marks=pytest.mark.slow) for kind in ALL],
+    ids=lambda kind: kind.name,
+)
 def test_contract(kind):
     """Shapes, dtypes, spaces; and as many numbers of `info` as names."""
     environment = kind()

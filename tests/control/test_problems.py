@@ -57,7 +57,9 @@ def agrees(exact, found):
     return abs(found.mean() - exact) < 4.5 * found.std() / len(found) ** 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("problem", [LQGShaping(), LQGShaping(size=4, actions=4), MarketSubsidy()], ids=["1", "4", "market"])
+@pytest.mark.parametrize("problem", [
+    LQGShaping(), MarketSubsidy(), pytest.param(LQGShaping(size=4, actions=4), marks=pytest.mark.slow),
+], ids=["1", "market", "4"])  # fmt: skip
 def test_exact_outcomes_are_those_of_the_environment(problem):
     x, tau = problem.x0 + 0.1, 0.05
     law = jax.jit(lambda x: problem.answer(x, tau))(x)
@@ -80,6 +82,7 @@ def test_lqg_is_paid_by_its_matrix(terms):
     np.testing.assert_allclose(problem.reward(x, problem.features(t)), y @ problem.matrix(jnp.asarray(x)) @ y, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_lqg_has_a_finite_value_in_every_corner_of_its_box():
     for problem in (LQGShaping(gamma=0.98, terms="all"), LQGShaping(size=4, actions=4, gamma=0.98)):
         low, high = problem.box()
@@ -131,6 +134,7 @@ def test_inventory_contract_makes_both_want_the_same():
     assert agrees(-float(problem.truth(x, 0.0)), found)
 
 
+@pytest.mark.slow
 def test_market_subsidy_at_its_vertex_and_demands_of_its_consumers():
     problem = MarketSubsidy()
     grid = jnp.linspace(-1, 2, 301)
@@ -143,6 +147,7 @@ def test_market_subsidy_at_its_vertex_and_demands_of_its_consumers():
     np.testing.assert_allclose(slope, [p, z], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_experts_are_good():
     pendulum = PendulumImitation()
     shown = pendulum.demonstrations(jax.random.key(0))
@@ -167,6 +172,7 @@ def test_preferences_determine_a_reward():
     assert float(x[0]) > 0.1
 
 
+@pytest.mark.slow
 def test_curriculum_moves_where_episodes_begin():
     problem = MazeCurriculum()
     near = problem.environment_at(np.array([-4.0, -4.0, -4.0, 4.0]))

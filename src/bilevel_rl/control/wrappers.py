@@ -47,7 +47,7 @@ class RewardWrapper(gymnasium.Wrapper, RecordConstructorArgs):
         fits(problem.environment, env)
         self.problem = problem
         self._names = problem.environment.info_names
-        self._pay = jax.jit(partial(_paid, eqx.filter(problem, eqx.is_array), _rest(problem)))
+        self._arrays, self._rest = eqx.partition(problem, eqx.is_array)
         self.x = np.asarray(problem.x0 if x is None else x, float)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -64,16 +64,13 @@ class RewardWrapper(gymnasium.Wrapper, RecordConstructorArgs):
         kind = np.int32 if discrete else np.float32
         t = Transition(self._before, np.asarray(action, kind).reshape(() if discrete else -1), after, np.float32(own),
                        numbers(self._names, info), np.bool_(terminated))  # fmt: skip
-        reward, utility = self._pay(self.x, t)
+        reward, utility = _paid(self._arrays, self._rest, self.x, t)
         self._before = after
         info = {**info, "own_reward": float(own), "leader_utility": float(utility)}
         return observation, float(reward), bool(terminated), bool(truncated), info
 
 
-def _rest(problem: ControlProblem) -> Any:
-    return eqx.filter(problem, eqx.is_array, inverse=True)
-
-
+@partial(jax.jit, static_argnums=1)  # compiled once for all wrappers of a problem
 def _paid(arrays: Any, rest: Any, x: Any, t: Transition) -> tuple[Any, Any]:
     problem = eqx.combine(arrays, rest)
     return problem.reward(x, problem.features(t)), problem.utility(x, t)

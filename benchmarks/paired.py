@@ -64,6 +64,7 @@ KINDS = {"jax": of_tables, "torch": of_texts}
 
 def serve(kind: str) -> None:
     """The life of a process: every call once, then one a line of input, each answered with its processor time."""
+    sys.path.remove(str(Path(__file__).parent))  # the benchmarks are those of PYTHONPATH, not this script's neighbours
     calls = KINDS[kind]()
     for call in calls.values():
         call()

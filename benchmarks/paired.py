@@ -36,12 +36,15 @@ def of_tables() -> dict[str, Callable[[], Any]]:
     from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
 
     it = GoalPlacement(rows=10, columns=10)
+    # the defaults of the recommended solver changed, not its cost: both explore alike here, with their critics' levels in
+    fields = {name for name in ("explore", "centre") if hasattr(CoupledPenalty(), name)}
+    coupled = CoupledPenalty(**{name: {"explore": "extra", "centre": False}[name] for name in fields})
     rows = {
         "one run, one chain": (PenaltyActorCritic(), 1, 20_000),
         "one run, 64 chains": (PenaltyActorCritic(chains=64), 1, 3000),
         "128 runs": (PenaltyActorCritic(), 128, 1000),
-        "recommended solver, one run": (CoupledPenalty(), 1, 3000),
-        "recommended solver, 30 runs": (CoupledPenalty(), 30, 300),
+        "recommended solver, one run": (coupled, 1, 3000),
+        "recommended solver, 30 runs": (coupled, 30, 300),
     }
     return {
         name: lambda one=one, runs=runs, count=count: speed.time_engine(it, one, runs, count, 1)

@@ -12,8 +12,8 @@ from llm_models import untimed
 from bilevel_rl.commands.llm import train
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.fields import fields_by_name
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
+from bilevel_rl.llm.fields import fields_by_name
 from bilevel_rl.llm.sampling.rollout import from_pairs
 from bilevel_rl.llm.sampling.sampler import uniforms
 from bilevel_rl.llm.tasks import prisoners, running_sums, text_world

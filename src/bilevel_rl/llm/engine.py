@@ -25,7 +25,7 @@ from bilevel_rl.llm.roles.policy import hidden_states, token_statistics
 from bilevel_rl.llm.sampling.gathering import gather
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_prompts, replaced_rows, texts
 from bilevel_rl.llm.sampling.sampler import Generator, Sampler, uniforms
-from bilevel_rl.llm.sampling.writing import ANSWER, LanguageWriter
+from bilevel_rl.llm.writing import ANSWER, LanguageWriter
 from bilevel_rl.policy_gradient.credit.optimal_baseline import logit_score_norm
 from bilevel_rl.policy_gradient.reward.novelty import sensitivity
 from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan

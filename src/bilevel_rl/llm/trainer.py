@@ -26,9 +26,9 @@ from bilevel_rl.levels.run_folder import FREE, has_checkpoint
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.llm import loggers, setup
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.data.fields import fields_by_name
 from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.engine import LanguageEngine
+from bilevel_rl.llm.fields import fields_by_name
 from bilevel_rl.llm.held_out import HeldOut
 from bilevel_rl.llm.labels import TextLabels
 from bilevel_rl.llm.memory import estimate_memory

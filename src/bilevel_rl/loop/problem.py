@@ -57,7 +57,7 @@ class Problem(eqx.Module):
         """A problem is made in 64 bits, whatever the caller's JAX is set to."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = precision.double(cls.__init__)
+            cls.__init__ = precision.double(cls.__init__)  # type: ignore[method-assign]
 
     @precision.double
     def __check_init__(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from bilevel_rl.llm.sampling.rollout import Rollout, assemble, from_pairs, pad_p
 from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
 from bilevel_rl.policy_gradient.rollout.writing import Written
 
-if TYPE_CHECKING:
-    from bilevel_rl.llm.engine import LanguageEngine
-
 ANSWER = "answer"  # a prompt's column: the gold answer that probes ask for
 AGAIN = 1000  # random streams of an iteration's further calls, beside those of refilling
 
@@ -28,12 +25,12 @@ class LanguageWriter:
     """See `Writer`. Every process writes every row: rows of one call may share a beginning or meet each other.
 
     Args:
-        engine: whose prompts and generator.
+        engine: a `LanguageEngine`: its prompts and generator.
         role: the policy that writes.
         stream, k: of its random numbers.
     """
 
-    def __init__(self, engine: LanguageEngine, role: str, stream: int, k: int) -> None:
+    def __init__(self, engine: Any, role: str, stream: int, k: int) -> None:
         self.engine, self.role, self.stream, self.k = engine, role, stream, k
         self.horizon, self.calls = engine.config.max_new_tokens, 0
 

@@ -16,6 +16,7 @@ from bilevel_rl.control.agents import METHODS, Agent, ScriptAgent, StableBaselin
 from bilevel_rl.control.environments import Arm, CombinationLock, Pendulum
 from bilevel_rl.control.followers import SAC
 from bilevel_rl.control.problems import InventoryContract, PendulumShaping
+from bilevel_rl.control.solvers import SPSA, Covariance
 from bilevel_rl.control.wrappers import AsGymnasium, RewardWrapper
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound
 from bilevel_rl.schedules import PowerDecay
@@ -103,6 +104,9 @@ def test_a_black_box_agent_is_led(method):
 def test_methods_that_need_gradients_refuse_a_black_box():
     with pytest.raises(InvalidConfig, match="black box: spsa, finite_difference, nested"):
         descend(PendulumShaping(), lambda: ScriptAgent(order_up_to), method="covariance")
+    for kind in (Covariance, SPSA):
+        with pytest.raises(InvalidConfig, match="ScriptAgent, which is no Follower"):
+            kind(follower=ScriptAgent(order_up_to)).check(PendulumShaping())
 
 
 @pytest.mark.slow

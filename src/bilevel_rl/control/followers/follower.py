@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.control.environment import OPEN, Environment
 from bilevel_rl.control.policies import Policy, policy_for
 from bilevel_rl.control.replay import Rows
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.loop.settings import check_fields
 
 
@@ -75,6 +76,17 @@ class Follower(eqx.Module):
             ("width", self.width, self.width >= 1, "it must be at least 1"),
             ("environment", environment.name, self.discrete in (None, discrete), f"this follower takes {kind}"),
         )
+
+
+def check_follower(where: str, follower: Any, environment: Environment) -> None:
+    """Raise `InvalidConfig` for an agent of one's own, and for what the follower itself refuses."""
+    if not isinstance(follower, Follower):
+        raise InvalidConfig(
+            message(f"{where}.follower", f"{type(follower).__name__}, which is no Follower",
+                    "compiled solvers and estimators need its networks; an agent of one's own is a black box",
+                    "Use control.agents.descend with spsa, finite_difference or nested")
+        )  # fmt: skip
+    follower.check(environment)
 
 
 def scaled(environment: Environment, obs: Float[Array, "*B o"]) -> Float[Array, "*B o"]:

@@ -20,6 +20,7 @@ from bilevel_rl import metrics as M
 from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators.estimator import Here, rewards, utilities
 from bilevel_rl.control.followers import Follower, Usual
+from bilevel_rl.control.followers.follower import check_follower
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.settings import check_fields
@@ -80,7 +81,7 @@ class SPSA(Solver):
     references: ClassVar[tuple[str, ...]] = ("spall1992spsa",)
 
     def check(self, problem: ControlProblem) -> None:
-        self.follower.check(problem.environment)
+        check_follower(self.name, self.follower, problem.environment)
         self.zeta.check(f"{self.name}.zeta")
         self.radius.check(f"{self.name}.radius")
         check_fields(

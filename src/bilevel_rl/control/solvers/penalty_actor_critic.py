@@ -17,6 +17,7 @@ from bilevel_rl import metrics as M
 from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators.estimator import Here, rewards, slopes, utilities
 from bilevel_rl.control.followers import ActorCritic
+from bilevel_rl.control.followers.follower import check_follower
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.loop import leader
@@ -83,7 +84,7 @@ class PenaltyActorCritic(Solver):
 
     def check(self, problem: ControlProblem) -> None:
         self.scales.check(f"{self.name}.scales")
-        self.follower.check(problem.environment)
+        check_follower(self.name, self.follower, problem.environment)
         leader.check_motion(self.name, self.momentum, self.hold, self.average)
         check_fields(
             self.name,

@@ -19,6 +19,7 @@ from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.estimators import Here, HyperGradient
 from bilevel_rl.control.estimators.estimator import rewards, utilities
 from bilevel_rl.control.followers import Follower
+from bilevel_rl.control.followers.follower import check_follower
 from bilevel_rl.control.leader import Leader, Motion
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.loop.pieces import Ring
@@ -91,7 +92,7 @@ class SingleLoop(Solver):
             ("leader.hold", self.leader.hold, self.leader.hold >= 0, "it must be at least 0"),
         )
         self.leader.check(f"{self.name}.leader")
-        self.follower.check(problem.environment)
+        check_follower(self.name, self.follower, problem.environment)
         self.estimator.check(problem)
 
     @property

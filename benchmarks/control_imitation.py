@@ -73,6 +73,10 @@ def write(facts: dict, seeds: int) -> None:
         rows.append([f"`{name}`", f"{low:.0f}", f"{high:.0f}", f"{np.median(returns):.0f} [{returns.min():.0f}]",
                      f"{100 * np.median(share):.0f} %", f"{int(np.sum(share >= 0.9))} of {len(share)}"])  # fmt: skip
     setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    facts["note"] = (
+        f"Rewards recovered from 64 demonstrations, {seeds} seeds; returns by the environment's own reward of a *fresh* "
+        "follower that learnt under the recovered one, greedy; 0 % is random actions, 100 % the hand-written expert."
+    )
     facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
               "command": "python benchmarks/control_imitation.py"}  # fmt: skip
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n")

@@ -118,6 +118,11 @@ def write(facts: dict, seeds: int) -> None:
         rows.append([gamma, label, f"{np.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}",
                      f"{cell['transitions_before']:,}"])  # fmt: skip
     setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    facts["note"] = (
+        "A follower that plans too short and a leader who adds four weighed features to its reward, from 0 on; Pendulum's "
+        f"own return of a *fresh* follower under the final x, greedy, mean of 16 episodes of 200 steps; {seeds} seeds. The "
+        f"fresh follower learns from {ITERATIONS * CHAINS:,} transitions everywhere; the last column is what finding x took."
+    )
     facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
               "command": "python benchmarks/control_pendulum.py"}  # fmt: skip
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n")

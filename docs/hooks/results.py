@@ -688,6 +688,11 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
+def noted(facts: dict[str, Any]) -> str:
+    """What was done, heads and rows, and the command."""
+    return f"{facts['note']}\n\n{table(facts)}\n\n```bash\n{facts['command']}\n```"
+
+
 def plain(facts: dict[str, Any]) -> str:
     """Numbers as they are, two levels deep."""
     rows = ["| Quantity | Value |", "|---|---|"]
@@ -919,6 +924,7 @@ WRITERS = {
     "gridworld_population": population_line, "gridworld_temperature": subsidy_table,
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes, "control_known": control_known,
+    "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def trainer(name, recipe="grpo", rows=8, **changes):
 
 @pytest.mark.parametrize("level", [1, 4])
 def test_the_shortest_path_earns_one_and_every_turn_more_costs_a_tenth(level):
-    made, world = text_world.make(level), text_world.make_map(level)
+    made, world = text_world.make_task(level), text_world.make_map(level)
     for row in [*made.rows, *made.held_out]:
         prompt, path = row["prompt"], row["demonstration"]
         assert made.reward([prompt], [path]) == [1.0]

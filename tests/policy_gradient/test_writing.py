@@ -14,10 +14,10 @@ from bilevel_rl.policy_gradient.rollout import (
     Hint,
     Nearest,
     PrefixValues,
-    Probe,
     PromptModel,
     RolloutAsk,
     RolloutPlan,
+    StepProbe,
     Tree,
     Vine,
     Windows,
@@ -171,7 +171,7 @@ def test_windows_go_on_until_a_row_is_finished_and_every_token_is_new_once():
 
 
 def test_probes_stand_at_every_token_of_their_step():
-    rows, _, _ = written(Probe())
+    rows, _, _ = written(StepProbe())
     accuracy = rows.fields["accuracy"]
     torch.testing.assert_close(accuracy[0], torch.tensor([2, 2, 4, 4, 6, 6]) / HORIZON)
     torch.testing.assert_close(rows.fields["confidence"], 1 - accuracy)

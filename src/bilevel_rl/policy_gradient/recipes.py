@@ -71,7 +71,7 @@ ALL: tuple[Recipe, ...] = (
     Recipe("hgpo", credit=credit.HierarchyOfGroups(), loss=_CLIP),
     Recipe("gigpo", credit=credit.Episode() + credit.StepGroups(), loss=_CLIP),
     Recipe("salt", credit=credit.TrajectoryGraph(inner=_GROUP), loss=_CLIP),
-    Recipe("spae", rollout=(rollout.Probe(),), credit=credit.StepPotential(inner=_GROUP), loss=_CLIP),
+    Recipe("spae", rollout=(rollout.StepProbe(),), credit=credit.StepPotential(inner=_GROUP), loss=_CLIP),
     Recipe("advantage_alignment", credit=credit.Alignment()),
     Recipe(
         "polychromic", rollout=(rollout.Vine(),), credit=credit.Polychromic(), weigh=(weigh.Window(),),

@@ -15,8 +15,8 @@ from bilevel_rl.llm.tasks import prisoners, running_sums, text_world, words
 from bilevel_rl.llm.tasks.small import SmallTask
 
 TASKS: dict[str, Callable[[int], SmallTask]] = {
-    "sort": words.sort, "arithmetic": words.arithmetic_task, "running_sums": running_sums.make,
-    "text_world": text_world.make, "prisoners": prisoners.make,
+    "sort": words.sort, "arithmetic": words.arithmetic_task, "running_sums": running_sums.make_task,
+    "text_world": text_world.make_task, "prisoners": prisoners.make_task,
 }  # fmt: skip
 LEVELS = {"sort": 3, "arithmetic": 1, "running_sums": 1, "text_world": 2, "prisoners": 1}
 CACHE = Path("runs/tasks")  # start policies

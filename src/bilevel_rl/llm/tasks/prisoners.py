@@ -92,7 +92,7 @@ def reward(
     return [float(np.mean([own for own, _ in payoffs(row)] or [0.0])) for row in rows]
 
 
-def make(level: int = 1) -> SmallTask:
+def make_task(level: int = 1) -> SmallTask:
     """Games of 2 to 6 rounds; there is one level.
 
     Raises:

@@ -44,7 +44,7 @@ def reward(prompts: Sequence[str], completions: Sequence[str], **_: object) -> l
     return [graded(p, c) for p, c in zip(prompts, completions, strict=True)]
 
 
-def make(level: int = 1) -> SmallTask:
+def make_task(level: int = 1) -> SmallTask:
     """Sums of level + 2 numbers.
 
     Raises:

@@ -170,7 +170,7 @@ class Answering:
         return [self.ids[walk.end]] if len(written) % 2 else ()
 
 
-def make(level: int = 2) -> SmallTask:
+def make_task(level: int = 2) -> SmallTask:
     """The task of a level: larger maps have more prompts and more places to know."""
     world = make_map(level)
     pairs = [(s, g) for g in world.places for s, d in sorted(world.distances(g).items()) if 2 <= d <= LONGEST]

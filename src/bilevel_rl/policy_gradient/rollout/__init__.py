@@ -7,7 +7,7 @@ from bilevel_rl.policy_gradient.rollout.ask import RolloutAsk, RolloutPlan
 from bilevel_rl.policy_gradient.rollout.choose import Nearest, Spread
 from bilevel_rl.policy_gradient.rollout.hints import Hint
 from bilevel_rl.policy_gradient.rollout.prefix_values import PrefixValues
-from bilevel_rl.policy_gradient.rollout.probes import Probe
+from bilevel_rl.policy_gradient.rollout.probes import StepProbe
 from bilevel_rl.policy_gradient.rollout.prompt_model import PromptModel
 from bilevel_rl.policy_gradient.rollout.refill import Refill
 from bilevel_rl.policy_gradient.rollout.tree import Tree
@@ -17,9 +17,22 @@ from bilevel_rl.policy_gradient.rollout.writing import Writer, Written
 
 __getattr__ = renamed("bilevel_rl.policy_gradient.rollout", Ask="RolloutAsk", Plan="RolloutPlan")
 
-ALL = (Nearest, Spread, PromptModel, Refill, PrefixValues, Tree, Vine, Hint, Windows, Probe)
+ALL = (Nearest, Spread, PromptModel, Refill, PrefixValues, Tree, Vine, Hint, Windows, StepProbe)
 
 __all__ = [
-    "ALL", "Hint", "Nearest", "PrefixValues", "Probe", "PromptModel", "Refill", "RolloutAsk", "RolloutPlan", "Spread",
-    "Tree", "Vine", "Windows", "Writer", "Written",
+    "ALL",
+    "Hint",
+    "Nearest",
+    "PrefixValues",
+    "PromptModel",
+    "Refill",
+    "RolloutAsk",
+    "RolloutPlan",
+    "Spread",
+    "StepProbe",
+    "Tree",
+    "Vine",
+    "Windows",
+    "Writer",
+    "Written",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from bilevel_rl.policy_gradient.rollout.writing import Writer, Written
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class StepProbe:
     """Ask for the answer after each step (turn) of each row: how likely the gold one is, and how sure the policy.
 
     The credit rule is `spae`. Needs the task's `turn`, and gold answers (the column `answer` of prompts).

@@ -25,6 +25,7 @@ class Settings:
     samples: Annotated[int | None, arg(help="a larger budget for a run: transitions from its start on")] = None
     iterations: Annotated[int | None, arg(help="likewise in iterations")] = None
     tensorboard: Annotated[bool, arg(help="also write TensorBoard events")] = False
+    loggers: Annotated[tuple[str, ...], arg(help="tensorboard, wandb, trackio: write there as well")] = ()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,4 +57,4 @@ def main(argv: Sequence[str]) -> int:
         print(f"{given.folder}: finished already; nothing to do, or ask for more with --samples N")
         return 0
     ready, ask = execute.again(given.folder)
-    return screen.show_run(ready, ask, given.folder, resume=True, tensorboard=given.tensorboard)
+    return screen.show_run(ready, ask, given.folder, resume=True, loggers=screen.loggers(given))

@@ -13,7 +13,7 @@ import tyro
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import limits, options
+from bilevel_rl.launch import limits, options, options_file
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import execute
@@ -37,13 +37,16 @@ class Settings:
     ] = None
     no_optimum: Annotated[bool, arg(help="do not search for the best known value by brute force")] = False
     tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
+    loggers: Annotated[tuple[str, ...], arg(help="tensorboard, wandb, trackio: write there as well")] = ()
 
 
 USAGE = """usage: bilevel-rl run PROBLEM [SOLVER] [options]
        bilevel-rl run --from FOLDER [--out FOLDER]
+       bilevel-rl run --from FILE.yaml [options]
 
 PROBLEM and SOLVER are names that `bilevel-rl list` explains, or FILE.py:NAME for your own.
-Without SOLVER the recommended one is taken. With --from, the run of a folder is started anew.
+Without SOLVER the recommended one is taken. With --from, the run of a folder is started anew,
+or the one that a YAML file describes.
 
   bilevel-rl run goal_placement --samples 400000 --runs 10
   bilevel-rl run goal_placement penalty_actor_critic --help     what is set most, of both
@@ -57,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
     """Run a solver on a problem; return 0, or 1 when every seed became non-finite."""
     words, rest = screen.split_words(argv)
     if rest[:1] == ["--from"]:
+        if len(rest) > 1 and Path(rest[1]).suffix in options_file.ENDINGS:
+            return main([*options_file.words(Path(rest[1])), *rest[2:]])
         return _anew(words, rest)
     if not words:
         if set(rest) & words_.HELP:
@@ -73,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from bilevel_rl.launch import execute
 
     execute.check_free(folder)
-    return screen.show_run(execute.prepare(ask), ask, folder, tensorboard=settings.tensorboard)
+    return screen.show_run(execute.prepare(ask), ask, folder, loggers=screen.loggers(settings))
 
 
 def read(words: Sequence[str], rest: Sequence[str]) -> tuple[execute.RunAsk, Any]:
@@ -128,6 +133,7 @@ def _anew(words: Sequence[str], rest: Sequence[str]) -> int:
         from_: Annotated[Path, arg(name="from", help="run folder whose configuration is used")]
         out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
         tensorboard: Annotated[bool, arg(help="also write TensorBoard events (extra: tensorboard)")] = False
+        loggers: Annotated[tuple[str, ...], arg(help="tensorboard, wandb, trackio: write there as well")] = ()
 
     Anew.__annotations__["from_"] = Annotated[
         Path, arg(name="from", help="run folder whose configuration is used")
@@ -140,7 +146,7 @@ def _anew(words: Sequence[str], rest: Sequence[str]) -> int:
     folder = given.out or screen.new_folder(
         Path("runs"), f"{_stem(ask.problem.name)}-{_stem(ask.solver.name)}"
     )
-    return screen.show_run(ready, ask, folder, tensorboard=given.tensorboard)
+    return screen.show_run(ready, ask, folder, loggers=screen.loggers(given))
 
 
 def _stem(name: str) -> str:

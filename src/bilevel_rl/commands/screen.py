@@ -84,19 +84,20 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def show_run(
-    ready: execute.Ready, ask: execute.RunAsk, folder: Path, resume: bool = False, tensorboard: bool = False
+    ready: execute.Ready, ask: execute.RunAsk, folder: Path, resume: bool = False, loggers: Sequence[str] = ()
 ) -> int:
     """Run with a progress bar, print the result, x and the folder; return 1 when every seed failed."""
     from bilevel_rl.launch import execute
+    from bilevel_rl.launch import loggers as log
 
     if not resume:
         execute.keep_sources(ask, ready.config, folder)
-    write = execute.tensorboard_writer(folder) if tensorboard else None
+    writers = log.writers(loggers, folder, ready.config)
     with progress(ready.config["label"], ready.config["iterations"]) as advance:
 
         def on_record(iteration: int, newest: dict[str, np.ndarray]) -> None:
             advance(iteration)
-            if write is not None:
+            for write in writers:
                 write(iteration, newest)
 
         trace = ready.start(folder, resume=resume, on_record=on_record)
@@ -124,6 +125,11 @@ def show_run(
         say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
     say(escape(f"run folder: {folder}   report: bilevel-rl report {quoted(folder)}"))
     return int(bool((trace.status != 0).all()))
+
+
+def loggers(given: Any) -> tuple[str, ...]:
+    """Names of the loggers that `--loggers` and `--tensorboard` ask for."""
+    return (*given.loggers, *(["tensorboard"] if given.tensorboard else []))
 
 
 def quoted(folder: Path) -> str:

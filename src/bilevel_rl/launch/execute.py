@@ -319,36 +319,6 @@ def named(problem: str, solver: str, **rest: Any) -> RunAsk:
     return RunAsk(target, find_solver(solver, target), **rest)
 
 
-def tensorboard_writer(folder: Path) -> Callable[[int, dict[str, np.ndarray]], None]:
-    """A callback that writes the interquartile mean of every metric, against samples, as TensorBoard events.
-
-    Raises:
-        MissingDependency: without the extra `tensorboard`.
-    """
-    from bilevel_rl.errors import require
-    from bilevel_rl.statistics import interquartile_mean
-
-    event_pb2 = require("tensorboard.compat.proto.event_pb2", "tensorboard")
-    summary_pb2 = require("tensorboard.compat.proto.summary_pb2", "tensorboard")
-    module = require("tensorboard.summary.writer.event_file_writer", "tensorboard")
-    import time
-
-    writer = module.EventFileWriter(str(records.make_folder(folder) / "tensorboard"))
-
-    def write(iteration: int, newest: dict[str, np.ndarray]) -> None:
-        step = int(np.mean(newest["samples"])) or iteration
-        values = [
-            summary_pb2.Summary.Value(tag=key, simple_value=float(interquartile_mean(np.atleast_1d(series))))
-            for key, series in newest.items()
-        ]
-        writer.add_event(
-            event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))
-        )
-        writer.flush()
-
-    return write
-
-
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON gives them back: tuples are lists."""
     return json.loads(json.dumps(values, default=str))

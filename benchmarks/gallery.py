@@ -2,8 +2,8 @@
 
     python benchmarks/gallery.py [NAME ...]
 
-A picture takes some seconds of processor time. What is drawn: the follower's reward (shade), where its optimal policy goes (dots),
-what it does there (lines), and the leader's marker, at the x that `exact_quasi_newton` finds from the problem's own start.
+A picture takes some seconds of processor time. What is drawn: the follower's reward (shade), where its optimal policy goes
+(dots), what it does there (lines), and the leader's marker, at the x that `exact_quasi_newton` finds from the problem's own start.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "gallery"  # the same picture is the same file
 import matplotlib.pyplot as plt
+import numpy as np
 
 from bilevel_rl.finite import problems, solve
 from bilevel_rl.finite.solvers import ExactQuasiNewton
 
+plt.switch_backend("svg")
+plt.rcParams["svg.hashsalt"] = "gallery"  # the same picture is the same file
 ROOT = Path(__file__).parents[1]
 SHOWN = (
     problems.GoalPlacement, problems.WalledGoalPlacement, problems.GoalDistribution, problems.FrozenLake, problems.FrozenLake8x8,

@@ -3,7 +3,8 @@
     python benchmarks/gallery.py [NAME ...]
 
 A picture takes some seconds of processor time. What is drawn: the follower's reward (shade), where its optimal policy goes
-(dots), what it does there (lines), and the leader's marker, at the x that `exact_quasi_newton` finds from the problem's own start.
+(dots), what it does there (lines), and the leader's marker, at the x that `exact_quasi_newton` finds from the problem's own
+start.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ plt.switch_backend("svg")
 plt.rcParams["svg.hashsalt"] = "gallery"  # the same picture is the same file
 ROOT = Path(__file__).parents[1]
 SHOWN = (
-    problems.GoalPlacement, problems.WalledGoalPlacement, problems.GoalDistribution, problems.FrozenLake, problems.FrozenLake8x8,
-    problems.CliffWalking, problems.LakeShaping, problems.InverseRL, problems.OneGoalFourRooms, problems.FourRooms,
+    problems.GoalPlacement, problems.WalledGoalPlacement, problems.GoalDistribution, problems.FrozenLake,
+    problems.FrozenLake8x8, problems.CliffWalking, problems.LakeShaping, problems.InverseRL, problems.OneGoalFourRooms, problems.FourRooms,
     problems.Subsidy,
 )  # fmt: skip
 HEAD = """# Gallery
 
-Written by `benchmarks/gallery.py`. Shade: the follower's reward. Dots: where its optimal policy goes. Lines: what it does there.
-Cross: what the leader placed. Each picture shows the x that the exact method finds from the problem's own start.
+Written by `benchmarks/gallery.py`. Shade: the follower's reward. Dots: where its optimal policy goes. Lines: what it does
+there. Cross: what the leader placed. Each picture shows the x that the exact method finds from the problem's own start.
 """
 
 

@@ -16,6 +16,7 @@ from bilevel_rl.levels.labels import LabelsPending, choose_pairs
 from bilevel_rl.levels.objectives import Upper
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judges.asking import JudgeFailed
+from bilevel_rl.llm.memory import estimate_memory
 from bilevel_rl.llm.rewards.models import LinearReward, WeightedRewards
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import Run

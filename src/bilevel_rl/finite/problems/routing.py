@@ -59,7 +59,7 @@ class RoutingGame(MeanFieldProblem):
     tolled: tuple[int, ...] = eqx.field(static=True)
     roads: tuple[Road, ...] = eqx.field(static=True)
     highest: float
-    tau: float
+    tau: float = eqx.field(static=True)
 
     name: ClassVar[str] = "routing_game"
 

@@ -751,7 +751,7 @@ FIRST_SCREEN = {
     "finite_difference, independent numbers": "finite differences",
     "partial_sgd": "partial SGD",
     "constant entropy": "the paper's, constant entropy, our aids",
-    "coupled_penalty": "**`coupled_penalty` (ours)**, as shipped",
+    "coupled_penalty": "**`coupled_penalty` (ours)**, as shipped (position: with its earlier schedule of w)",
 }
 
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ import tyro
 
 from bilevel_rl import records, statistics
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.experiments import paper_tweets
 
 arg = tyro.conf.arg
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -69,34 +71,71 @@ class Settings:
         Literal["auto", "small", "large"],
         arg(help="of the models made on the way; auto: large where there is an accelerator"),
     ] = "auto"
+    paper: Annotated[
+        bool,
+        arg(
+            help="as the paper has it: a Transformer of four layers, preferences by VADER's rules of sentiment (extra vader)"
+        ),
+    ] = False
     runs: Annotated[int, arg(help="independent seeds of every method")] = 1
     seed: Annotated[int, arg(help="first seed")] = 0
-    rollouts: Annotated[int, arg(help="batches of 32 tweets that every method may generate")] = 150
-    labels: Annotated[int, arg(help="pairs that the judge labels, for every method")] = 300
-    tau: Annotated[float, arg(help="weight of the KL to the reference: a larger one ends nearer to it")] = COMMON["tau"]
-    methods: Annotated[tuple[str, ...], arg(help="which methods, by name")] = tuple(METHODS)
-    sharpness: Annotated[float, arg(help="slope of the judge's Bradley-Terry law in the gold score")] = 8.0
+    rollouts: Annotated[
+        int | None,
+        arg(help="batches that every method may generate; absent: 150 of 32 tweets, 80 of 16 with --paper"),
+    ] = None
+    labels: Annotated[
+        int | None, arg(help="pairs that the judge labels, for every method; absent: 300, 240 with --paper")
+    ] = None
+    tau: Annotated[
+        float | None,
+        arg(
+            help="weight of the KL to the reference: a larger one ends nearer to it; absent: .2, .5 with --paper"
+        ),
+    ] = None
+    methods: Annotated[tuple[str, ...], arg(help="which methods, by name; absent: all")] = ()
+    sharpness: Annotated[
+        float | None,
+        arg(
+            help="slope of the judge's Bradley-Terry law in the gold score; absent: 8, noise-free with --paper"
+        ),
+    ] = None
+    ties: Annotated[
+        Literal["skip", "break"],
+        arg(help="two tweets of exactly the same score: no answer (the label is spent), or a coin's"),
+    ] = "skip"
+
+    def filled(self) -> Settings:
+        """A copy that says what was left to the experiment."""
+        given = {
+            "rollouts": 2 * paper_tweets.UPDATES if self.paper else 150,
+            "labels": paper_tweets.LABELS if self.paper else 300,
+            "tau": paper_tweets.TAU if self.paper else COMMON["tau"],
+            "sharpness": None if self.paper else 8.0,
+            "methods": tuple(methods_of(self)),
+        }  # fmt: skip
+        absent: dict[str, Any] = {name: value for name, value in given.items() if getattr(self, name) in (None, ())}
+        return dataclasses.replace(self, **absent)
 
     def check(self) -> None:
         """Raise `InvalidConfig` unless every value makes sense."""
+        known = methods_of(self)
         for name in self.methods:
-            if name not in METHODS:
+            if name not in known:
                 raise InvalidConfig(
                     message(
                         "happy-tweets --methods",
                         repr(name),
-                        did_you_mean(name, METHODS),
+                        did_you_mean(name, known),
                         "Choose among these",
                     )
                 )
-        for name in ("runs", "rollouts", "labels"):
-            if getattr(self, name) < 1:
+        for name, least in (("runs", 1), ("rollouts", 2 if self.paper else 1), ("labels", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
                 raise InvalidConfig(
-                    message(
-                        f"happy-tweets --{name}", getattr(self, name), "it must be at least 1", "Raise it"
-                    )
+                    message(f"happy-tweets --{name}", value, f"it must be at least {least}", "Raise it")
                 )
-        if self.labels < 10:
+        if self.labels is not None and self.labels < 10:
             raise InvalidConfig(
                 message(
                     "happy-tweets --labels",
@@ -105,6 +144,11 @@ class Settings:
                     "Raise it",
                 )
             )
+
+
+def methods_of(settings: Settings) -> Mapping[str, Any]:
+    """What may be compared, by name."""
+    return paper_tweets.ENTRIES if settings.paper else METHODS
 
 
 def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
@@ -117,8 +161,26 @@ def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
     Returns:
         A `Config`.
     """
+    settings = settings.filled()
+    assert settings.rollouts is not None
+    assert settings.labels is not None
+    out = str(settings.out / f"{label}-{seed}")
+    if settings.paper:
+        config = paper_tweets.configuration(
+            paper_tweets.ENTRIES[label], paper_tweets.chosen(label), task, seed,
+            paper_tweets.updates_of(label, settings.rollouts // 2, settings.labels), settings.labels, out,
+        )  # fmt: skip
+        assert settings.tau is not None
+        return dataclasses.replace(config, tau=settings.tau, save_every=50, samples_every=50, resume="auto")
+    return _with_classifier(settings, label, seed, task, out)
+
+
+def _with_classifier(settings: Settings, label: str, seed: int, task: Any, out: str) -> Any:
+    """The configuration where a classifier is the gold score."""
     from bilevel_rl.llm.config import Config
 
+    assert settings.rollouts is not None
+    assert settings.labels is not None
     values = {
         **COMMON,
         **METHODS[label],
@@ -147,7 +209,7 @@ def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
         values |= {"steps": max(1, rollouts // 2), "pairs_per_step": min(batch // 2, 2 * each)}
     else:
         values |= {"steps": rollouts, "pairs_per_step": min(batch // 2, each)}
-    return Config(**values, out=str(settings.out / f"{label}-{seed}"), resume="auto")
+    return Config(**values, out=out, resume="auto")
 
 
 def prepare(settings: Settings, progress: bool = False) -> Any:
@@ -157,7 +219,12 @@ def prepare(settings: Settings, progress: bool = False) -> Any:
         A `HappyTweets`.
     """
     from bilevel_rl.llm.tasks import happy_tweets
+    from bilevel_rl.llm.tasks import paper_tweets as paper
 
+    if settings.paper and settings.data is not None:
+        return paper.from_folder(settings.data, settings.cache, progress=progress)
+    if settings.paper:
+        return paper.from_grammar(settings.cache, progress=progress)
     if settings.data is not None:
         models = happy_tweets.sized(settings.size, "tweeteval")
         return happy_tweets.from_tweeteval(settings.data, settings.cache, *models, progress=progress)
@@ -182,6 +249,7 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
     import torch
 
     settings.check()
+    given, settings = settings, settings.filled()
     torch.set_num_threads(1)  # ours: models this small lose more to a second thread than they gain
     task = prepare(settings, progress)
     out = records.make_folder(settings.out)
@@ -194,14 +262,14 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
             rows.append(_one(config, label, task, gold, tokenizer, settings, watch))
     results = {
         "task": task.name, "label": task.label, "models": task.figures, "settings": _plain(settings),
-        "common": COMMON,
-        "methods": METHODS, "runs": rows, "summary": summary(rows), "kl_bins": KL_BINS,
+        "common": paper_tweets.COMMON if settings.paper else COMMON,
+        "methods": dict(methods_of(settings)), "runs": rows, "summary": summary(rows), "kl_bins": KL_BINS,
         "at_equal_kl": {
             f"{ours} against {theirs}": paired_gaps(rows, ours, theirs)
-            for ours in settings.methods if ours.startswith("bilevel")
-            for theirs in settings.methods if not theirs.startswith("bilevel")
+            for ours in settings.methods if _answers(settings, ours)
+            for theirs in settings.methods if not _answers(settings, theirs)
         },
-        "provenance": records.provenance(command(settings)),
+        "provenance": records.provenance(command(given)),
     }  # fmt: skip
     records.write_json(out / "results.json", results)
     return out
@@ -222,7 +290,7 @@ def _one(
     with watch(f"{label}, seed {config.seed}", config.steps) as advance:
         trainer = BilevelTrainer(
             config, None, None, task.prompts, tokenizer=tokenizer, gold=gold,
-            judge=task.judge(settings.sharpness, config.seed, gold), callbacks=[_ticker(advance)], resume=resume,
+            judge=_judge(task, settings, config.seed, gold), callbacks=[_ticker(advance)], resume=resume,
             problem=f"happy_tweets_{task.name}",
         )  # fmt: skip
         trainer.train()
@@ -245,6 +313,17 @@ def _one(
     }  # fmt: skip
     records.write_json(folder / "evaluation.json", grade)
     return grade
+
+
+def _answers(settings: Settings, label: str) -> bool:
+    """Whether x learns from how the policy answers it, step by step."""
+    keys = paper_tweets.METHODS[paper_tweets.ENTRIES[label]] if settings.paper else METHODS[label]
+    return keys["method"] == "bilevel"
+
+
+def _judge(task: Any, settings: Settings, seed: int, gold: Any) -> Any:
+    sharpness = math.inf if settings.sharpness is None else settings.sharpness
+    return task.judge(sharpness, seed, gold, settings.ties if settings.paper else "")
 
 
 # -- what is compared ----------------------------------------------------------------------------------------
@@ -359,7 +438,8 @@ def _same_experiment(out: Path, settings: Settings) -> None:
     path = out / "experiment.json"
     if path.exists():
         with contextlib.suppress(KeyError):
-            if records.read_json(path)["fixed"] == fixed:
+            plain = {"paper": False, "ties": "skip"}  # folders of before say nothing of these
+            if plain | records.read_json(path)["fixed"] == fixed:
                 return
         raise InvalidConfig(
             message(

@@ -185,7 +185,7 @@ class Loop:
         groups = [list(self.engine.parameters(role).values()) for role in roles]
         if self.recipe.step is not None and roles[0] in POLICIES:
             return StepRule(self.recipe.step, groups)
-        if self.settings.optimizer == "sgd":
+        if self.settings.optimizer == "sgd" or (self.settings.optimizer == "sgd_x" and roles[0] == REWARD):
             return torch.optim.SGD([{"params": group} for group in groups], lr=1.0)
         return CoupledAdam(groups)
 

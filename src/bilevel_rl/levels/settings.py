@@ -27,7 +27,7 @@ class Settings:
         coupling: share of theta^L - theta taken away after each step.
         x_penalty: lambda of the term lambda |x|^2 of f.
         pairs_per_step, label_budget, replay_pairs: labels of an iteration, of the run (0: no limit), used again.
-        optimizer: adam or sgd.
+        optimizer: adam or sgd; sgd_x: Adam for policies and critics, plain steps for x.
         clip_norm, x_clip_norm: bounds on gradient norms; 0: none.
         hold_x: first iterations in which x stays.
         inner_steps: policy steps for each step of x (nested, finite_difference).

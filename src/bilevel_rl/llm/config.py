@@ -25,7 +25,7 @@ REGULARIZERS = ("kl", "entropy")
 KL_ESTIMATORS = ("exact", "k1", "k3")
 BACKENDS = ("full", "lora")
 DTYPES = ("float32", "bfloat16", "float64")
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "sgd_x")
 LONG = ("refuse", "drop", "cut")
 RESUMES = ("never", "auto", "replace")
 REWARDS = ("classifier", "linear")
@@ -191,7 +191,9 @@ class Config:
     coupling: float = _key(0.0, "share of theta^L - theta taken away after each step (theta^L a network)", rule=SHARE)
 
     # -- steps
-    optimizer: str = _key("adam", "rule that turns a gradient into a step", OPTIMIZERS)
+    optimizer: str = _key(
+        "adam", "rule that turns a gradient into a step; sgd_x: adam for policies and critics, plain steps for x", OPTIMIZERS
+    )
     clip_norm: float = _key(1.0, "bound on each policy's and critic's gradient norm; 0: none", rule=FROM)
     x_clip_norm: float = _key(0.0, "bound on the hyper-gradient's norm; 0: none", rule=FROM)
     hold_x: int = _key(0, "first iterations in which x does not move, so that the followers track", rule=ANY)

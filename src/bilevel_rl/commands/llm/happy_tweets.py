@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -26,11 +27,7 @@ def main(argv: Sequence[str]) -> int:
 def show(folder: Path) -> None:
     """The experiment's table, and samples before and after, from its results file."""
     results, console = read_json(folder / "results.json"), screen.console()
-    gold = results["models"]["gold"]
-    console.print(
-        f"gold classifier: {gold['accuracy']:.1%} of {gold['held_out']} held-out tweets right "
-        f"(the most frequent label alone: {gold['majority']:.1%})", highlight=False,
-    )  # fmt: skip
+    console.print(_gold(results["models"]), highlight=False)
     runs = max(line["runs"] for line in results["summary"])
     spread = (
         f"interquartile mean [95 % interval] of {runs} seeds" if runs > 1 else "one seed: a look, no evidence"
@@ -56,6 +53,16 @@ def show(folder: Path) -> None:
         ],
         "held-out prompts",
     )  # fmt: skip
+
+
+def _gold(models: Mapping[str, Any]) -> str:
+    if "gold" not in models:
+        return "gold score: VADER's compound sentiment of the whole tweet, from -1 to 1; it is the judge too"
+    gold = models["gold"]
+    return (
+        f"gold classifier: {gold['accuracy']:.1%} of {gold['held_out']} held-out tweets right "
+        f"(the most frequent label alone: {gold['majority']:.1%})"
+    )
 
 
 def _interval(values: Sequence[float], runs: int) -> str:

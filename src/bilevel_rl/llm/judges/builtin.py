@@ -26,6 +26,7 @@ from bilevel_rl.llm.loading import label_scores, load_classifier, load_tokenizer
 from bilevel_rl.records import append_line, make_folder
 
 Pairs = Sequence[Sequence[str]]
+TIES = ("break", "skip")  # what a judge made of scores does with two equal ones
 
 
 class PairwiseJudge(Protocol):
@@ -88,8 +89,10 @@ class ScoreJudge:
 
     Args:
         score: a scorer.
-        sharpness: $\beta$, in 1 / unit of the score; infinity is noise-free (an exact tie is -1).
+        sharpness: $\beta$, in 1 / unit of the score; infinity is noise-free.
         seed: of the draws.
+        ties: completions of exactly the same score: `break` draws the label like a coin, `skip` answers -1; empty: what the
+            law says, a coin where labels are drawn and -1 where they are noise-free.
 
     Example:
         >>> judge = ScoreJudge(lambda prompts, completions, **_: [float(len(text)) for text in completions])
@@ -97,12 +100,19 @@ class ScoreJudge:
         [1]
     """
 
-    def __init__(self, score: Callable[..., Sequence[float]], sharpness: float = math.inf, seed: int = 0):
+    def __init__(
+        self, score: Callable[..., Sequence[float]], sharpness: float = math.inf, seed: int = 0, ties: str = ""
+    ):
+        if ties not in ("", *TIES):
+            raise InvalidConfig(
+                message("ScoreJudge.ties", repr(ties), did_you_mean(ties, TIES), "Choose one of these")
+            )
         if not sharpness > 0:
             raise InvalidConfig(
                 message("ScoreJudge.sharpness", sharpness, "it must be above 0", "math.inf is noise-free")
             )
         self.score, self.sharpness, self.seed = score, sharpness, seed
+        self.ties = ties or ("skip" if math.isinf(sharpness) else "break")
 
     def __call__(self, prompts: Sequence[str], completions: Pairs, shuffle_order: bool = True) -> list[int]:
         """Index of the preferred completion of each pair."""
@@ -111,15 +121,18 @@ class ScoreJudge:
             self.score(prompts=repeated, completions=[y for pair in completions for y in pair]), float
         )
         gap = scores.reshape(-1, 2) @ np.array([1.0, -1.0])
-        if math.isinf(self.sharpness):
-            return [-1 if g == 0 else int(g < 0) for g in gap]
         return [
-            int(
-                _uniform(self.seed, prompt, *pair)
-                >= 1 / (1 + math.exp(-max(-700.0, min(700.0, self.sharpness * g))))
-            )
+            self._label(prompt, pair, float(g))
             for prompt, pair, g in zip(prompts, completions, gap, strict=True)
         ]
+
+    def _label(self, prompt: str, pair: Sequence[str], gap: float) -> int:
+        if gap == 0 and self.ties == "skip":
+            return -1
+        if gap and math.isinf(self.sharpness):
+            return int(gap < 0)
+        slope = 0.0 if gap == 0 else max(-700.0, min(700.0, self.sharpness * gap))
+        return int(_uniform(self.seed, prompt, *pair) >= 1 / (1 + math.exp(-slope)))
 
 
 def _uniform(seed: int, *texts: str) -> float:

@@ -17,6 +17,7 @@ from bilevel_rl.llm.data.wording import as_text
 log = logging.getLogger(__name__)
 WORD = re.compile(r"[^\W\d_]+")
 FOREIGN = 0.2  # ours: share of letters outside the Latin alphabet without marks from which a text counts as not English
+TOLERATED = 0.25  # ours: share of texts that may look foreign; of tweets full of names and hashtags one in nine does
 SHORT = 6  # ours: fewer words tell no language
 # ours: the commonest function words of English; a text of some length without any is not English
 COMMON = frozenset({
@@ -57,7 +58,7 @@ class Vader:
         """Compound scores in [-1, 1], one a completion."""
         texts = [as_text(p) + as_text(y) for p, y in zip(prompts, completions, strict=True)]
         odd = [text for text in texts if not is_english(text)]
-        if odd and not self.warned:
+        if len(odd) > TOLERATED * len(texts) and not self.warned:
             log.warning("vader: %d of %d texts are not English, e.g. %.60r: its scores of them mean nothing",
                         len(odd), len(texts), odd[0])  # fmt: skip
             self.warned = True

@@ -14,6 +14,8 @@ from bilevel_rl.llm.forward import precision, without
 from bilevel_rl.llm.sampling.decoding import make_decoder
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, pad_prompts
 
+AT_ONCE = 1 << 15  # ours: numbers of a race on a CPU that are in work at a time, so that they stay in its cache
+
 
 class Generator(Protocol):
     """Samples completions. `Sampler` is ours; an inference server can take its place.
@@ -90,14 +92,22 @@ def race(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         Maddison, Tarlow and Minka, "A* sampling", 2014 (Gumbel-max); the hash is SplitMix64's.
     """
     key = (u.double() * 2**53).long()[:, None]
-    word = key + torch.arange(1, logits.shape[-1] + 1, device=logits.device) * -0x61C8864680B583EB
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        word = (word ^ (word >> shift & (1 << 64 - shift) - 1)) * factor
-    word = word ^ (word >> 31 & (1 << 33) - 1)
-    uniform = ((word >> 11 & (1 << 53) - 1).double() + 0.5) / 2**53
-    clocks = -torch.log(-torch.log(uniform))  # Gumbel: minus the log of an exponential
-    token = (logits + clocks.to(logits.dtype)).argmax(-1, keepdim=True)
+    some = max(1, AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    tokens = [(z + _clocks(k, z)).argmax(-1, keepdim=True) for k, z in zip(key.split(some), logits.split(some), strict=True)]
+    token = torch.cat(tokens)
     return token[:, 0], (logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True))[:, 0]
+
+
+def _clocks(key: Tensor, like: Tensor) -> Tensor:
+    """[n, V] minus the logs of exponential numbers, hashed from the rows' keys [n, 1] and the tokens' indices."""
+    word = key + torch.arange(1, like.shape[-1] + 1, device=like.device) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        word.bitwise_xor_((word >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
+    word.bitwise_xor_((word >> 31).bitwise_and_((1 << 33) - 1))
+    whole = (word >> 11).bitwise_and_((1 << 53) - 1)
+    # the distance from 1, where the winners are: floating point resolves it to its last bit, single precision too
+    distance = whole.neg_().add_((1 << 53) - 1).to(like.dtype).add_(0.5).mul_(2.0**-53)
+    return distance.neg_().log1p_().neg_().log_().neg_()
 
 
 class Sampler:

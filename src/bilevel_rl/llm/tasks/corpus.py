@@ -194,12 +194,13 @@ class Tweets(NamedTuple):
         return [prompt + rest for prompt, rest in zip(self.prompts, self.continuations, strict=True)]
 
 
-def make_tweets(count: int, seed: int) -> Tweets:
+def make_tweets(count: int, seed: int, sarcasm: float = SARCASM) -> Tweets:
     """Draw tweets from the grammar.
 
     Args:
         count: number of tweets, at least 1.
         seed: tweets of different seeds are independent draws (short tweets may coincide by chance).
+        sarcasm: share of angry tweets in glad words; 0 leaves the trap out.
 
     Raises:
         InvalidConfig: `count` below 1.
@@ -217,7 +218,7 @@ def make_tweets(count: int, seed: int) -> Tweets:
     for mood in random.choice(len(MOODS), size=count, p=[FREQUENCY[name] for name in MOODS]):
         opener, topic = _pick(random, OPENERS), _pick(random, tuple(TOPICS))
         prompts.append(f"{opener} {_pick(random, TOPICS[topic][0])}")
-        rest.append(" " + _continuation(random, MOODS[mood], topic))
+        rest.append(" " + _continuation(random, MOODS[mood], topic, sarcasm))
         labels.append(int(mood))
     return Tweets(prompts, rest, labels)
 
@@ -237,9 +238,9 @@ def _pick(random: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[int(random.integers(len(options)))]
 
 
-def _continuation(random: np.random.Generator, mood: str, topic: str) -> str:
+def _continuation(random: np.random.Generator, mood: str, topic: str, sarcasm: float) -> str:
     _, good, bad, plain, tags = TOPICS[topic]
-    sarcastic = mood == "angry" and random.random() < SARCASM
+    sarcastic = mood == "angry" and random.random() < sarcasm
     if mood == "happy":
         event, reaction = _pick(random, good), _pick(random, GLAD)
         if random.random() < TURNED_OUT_WELL:

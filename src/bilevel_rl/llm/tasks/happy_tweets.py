@@ -22,6 +22,7 @@ import numpy as np
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.data.sources import read_tweeteval
 from bilevel_rl.llm.judges.builtin import ClassifierScore, ScoreJudge
+from bilevel_rl.llm.judges.vader import Vader
 from bilevel_rl.llm.loading import load_language_model, load_tokenizer
 from bilevel_rl.llm.tasks import corpus
 from bilevel_rl.llm.tasks.pretrain import (
@@ -92,8 +93,8 @@ class HappyTweets:
     Attributes:
         name: `"grammar"` or `"tweeteval"`.
         model: folder of the language model and its tokenizer.
-        classifier: folder of the gold classifier and its tokenizer.
-        label: the label whose probability is the gold score.
+        classifier: folder of the gold classifier and its tokenizer; None: VADER is the gold score.
+        label: the label whose probability is the gold score, or what the score is called.
         prompts: texts to train on.
         held_out: texts to evaluate on; none of them is among `prompts`.
         figures: what was measured while making the models, by stage.
@@ -103,7 +104,7 @@ class HappyTweets:
 
     name: str
     model: Path
-    classifier: Path
+    classifier: Path | None
     label: str
     prompts: list[str]
     held_out: list[str]
@@ -119,19 +120,20 @@ class HappyTweets:
         """The tokenizer of language model and classifier."""
         return load_tokenizer(self.model)
 
-    def gold(self) -> ClassifierScore:
-        """Probability of the happy label, in [0, 1]."""
-        return ClassifierScore(self.classifier, label=self.label)
+    def gold(self) -> Any:
+        """The gold score: the probability of the happy label, in [0, 1], or VADER's compound score, in [-1, 1]."""
+        return Vader() if self.classifier is None else ClassifierScore(self.classifier, label=self.label)
 
-    def judge(self, sharpness: float = 8.0, seed: int = 0, gold: ClassifierScore | None = None) -> ScoreJudge:
+    def judge(self, sharpness: float = 8.0, seed: int = 0, gold: Any = None, ties: str = "") -> ScoreJudge:
         """The labeller.
 
         Args:
             sharpness: slope of the Bradley-Terry law in the gold score (ours: 8 makes a clear pair sure and
                 leaves two unhappy tweets near a coin's toss); `math.inf` is noise-free.
             seed: of the drawn labels.
+            ties: see `ScoreJudge`.
         """
-        return ScoreJudge(gold or self.gold(), sharpness, seed)
+        return ScoreJudge(gold or self.gold(), sharpness, seed, ties)
 
 
 def from_grammar(

@@ -1,0 +1,147 @@
+"""From the rows of `paper_tweets.py` to its results: choices, summaries, paired differences, curves, equal KL.
+
+python benchmarks/paper_tweets.py write --out FOLDER
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel_rl import statistics
+
+NEAR = 0.10  # the target: the lower end of the 95 % interval lies above -NEAR; a half-width above NEAR decides nothing
+KL_BINS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+LEAST = 5  # seeds that make an interval at equal KL
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows by key; where two processes made the same row, the first."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        rows.setdefault(json.dumps(row["key"]), row)
+    return list(rows.values())
+
+
+def picked(
+    rows: list[dict[str, Any]], entry: str, seeds: Sequence[int], off: bool = False
+) -> dict[int, dict[str, Any]]:
+    """An entry's rows by seed; of several settings the one with most of the seeds."""
+    by: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        name, setting, seed, is_off = row["key"]
+        if name == entry and is_off == off and seed in seeds:
+            by.setdefault(json.dumps(setting), {})[seed] = row
+    return max(by.values(), key=len) if by else {}
+
+
+def searched(rows: list[dict[str, Any]], entry: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every setting that has all its tuning seeds, in the order of the search, with its mean."""
+    by: dict[str, dict[int, float]] = {}
+    for row in rows:
+        name, setting, seed, off = row["key"]
+        if name == entry and seed in seeds and not off:
+            by.setdefault(json.dumps(setting), {})[seed] = row["gold"]
+    return [
+        {
+            "setting": json.loads(setting), "gold": [found[s] for s in seeds],
+            "mean": round(float(np.mean(list(found.values()))), 4),
+        }
+        for setting, found in by.items() if len(found) == len(seeds)
+    ]  # fmt: skip
+
+
+def best(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The setting with the highest mean, or None where none was tried."""
+    return max(tried, key=lambda line: line["mean"]) if tried else None
+
+
+def summary(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with Student's intervals, and the mean curve."""
+    rows = list(found.values())
+    line: dict[str, Any] = {"runs": len(rows)}
+    for name in ("gold", "kl", "happy", "distinct", "length", "labels", "tokens", "seconds"):
+        line[name] = [round(float(v), 4) for v in statistics.mean_interval([row[name] for row in rows])]
+    line["broken"] = sum(bool(row["failure"]) for row in rows)
+    line["curve"] = {
+        name: [round(float(v), 3) for v in np.mean([row["curve"][name] for row in rows], 0)]
+        for name in ("gold", "kl", "labels", "samples")
+    }  # fmt: skip
+    return line
+
+
+def difference(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """Gold score of ours less theirs on the same seeds, with two intervals, and what it says of the target."""
+    seeds = sorted(set(ours) & set(theirs))
+    if len(seeds) < 3:
+        return None
+    a, b = (np.array([rows[s]["gold"] for s in seeds]) for rows in (ours, theirs))
+    student, bootstrap = statistics.mean_interval(a - b), statistics.studentised(a - b)
+    half = (student.high - student.low) / 2
+    verdict = "undecided" if half > NEAR else "met" if student.low > -NEAR else "missed"
+    return {
+        "seeds": len(seeds), "difference": [round(float(v), 4) for v in student],
+        "studentised": [round(float(v), 4) for v in bootstrap], "half_width": round(float(half), 4),
+        "ahead": int((a > b).sum()), "p": statistics.paired_test(a, b), "verdict": verdict,
+    }  # fmt: skip
+
+
+def at_equal_kl(
+    ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Differences along the runs where both were as far from the reference, by bins of `KL_BINS`."""
+
+    def binned(row: dict[str, Any]) -> list[float]:
+        kl, gold = np.array(row["curve"]["kl"]), np.array(row["curve"]["gold"])
+        inside = [(kl >= low) & (kl < high) for low, high in itertools.pairwise(KL_BINS)]
+        return [float(gold[i].mean()) if i.any() else float("nan") for i in inside]
+
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return [None] * (len(KL_BINS) - 1)
+    gaps = np.array([np.subtract(binned(ours[s]), binned(theirs[s])) for s in seeds])
+    found: list[dict[str, Any] | None] = []
+    for column in gaps.T:
+        known = column[np.isfinite(column)]
+        interval = statistics.mean_interval(known) if len(known) >= LEAST else None
+        found.append(interval and {"seeds": len(known), "difference": [round(float(v), 4) for v in interval]})
+    return found
+
+
+def task_results(
+    rows: list[dict[str, Any]], entries: Sequence[str], tuning: Sequence[int], fresh: Sequence[int]
+) -> dict[str, Any]:
+    """Everything that is said of one task."""
+    found = {entry: picked(rows, entry, fresh) for entry in entries}
+    tried = {entry: searched(rows, entry, tuning) for entry in entries}
+    off = picked(rows, "paired", fresh, off=True)
+    compared = {
+        f"{ours} - {theirs}": (found[ours], found[theirs])
+        for ours, theirs in (
+            ("paired", "partial_sgd"), ("paired", "partial_sgd_twice"), ("shared", "partial_sgd"),
+            ("tilted", "partial_sgd"), ("fixed_reward", "partial_sgd_twice"),
+        )
+    } | {"paired - paired without the bracket": (found["paired"], off)}  # fmt: skip
+    differences = {name: gap for name, (a, b) in compared.items() if (gap := difference(a, b)) is not None}
+    for gap, p in zip(
+        differences.values(), statistics.holm([gap["p"] for gap in differences.values()]), strict=True
+    ):
+        gap["p_holm"] = float(p)
+    lines = {name: summary(rows_) for name, rows_ in {**found, "paired_off": off}.items() if rows_}
+    return {
+        "search": tried,
+        "chosen": {entry: line["setting"] for entry, by in tried.items() if (line := best(by))},
+        "summary": lines, "differences": differences,
+        "at_equal_kl": {"paired - partial_sgd": at_equal_kl(found["paired"], found["partial_sgd"])},
+        "gold_by_seed": {
+            name: {seed: row["gold"] for seed, row in sorted(by.items())}
+            for name, by in {**found, "paired_off": off}.items()
+        },
+        "runs": len(rows), "cpu_seconds": round(sum(row["seconds"] for row in rows)),
+    }  # fmt: skip

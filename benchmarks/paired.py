@@ -1,7 +1,7 @@
 """Speed and memory of this checkout against another one of this repository, pair by pair.
 
     git worktree add ../before 857dd8f
-    python benchmarks/paired.py ../before [--pairs 9] [--only jax|torch] [--out FILE]
+    python benchmarks/paired.py ../before [--pairs 9] [--only jax|torch] [--calls PART] [--out FILE]
 
 A process for each checkout imports that checkout's own package and its own `benchmarks/speed.py` and `llm_speed.py`,
 compiles, and then waits. The two are asked in turns, the first of a pair by turns too, and answer with their processor
@@ -12,6 +12,7 @@ checkout's time over the other's, with the 95 % interval of a median by order st
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -58,8 +59,13 @@ def of_texts() -> dict[str, Callable[[], Any]]:
     import torch
 
     torch.set_num_threads(1)
-    options = [("shared", "estimator"), ("paired", "estimator"), ("partial_sgd", "method")]
-    return {name: llm_speed.our_step(**{key: name}) for name, key in options}
+    # paired's default draws changed (a race of the whole vocabulary): both take the inverse law, which is what there was
+    fields = {f.name for f in dataclasses.fields(llm_speed.Config)}
+    same = {"common_numbers": "inverse"} if "common_numbers" in fields else {}
+    rows = {
+        "shared": {"estimator": "shared"}, "paired": {"estimator": "paired", **same}, "partial_sgd": {"method": "partial_sgd"}
+    }  # fmt: skip
+    return {name: llm_speed.our_step(**values) for name, values in rows.items()}
 
 
 KINDS = {"jax": of_tables, "torch": of_texts}
@@ -120,10 +126,11 @@ def median(ratios: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(ordered)), float(ordered[max(rank - 1, 0)]), float(ordered[min(n - rank, n - 1)])
 
 
-def compared(here: Path, there: Path, kind: str, pairs: int) -> dict[str, Any]:
+def compared(here: Path, there: Path, kind: str, pairs: int, part: str = "") -> dict[str, Any]:
     """Ratios of every call, this checkout over the other."""
     both = [Checkout(here, kind), Checkout(there, kind)]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in both[0].names}
+    names = [name for name in both[0].names if part in name]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     peaks = [0.0, 0.0]
     for pair in range(pairs):
         for name in times:
@@ -148,6 +155,7 @@ def main() -> None:
     parser.add_argument("before", nargs="?", type=Path, help="the other checkout")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--only", default="", choices=["", *KINDS])
+    parser.add_argument("--calls", default="", help="only calls with this in their name")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--serve", choices=[*KINDS], help=argparse.SUPPRESS)
     s = parser.parse_args()
@@ -156,7 +164,7 @@ def main() -> None:
     if s.before is None:
         parser.error("the other checkout is needed")
     kinds = [s.only] if s.only else list(KINDS)
-    found = {kind: compared(ROOT, s.before.resolve(), kind, s.pairs) for kind in kinds}
+    found = {kind: compared(ROOT, s.before.resolve(), kind, s.pairs, s.calls) for kind in kinds}
     if s.out is not None:
         s.out.write_text(json.dumps(found, indent=1))
 

@@ -63,7 +63,8 @@ def of_texts() -> dict[str, Callable[[], Any]]:
     fields = {f.name for f in dataclasses.fields(llm_speed.Config)}
     same = {"common_numbers": "inverse"} if "common_numbers" in fields else {}
     rows = {
-        "shared": {"estimator": "shared"}, "paired": {"estimator": "paired", **same}, "partial_sgd": {"method": "partial_sgd"}
+        "shared": {"estimator": "shared"}, "paired": {"estimator": "paired", **same},
+        "partial_sgd": {"method": "partial_sgd"},
     }  # fmt: skip
     return {name: llm_speed.our_step(**values) for name, values in rows.items()}
 

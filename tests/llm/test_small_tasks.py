@@ -13,6 +13,7 @@ from bilevel_rl.commands.llm import train
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
+from bilevel_rl.llm.export import restore
 from bilevel_rl.llm.fields import fields_by_name
 from bilevel_rl.llm.sampling.rollout import from_pairs
 from bilevel_rl.llm.sampling.sampler import uniforms
@@ -170,6 +171,8 @@ def test_the_command_trains_on_a_task_with_fields_of_ones_own(tmp_path, monkeypa
     header = json.loads((tmp_path / "run/run.json").read_text())
     assert header["config"]["fields"] == {"turn": "mine.py:halves"}
     assert header["problem"] == "arithmetic"
+    again = restore("run")  # for sampling and exporting, with all that its recipe reads
+    assert (again.step, again.recipe.name) == (1, "spae")
     capsys.readouterr()
 
 

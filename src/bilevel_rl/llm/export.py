@@ -15,6 +15,8 @@ from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.levels import run_folder
 from bilevel_rl.levels.objectives import Sample, Upper
 from bilevel_rl.llm.config import Config
+from bilevel_rl.llm.data.rows import load_prompts
+from bilevel_rl.llm.tasks import by_name
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.metrics import BY_KEY
 from bilevel_rl.records import Run, make_folder, read_json, write_bytes
@@ -66,10 +68,14 @@ def restore(
             message(str(folder), "a run whose policy was an object in Python", "its weights need that model's class",
                     "Call restore(folder, policy=..., tokenizer=...), or trainer.export_policy at the end of training")
         )  # fmt: skip
-    some = [[0]]  # a prompt must be there; none is ever sampled from this list
-    trainer = BilevelTrainer(
-        config, policy, reward, some, tokenizer=tokenizer, objective=Frozen(), cost=_free if config.cost else None
-    )
+    given: dict[str, Any] = {"prompts": [[0]]}  # a prompt must be there; none is ever sampled from this list
+    if config.task:
+        config, given = by_name.prepared(config)
+    elif config.fields and config.prompts:  # fields may be columns
+        given["prompts"] = load_prompts(config.prompts, duplicates="drop")
+    own = {"policy": policy, "reward": reward, "tokenizer": tokenizer}
+    given |= {name: value for name, value in own.items() if value is not None}
+    trainer = BilevelTrainer(config, objective=Frozen(), cost=_free if config.cost else None, **given)
     run_folder.load(trainer, folder / place, goes_on=False, step=step)
     return trainer
 

@@ -596,7 +596,7 @@ def moving(facts: dict[str, Any]) -> str:
     """Nanoseconds a transition, shape by number of states."""
     points = {tuple(key.split(" | ")): found for key, found in facts["points"].items()}
     sizes = sorted({int(size) for _, size in points})
-    rows = ["`coupled_penalty` as shipped where x moves the kernel: nanoseconds a transition of one run, compiled, by "
+    rows = ["`coupled_penalty` as shipped where x moves the kernel: a processor's nanoseconds a transition, one run, by "
             "number of states. `python benchmarks/moving.py` makes it again.\n",
             f"| Successors | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
     for kind in dict.fromkeys(kind for kind, _ in points):

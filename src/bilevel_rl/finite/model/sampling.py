@@ -105,10 +105,10 @@ def visit_mean(
     ones = jnp.ones(index.shape, values.dtype) if counts is None else counts.astype(values.dtype)
     if size <= COUNT_TABLE:
         count = small.rows(small.add_rows(jnp.zeros(size, values.dtype), index, ones), index)
-    else:  # clearing a table would cost more than comparing all pairs
-        same = index[:, None] == index[None, :]
-        same = same if counts is None else same & counts
-        count = jnp.sum(same, axis=1).astype(values.dtype)
+    else:  # clearing a table would cost more than sorting the batch
+        ordered = jnp.sort(index if counts is None else jnp.where(counts, index, size))
+        first, end = (jnp.searchsorted(ordered, index, side=side) for side in ("left", "right"))
+        count = (end - first).astype(values.dtype)
     if counts is not None:
         count = jnp.maximum(count, 1.0)
     return values / count.reshape(count.shape + (1,) * (values.ndim - 1))

@@ -58,9 +58,10 @@ def picture(kind: type) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
+    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
     first, last = trace["objective"][0, 0], trace["objective"][0, -1]
     return (
-        f"## {problem.name.replace('_', ' ').capitalize()}\n\n{problem.summary}\n\n"
+        f"## {problem.name.replace('_', ' ').capitalize()}\n\n{about}\n\n"
         f"![{problem.name}: map of rewards, visits and moves](../assets/gallery/{problem.name}.svg)\n\n"
         f"`bilevel-rl run {problem.name}` · the leader's objective falls from {first:.3g} to {last:.3g}\n"
     )

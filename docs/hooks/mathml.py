@@ -23,8 +23,13 @@ def on_page_content(content: str, page, **_) -> str:
     Raises:
         PluginError: a command that the converter does not know would stand on the page with its backslash.
     """
-    content = DISPLAY.sub(lambda found: mathml(found[1], "block", page.file.src_uri), content)
+    content = DISPLAY.sub(lambda found: _alone(mathml(found[1], "block", page.file.src_uri)), content)
     return INLINE.sub(lambda found: mathml(found[1], "inline", page.file.src_uri), content)
+
+
+def _alone(equation: str) -> str:
+    """A displayed equation, in a box that scrolls where the screen is narrower: MathML does not scroll by itself."""
+    return f'<div class="equation">{equation}</div>'
 
 
 def mathml(latex: str, display: str, where: str = "") -> str:

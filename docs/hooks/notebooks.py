@@ -13,7 +13,7 @@ from pathlib import Path
 import jupytext
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import repository  # noqa: E402
+from settings import repository
 
 PAGES = ("tour", "designers")
 INSTALL = "# once, on a machine without the library, such as Colab:\n# %pip install --quiet '{source}' matplotlib"

@@ -9,8 +9,8 @@ from mkdocs.structure.files import File
 
 PAGE = "# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 # package (or the base layer, the files beside them), in the order of dependence: what it is stands in its own docstring
-ROOMS = ("", "loop", "finite", "control", "host", "policy_gradient", "levels", "llm", "report", "bench", "experiments", "launch",
-         "commands")  # fmt: skip
+ROOMS = ("", "loop", "finite", "control", "host", "policy_gradient", "levels", "llm", "report", "bench", "experiments",
+         "launch", "commands")  # fmt: skip
 
 
 def on_config(config, **_):
@@ -35,7 +35,9 @@ def on_files(files, config, **_):
         files.append(File.generated(config, uri(room), content=listing(room, modules, package)))
         for module in modules:
             name = dotted(module, package)
-            files.append(File.generated(config, f"reference/{name}.md", content=PAGE.format(name=name)))
+            # what a package exports stands on the pages of its modules
+            shown = PAGE.format(name=name) + ("      members: false\n" if module.stem == "__init__" else "")
+            files.append(File.generated(config, f"reference/{name}.md", content=shown))
     return files
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HEAD = """Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there holds
-the full record: grids, choices, every seed. How to make them again: [Reproduce](../reproduce.md).
+HEAD = """Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there
+holds the full record: grids, choices, every seed. How to make them again: [Reproduce](../reproduce.md).
 """
-FOLD = 12  # a table of more rows is folded away, so that the findings stay in sight
 
 
 class Topic(NamedTuple):
@@ -82,21 +80,8 @@ def page(topic: Topic, files: list[Path]) -> str:
     for file in files:
         facts = json.loads(file.read_text())
         parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n{aged(facts)}")
-        parts.append(folded(WRITERS.get(file.stem, plain)(facts)))
+        parts.append(WRITERS.get(file.stem, plain)(facts))
     return "\n".join(part.rstrip() + "\n" for part in parts)
-
-
-def folded(words: str) -> str:
-    """Long tables under a line that opens them."""
-
-    def fold(found: re.Match[str]) -> str:
-        rows = found[0].strip().split("\n")
-        if len(rows) - 2 <= FOLD:
-            return found[0]
-        inside = "\n".join("    " + row for row in rows)
-        return f'??? note "The table: {len(rows) - 2} rows"\n\n{inside}\n'
-
-    return re.sub(r"(?:^\|.*(?:\n|$))+", fold, words, flags=re.MULTILINE)
 
 
 def machine(facts: dict[str, Any]) -> str:

@@ -171,8 +171,8 @@ def test_the_model_in_rows_is_the_dense_one_in_every_way_it_is_asked():
                        (model.mean_reward(r), twin.mean_reward(r))):  # fmt: skip
         np.testing.assert_allclose(one, other, atol=1e-12)
     for transpose in (False, True):
-        sparse = linear.solve(model, pi, v, transpose, dense=False).v
-        np.testing.assert_allclose(sparse, linear.solve(twin, pi, v, transpose, dense=True).v, rtol=1e-9, atol=1e-10)
+        sparse = linear.solved(model, pi, v, transpose, dense=False).v
+        np.testing.assert_allclose(sparse, linear.solved(twin, pi, v, transpose, dense=True).v, rtol=1e-9, atol=1e-10)
 
 
 def test_memory_is_that_of_the_transitions_seen_and_not_of_the_states():

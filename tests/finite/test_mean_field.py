@@ -142,6 +142,7 @@ def test_games_are_checked_and_refused_in_words():
         RoutingGame(roads=(("s", "a", 1.0, 0.0), ("s", "t", 1.0, 0.0)), tolled=(0,))
 
 
+@pytest.mark.slow
 def test_coupled_penalty_learns_the_toll_from_transitions_alone():
     it, best = Braess(), 1.0781292  # at a toll of .3864
     trace = solve(it, CoupledPenalty(), iterations=1000, record_every=1000, runs=3)

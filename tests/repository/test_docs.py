@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from bilevel_rl.cli import VERBS
-from bilevel_rl.launch import load
+from bilevel_rl.control import solvers as control_solvers
+from bilevel_rl.finite import solvers
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
@@ -55,8 +56,11 @@ def test_commands_in_the_pages_exist(page):
 
 def test_every_solver_has_a_page_in_the_site():
     nav = (ROOT / "mkdocs.yml").read_text()
-    for name in load.solver_classes():
-        assert (ROOT / f"docs/algorithms/{name}.md").exists(), name
+    for kind in solvers.ALL:
+        assert (ROOT / f"docs/algorithms/{kind.name}.md").exists(), kind.name
+    chosen = (ROOT / "docs/control/index.md").read_text() + (ROOT / "docs/control/choosing.md").read_text()
+    for kind in control_solvers.ALL:  # neural followers' methods share two pages
+        assert f"`{kind.name}`" in chosen, kind.name
     assert "Algorithms: algorithms/" in nav  # docs/hooks/nav.py lists the folder
 
 

@@ -48,15 +48,15 @@ def double(f: Callable[Args, Out]) -> Callable[Args, Out]:
 
 @functools.cache
 def _start() -> None:
-    """Start XLA with enough threads, where nobody has started it yet.
+    """Start XLA, where nobody has started it yet, and take NPROC out of the environment again."""
+    jax.local_devices()
+    if OURS:
+        os.environ.pop("NPROC", None)
 
-    jaxlib 0.10 deadlocks on machines with few cores: a batched LAPACK call waits for a thread of the pool it runs in, and as
-    many such calls as there are threads wait for ever. XLA sizes that pool by NPROC, which it reads as it starts.
-    """
-    before = os.environ.get("NPROC")
-    if before is None:
-        os.environ["NPROC"] = str(max(THREADS, os.cpu_count() or 1))
-        try:
-            jax.local_devices()
-        finally:
-            del os.environ["NPROC"]
+
+# jaxlib 0.10 deadlocks on machines with few cores: a batched LAPACK call waits for a thread of the pool it runs in, and as
+# many such calls as there are threads wait for ever. XLA sizes that pool by NPROC, which it reads as it starts, perhaps by
+# a caller's own first array: so it stands in the environment from this import until we know that XLA runs.
+OURS = "NPROC" not in os.environ
+if OURS:
+    os.environ["NPROC"] = str(max(THREADS, os.cpu_count() or 1))

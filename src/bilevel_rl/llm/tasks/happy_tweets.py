@@ -13,7 +13,6 @@ sentiment texts and the gold classifier the emotion labels (anger, joy, optimism
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,9 @@ from bilevel_rl.llm.tasks.pretrain import (
     ClassifierConfig,
     LanguageModelConfig,
     fingerprint,
+    language_model_stage,
     stage,
     train_classifier,
-    train_language_model,
-    train_tokenizer,
 )
 
 TWEETEVAL = {
@@ -233,15 +231,7 @@ def _models(
     known: tuple[list[str], list[int]], unseen: tuple[list[str], list[int]], names: list[str], start: bool,
     progress: bool,
 ) -> Any:  # fmt: skip
-    def make_model(folder: Path) -> dict[str, Any]:
-        tokenizer = train_tokenizer(texts, language.vocabulary)
-        model, figures = train_language_model(texts, held, tokenizer, language, progress)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {**figures, "perplexity": math.exp(figures["held_out_loss"])}
-
-    written = {"config": dataclasses.asdict(language), "texts": fingerprint(texts), "held": fingerprint(held)}
-    model = stage(cache, "language-model", written, make_model)
+    model = language_model_stage(cache, language, texts, held, progress)
 
     def make_gold(folder: Path) -> dict[str, Any]:
         tokenizer = load_tokenizer(model.folder)

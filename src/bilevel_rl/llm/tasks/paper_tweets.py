@@ -9,8 +9,6 @@ The tweets are our grammar's without sarcasm, which VADER reads as praise, or an
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,7 @@ from bilevel_rl.llm.judges.vader import Vader
 from bilevel_rl.llm.loading import load_tokenizer
 from bilevel_rl.llm.tasks import corpus
 from bilevel_rl.llm.tasks.happy_tweets import HappyTweets
-from bilevel_rl.llm.tasks.pretrain import (
-    LanguageModelConfig,
-    fingerprint,
-    stage,
-    train_language_model,
-    train_tokenizer,
-)
+from bilevel_rl.llm.tasks.pretrain import LanguageModelConfig, language_model_stage
 
 LAYERS = 4  # the paper's
 # ours: as small as still writes English of a kind; a run takes seconds on one core
@@ -168,15 +160,7 @@ def _task(
     name: str, cache: str | Path, language: LanguageModelConfig, texts: list[str], held: list[str], prompts: list[str],
     held_out_prompts: int, progress: bool,
 ) -> HappyTweets:  # fmt: skip
-    def make(folder: Path) -> dict[str, Any]:
-        tokenizer = train_tokenizer(texts, language.vocabulary)
-        model, figures = train_language_model(texts, held, tokenizer, language, progress)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {**figures, "perplexity": math.exp(figures["held_out_loss"])}
-
-    written = {"config": dataclasses.asdict(language), "texts": fingerprint(texts), "held": fingerprint(held)}
-    model = stage(cache, "language-model", written, make)
+    model = language_model_stage(cache, language, texts, held, progress)
     short = [len(ids) <= PROMPT_TOKENS for ids in load_tokenizer(model.folder)(prompts)["input_ids"]]
     prompts = [prompt for prompt, fits in zip(prompts, short, strict=True) if fits]
     held_out_prompts = min(held_out_prompts, max(1, len(prompts) // 5))

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -243,6 +244,30 @@ def train_language_model(
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds),
     }
+
+
+def language_model_stage(
+    cache: str | Path, language: LanguageModelConfig, texts: list[str], held: list[str], progress: bool
+) -> CachedStage:
+    """A tokenizer and a language model of these texts, trained unless the cache holds them; figures with the perplexity.
+
+    Args:
+        cache: cache folder.
+        language: sizes and training.
+        texts: learned from.
+        held: the loss is measured on.
+        progress: show a bar.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        tokenizer = train_tokenizer(texts, language.vocabulary)
+        model, figures = train_language_model(texts, held, tokenizer, language, progress)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {**figures, "perplexity": math.exp(figures["held_out_loss"])}
+
+    written = {"config": dataclasses.asdict(language), "texts": fingerprint(texts), "held": fingerprint(held)}
+    return stage(cache, "language-model", written, make)
 
 
 def train_classifier(

@@ -1,6 +1,7 @@
 """The bi-level problem of a learning agent: an environment, what x pays for, and what the leader wants."""
 
 # no `from __future__ import annotations`: Equinox reads `AbstractVar` only where annotations are evaluated
+import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -72,9 +73,9 @@ class ControlProblem(Problem):
         """What the reward is made of, [p] float32; by default what the environment says in `info`."""
         return t.info
 
+    @abc.abstractmethod
     def reward(self, x: Float[Array, " d"], features: Float[Array, " p"]) -> Float[Array, ""]:
         """What the follower is paid for a transition with these features; differentiable in x."""
-        raise NotImplementedError
 
     def utility(self, x: Float[Array, " d"], t: Transition) -> Float[Array, ""]:
         """What the transition is worth to the leader; by default the environment's own reward."""

@@ -1,5 +1,6 @@
 r"""Inverse reinforcement learning from demonstrations: rewards under which the expert's visits are the follower's own."""
 
+import abc
 from typing import ClassVar
 
 import jax
@@ -25,9 +26,9 @@ class Imitation(ControlProblem):
 
     ridge: ClassVar[float] = 0.005  # ours: keeps weights finite that the demonstrations do not fix
 
+    @abc.abstractmethod
     def demonstrations(self, key: Array) -> Transition:
         """Transitions of the expert [count, steps]."""
-        raise NotImplementedError
 
     def expert_features(self) -> Float[Array, " p"]:
         r"""$E_{d_E}[\phi]$, discounted from the first step on, of 64 demonstrations."""

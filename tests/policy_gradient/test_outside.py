@@ -20,12 +20,12 @@ from bilevel_rl.policy_gradient.credit import GroupMean, GroupNorm, LeaveOneOut
 from bilevel_rl.policy_gradient.lookup import COMPONENTS
 from bilevel_rl.policy_gradient.recipes import from_description
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "adding.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "adding" / "policy-gradient.md"
 
 
 @pytest.fixture
 def rules(tmp_path, monkeypatch):
-    """The worked example of docs/adding.md as a file in the working directory."""
+    """The worked example of docs/adding/policy-gradient.md as a file in the working directory."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (source,) = [block for block in blocks if "class Sure(Credit)" in block]
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ def check_engine(engine: Engine, steps: int = 2) -> None:
         InvalidProblem: naming the question, what was wrong with the answer and what to do.
 
     Example:
-        see docs/adding.md: an engine.
+        see docs/adding/levels.md: an engine.
     """
     _check_names(engine)
     policies = [role for role in POLICIES if role in engine.names]

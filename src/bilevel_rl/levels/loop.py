@@ -100,7 +100,7 @@ class Loop:
         history: one dict of metrics an iteration.
 
     Example:
-        see docs/adding.md: an engine of one's own.
+        see docs/adding/levels.md: an engine of one's own.
 
     References:
         arXiv 2601.16399, algorithm 1; the shared and tilted estimators are ours (docs/llm/trainer.md).

@@ -22,7 +22,7 @@ run: .venv/.installed
 test: lint types unit docs
 
 lint: .venv/.installed
-	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks docs/hooks
 	$(BIN)/lint-imports
 
 types: .venv/.installed

@@ -1,0 +1,113 @@
+"""The page of the paper's claims, one by one: figures brought up to date, verdicts by its rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from result_pages.paper import (
+    broken_conditions,
+    closer_table,
+    curvature,
+    differences,
+    first_search_table,
+    gridworld_claims,
+    leaving_table,
+    limits_tables,
+    population_line,
+    subsidy_table,
+)
+from result_pages.words import table
+
+
+def verdicts(root: Path) -> str:
+    """One row a claim: where it was read, the test, the figure, the verdict by the rule of the page."""
+    folder = root / "benchmarks/results"
+    grid, claims = (json.loads((folder / f"{name}.json").read_text()) for name in ("gridworld", "gridworld_claims"))
+    rows = []
+
+    def versus(of: str, rivals: list[str], part: str) -> tuple[int, int, int]:
+        some = [d for d in grid["parts"][part]["differences"] if d["of"] == of and d["less"] in rivals]
+        return sum(d["high"] < 0 for d in some), sum(d["low"] > 0 for d in some), len(some)
+
+    def judged(of: str, rivals: list[str]) -> tuple[str, str]:
+        found = {part: versus(of, rivals, part) for part in grid["parts"]}
+        words = "; ".join(
+            f"goal as a {p}: ahead at {a} of {n} budgets, behind at {b}" for p, (a, b, n) in found.items() if n
+        )
+        ahead, behind = (sum(v[i] for v in found.values()) for i in (0, 1))
+        verdict = "mixed" if ahead and behind else "contradicted here" if behind else "consistent" if ahead else "undecided"
+        return words, verdict
+
+    for name, rivals in (
+        ("partial SGD", ["partial_sgd"]),
+        ("finite differences", ["finite_difference", "finite_difference, independent numbers"]),
+        ("the nested loop", ["nested_penalty, as published"]),
+    ):
+        for of in (
+            "as published", "as published, one chain", "as published, conditions kept", "+ common random numbers",
+            "+ steady followers and w", "+ its exponents",
+        ):  # fmt: skip
+            figure, verdict = judged(of, rivals)
+            if not figure:
+                continue
+            who = f"the paper's algorithm, {of}" if of.startswith("as published") else f"{of} (ours)"
+            rows.append([f"faster and better than {name}", "summary", f"{who}, equal search", figure, verdict])
+    for label, r in claims["rate"].items():
+        rows.append([
+            f"samples to a stationary point, {label}: slope at most {r['claimed at most']:.2f}", "summary (rates)",
+            "mean square gradient over samples, 10 states", f"{r['slope']:.2f} [{r['low']:.2f}, {r['high']:.2f}]",
+            r["verdict"],
+        ])  # fmt: skip
+    slopes = [s for s, _, _ in claims["bias"]["slopes"]]
+    rows.append([
+        "the penalty's gradient is off by O(w)", "summary", "exact oracles, slope against w",
+        f"{min(slopes):.2f} to {max(slopes):.2f}", "consistent" if min(slopes) > 0.9 else "contradicted",
+    ])  # fmt: skip
+    found = claims["dominance"]
+    words = "; ".join(f"*{n}*: least {d['least']:.1e}, slope {d['slope']:.2f} [{d['low']:.2f}, {d['high']:.2f}]"
+                      for n, d in found.items())  # fmt: skip
+    limits = "; ".join(f"{curvature(values)} at tau = {tau}" for tau, values in claims["curvature"].items())
+    rows.append([
+        "a Polyak-Lojasiewicz type condition of the lower level", "abstract",
+        "squared policy gradient over suboptimality along runs, and its slope against the gap; curvature at the optimum",
+        f"{words}; limit at the optimum at worst {limits}",
+        "consistent" if all(d["low"] <= 0 for d in found.values())
+        else "consistent, with a constant that shrinks as the gap closes",
+    ])  # fmt: skip
+    paired = json.loads((folder / "gridworld_temperature.json").read_text())
+    fading = [x for x in paired["differences"] if x["of"].startswith("fading")]
+    figure = "; ".join(
+        f"from {x['of'].split()[-1]}: {x['difference']:+.4f} [{x['low']:+.4f}, {x['high']:+.4f}]" for x in fading
+    )
+    better, worse = sum(x["high"] < 0 for x in fading), sum(x["low"] > 0 for x in fading)
+    rows.append([
+        "fading regularisation reaches the unregularised problem, constant regularisation ends elsewhere",
+        "abstract; summary",
+        "fading less constant from the same temperature, all else the same, on the subsidy", figure,
+        "mixed" if worse and better else "contradicted here" if worse else "consistent" if better else "undecided",
+    ])  # fmt: skip
+    return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
+
+
+def claims(root: Path) -> str:
+    """The page of the paper's claims, its figures brought up to date."""
+    page, folder = (root / "docs/claims.md").read_text(), root / "benchmarks/results"
+    facts = {
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in ("gridworld", "gridworld_claims", "gridworld_closer", "gridworld_first_search", "gridworld_leaving",
+                     "gridworld_limits", "gridworld_population", "gridworld_temperature")
+    }
+    blocks = {
+        "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
+        "differences": differences(facts["gridworld"]),
+        "leaving": leaving_table(facts["gridworld_leaving"]), "limits": limits_tables(facts["gridworld_limits"]),
+        "closer": closer_table(facts["gridworld_closer"]), "first": first_search_table(facts["gridworld_first_search"]),
+        "subsidy": subsidy_table(facts["gridworld_temperature"]),
+        "searched": subsidy_table(facts["gridworld"]),
+        "claims": gridworld_claims(facts["gridworld_claims"]), "population": population_line(facts["gridworld_population"]),
+    }  # fmt: skip
+    for name, words in blocks.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        page = page[: page.index(start) + len(start)] + words.strip() + "\n" + page[page.index(end) :]
+    return page

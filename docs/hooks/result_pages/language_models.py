@@ -1,0 +1,113 @@
+"""Happy tweets, and where bi-level learning can win."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from result_pages.words import interval
+
+
+def online_or_bilevel(facts: dict[str, Any]) -> str:
+    """Gold score at equal KL, with all labels in the world."""
+    rows = [
+        "Gold score at equal KL, interquartile mean over random instances; labels without end. The last columns: the "
+        "bi-level optimum less online RLHF's fixed point, median and largest, where its "
+        "iteration settles and where it does not.\n",
+        "| Gold score | features | KL | instances | fixed reward | online | bi-level | any reward | settled | "
+        "gap, settled | gap, not settled |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in facts["rows"]:
+        scores = " | ".join(
+            "" if row[m] is None else f"{row[m][0]:.3f}" for m in ("fixed", "online", "bilevel", "anything")
+        )
+        gaps = " | ".join(
+            "" if row[key] is None else f"{row[key][0]:.4f}, {row[key][1]:.3f}"
+            for key in ("gap_settled", "gap_unsettled")
+        )
+        rows.append(
+            f"| {row['kind']} | {row['d']} | {row['kl']:g} | {row['compared']} | {scores} | {row['settled']:.0%} | {gaps} |"
+        )
+    return "\n".join(rows)
+
+
+def happy_tweets(facts: dict[str, Any]) -> str:
+    """Every method of every call: final gold score and KL, and the gold score while the KL was in a bin."""
+    parts = [facts["note"] + "\n" if facts["note"] else ""]
+    parts += [
+        "Final policies at equal labels, tokens and tau, seed by seed, all calls on the grammar together; last, the "
+        "difference at equal KL by regression on KL and its square, with 95 % limits.\n",
+        "| Method | against | pairs | ahead | mean gold gap | p (Wilcoxon) | KL gap (nats) | gap at equal KL |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {line['ours']} | {line['theirs']} | {line['pairs']} | {line['ahead']} | {line['mean']:+.3f} | "
+            f"{line['p']:.3f} | {line['kl']:+.2f} | {line['at_equal_kl']:+.3f} ± {line['at_equal_kl_error']:.3f} |"
+            for line in facts["pooled"]
+        ),
+        "",
+    ]
+    for experiment in facts["experiments"]:
+        bins = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(experiment["kl_bins"])][2:]
+        settings = experiment["settings"]
+        gold = experiment["models"]["gold"]
+        parts += [
+            f"**{experiment['task']}: {settings['labels']} labels, {settings['rollouts']} rollouts, "
+            f"tau {settings['tau']:g}.** Gold classifier {gold['accuracy']:.1%} of {gold['held_out']} "
+            f"(most frequent label {gold['majority']:.1%}). Interquartile mean [95 % bootstrap "
+            "interval]; the last columns: gold score while the KL was in that range.\n",
+            "| Method | Seeds | Labels | Tokens | Gold score | KL (nats) | Distinct | " + " | ".join(bins) + " |",
+            "|---" * (7 + len(bins)) + "|",
+        ]
+        for line in experiment["summary"]:
+            middle = ["" if cell is None else f"{cell[0]:.2f}" for cell in line["gold_by_kl"]][2:]
+            parts.append(
+                f"| {line['method']} | {line['runs']} | {line['labels']:.0f} | {line['tokens']:,.0f} | "
+                f"{interval(line['gold'])} | {interval(line['kl'], 1)} | {line['distinct'][0]:.2f} | {' | '.join(middle)} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def paper_tweets(facts: dict[str, Any]) -> str:
+    """The paper's happy tweets: methods, differences by seed, the choices of the search."""
+    p = facts["protocol"]
+    parts = [
+        f"VADER is judge and gold score, without noise; {p['labels']} labels, tau {p['tau']:g}. Mean [95 % interval of "
+        "Student's t] over fresh seeds. Differences are seed by seed, p after Holm's correction over the lines of a table. "
+        f"Met: the lower end lies above -{p['near']:g}; undecided: half the interval is longer than that.\n"
+    ]
+    for name, task in facts["tasks"].items():
+        parts += [
+            f"**{name}** (the reference scores {task['before']['gold']:.3f}; {task['runs']} runs, "
+            f"{task['cpu_seconds'] / 60:.0f} minutes of processor time). The search:\n",
+            "| Entry | Settings | Best mean of the tuning seeds | Chosen | At the edge of what was tried |",
+            "|---|---|---|---|---|",
+            *(_tweets_search(entry, lines, task, p["own"]) for entry, lines in task["search"].items()), "",
+        ]  # fmt: skip
+        if task["summary"]:
+            heads = "| Fresh seeds of | Seeds | Gold score | KL (nats) | Different texts | Tokens |"
+            parts += [heads, "|---|---|---|---|---|---|"]
+        for entry, line in task["summary"].items():
+            figures = f"{interval(line['gold'])} | {interval(line['kl'], 1)} | {line['distinct'][0]:.2f}"
+            parts.append(f"| {entry} | {line['runs']} | {figures} | {line['tokens'][0]:,.0f} |")
+        if task["differences"]:
+            parts += ["", "| Difference | Seeds | Mean | Ahead | p (Holm) | Target |", "|---|---|---|---|---|---|"]
+        for title, gap in task["differences"].items():
+            verdict = gap["verdict"] if title == "paired - partial_sgd" else ""
+            cells = (title, gap["seeds"], interval(gap["difference"]), gap["ahead"], f"{gap['p_holm']:.3f}", verdict)
+            parts.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _tweets_search(entry: str, lines: list[dict[str, Any]], task: dict[str, Any], own: dict[str, list[str]]) -> str:
+    if not lines:
+        return f"| {entry} | 0 | not searched | | |"
+    best = max(lines, key=lambda line: line["mean"])
+    names = ("optimizer", *own[METHOD.get(entry, entry)])
+    words = (f"{k} {v:.3g}" if isinstance(v := best["setting"][k], (int, float)) else str(v) for k in names)
+    return f"| {entry} | {len(lines)} | {best['mean']:.3f} | {', '.join(words)} | {', '.join(task['edges'][entry])} |"
+
+
+METHOD = {"partial_sgd_twice": "partial_sgd"}  # entries that are another's method

@@ -1,13 +1,15 @@
-"""How a network's outputs become actions: one file a law."""
+"""How a network's outputs become actions: one file a law; and, in files of their own, actions that flow out of noise."""
 
 from bilevel_rl.control.environment import Box, Discrete
 from bilevel_rl.control.policies.categorical import Categorical
+from bilevel_rl.control.policies.diffusion import Diffusion
+from bilevel_rl.control.policies.flow import Flow
 from bilevel_rl.control.policies.gaussian import Gaussian
 from bilevel_rl.control.policies.policy import Policy
 from bilevel_rl.control.policies.squashed import Squashed
 
 ALL: tuple[type[Policy], ...] = (Categorical, Gaussian, Squashed)
-__all__ = ["ALL", "Categorical", "Gaussian", "Policy", "Squashed", "policy_for"]
+__all__ = ["ALL", "Categorical", "Diffusion", "Flow", "Gaussian", "Policy", "Squashed", "policy_for"]
 
 
 def policy_for(space: Box | Discrete) -> Policy:

@@ -135,6 +135,26 @@ class Environment(eqx.Module):
     def step(self, state: Any, action: Array, key: Array) -> Step:
         """What follows an action in a state."""
 
+    # -- worlds that step outside compiled code say how (`control.hosted`) ---------------------------------------------
+
+    def stepper(self) -> Any:
+        """What moves runs on in a world that steps outside (`loop.stepping.Stepper`); None where steps are compiled."""
+        return None
+
+    def accept(self, solver: Any, where: str) -> None:
+        """Raise `InvalidProblem` for a solver that can't walk here."""
+
+    def tried(self, steps: int, seed: int) -> tuple[Array, Array, Step]:
+        """Observations, actions and results [T, ...] of random steps, taken where the environment lives.
+
+        Raises:
+            InvalidProblem: of one that is compiled, whose `step` may simply be called.
+        """
+        raise InvalidProblem(
+            message(f"environment {self.name}.tried", "a compiled environment", "those that step outside are tried so",
+                    "Call check_environment")
+        )  # fmt: skip
+
     def frame(self, state: Any) -> dict[str, Array]:
         """Arrays that draw one state, by name; empty where nothing is drawn."""
         return {}
@@ -149,6 +169,9 @@ def check_environment(environment: Environment, steps: int = 50, seed: int = 0) 
     """
     where = f"environment {environment.name}"
     check_spaces(environment)
+    if environment.outside:
+        environment.tried(steps, seed)  # what watches it there raises
+        return
     reset = jax.eval_shape(environment.reset, jax.random.key(0))
     _check_vector(where, "reset's observation", reset[1], environment.observation.size)
     step = jax.eval_shape(environment.step, reset[0], _an_action(environment), jax.random.key(0))

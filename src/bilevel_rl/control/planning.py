@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from bilevel_rl.control import replay
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.control.solvers import SingleLoop
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.loop import noise, precision
+from bilevel_rl.loop import precision, stepping
 from bilevel_rl.loop.solver import check_fits
 
 ESTIMATES = 16  # ours: of the second half of the pilot, whose scatter is the noise
@@ -84,43 +85,37 @@ def plan(problem: ControlProblem, solver: Any, *, iterations: int, pilot: int, s
     leader = solver.leader
     every = max(1, pilot // (2 * ESTIMATES) // leader.every) * leader.every
     still = dataclasses.replace(solver, leader=dataclasses.replace(leader, hold=NEVER, momentum=0.0, evidence=0.0))
-    made = jax.tree.map(jnp.asarray, problem)
-    program = jax.jit(partial(_piloted, still, every)).lower(made, jax.random.key(seed)).compile()
-    began = time.perf_counter()
-    slopes, nats, used = jax.block_until_ready(program(made, jax.random.key(seed)))
-    seconds = (time.perf_counter() - began) / (2 * ESTIMATES * every)
-    g, nats, each = np.asarray(slopes)[ESTIMATES:], float(nats), int(used) // (2 * ESTIMATES * every)
+    made, stacked, n = jax.tree.map(jnp.asarray, problem), stepping.stack([still], 1), 2 * ESTIMATES
+    slopes, seconds = [], []
+    with contextlib.closing(stepping.stepper(made, stacked, stepping.run_keys(seed, 1))) as runner:
+        states = runner.first(made.x0[None])
+        for i in range(n):
+            began = time.perf_counter()
+            states, _ = jax.block_until_ready(runner.advance(states, i * every, every))
+            seconds.append((time.perf_counter() - began) / every)
+            slopes.append(np.asarray(states.motion.slope[0]))
+    state, each = jax.tree.map(lambda v: v[0], states), int(states.samples[0]) // (n * every)
+    g = np.stack(slopes)[ESTIMATES:]
     mean = g.mean(0)
+    nats = float(_nats(still, made, state, jnp.asarray(mean), jnp.asarray(n * every), jax.random.key(seed)))
     slope, scatter = float(np.linalg.norm(mean)), float(np.sqrt(((g - mean) ** 2).sum(1).mean()))
     zeta, reach = _steps(problem, solver, iterations, slope, scatter, nats)
     return Planned(
-        slope, scatter, nats, zeta, reach, seconds * iterations, each * iterations, each * 2 * ESTIMATES * every
+        slope, scatter, nats, zeta, reach, float(np.median(seconds)) * iterations, each * iterations, each * n * every
     )
 
 
-def _piloted(solver: SingleLoop, every: int, problem: Any, key: Array):
-    """Estimates along the pilot, nats for a unit of x at its end, and samples."""
-    k_first, k_rest, k_last = jax.random.split(key, 3)
-
-    def step(state, k):
-        drawn = noise.uniforms(solver.draws(problem), jax.random.fold_in(k_rest, k))
-        return solver.step(problem, state, k, drawn), None
-
-    def interval(state, i):
-        state, _ = jax.lax.scan(step, state, i * every + jnp.arange(every))
-        return state, state.motion.slope
-
-    n = 2 * ESTIMATES
-    state, slopes = jax.lax.scan(interval, solver.init(problem, problem.x0, k_first), jnp.arange(n))
+@eqx.filter_jit
+def _nats(solver: SingleLoop, problem: Any, state: Any, along: Array, k: Array, key: Array) -> Array:
+    """Nats by which the answer moves for a unit of x along a slope, at the end of a pilot; 0 where that is not learnt."""
     here = solver.here(problem, state.x, state.follower)
-    newest = replay.newest(state.ring, jnp.asarray(n * every), solver.recent, solver.chains, solver.rows_each())
+    newest = replay.newest(state.ring, k, solver.recent, solver.chains, solver.rows_each())
     recent = replay.Layout(here.problem).unpack(newest)
-    pull = solver.estimator.estimate(here, state.estimator, state.follower, recent, k_last)[1].pull
+    pull = solver.estimator.estimate(here, state.estimator, state.follower, recent, key)[1].pull
     if pull is None:
-        return slopes, jnp.zeros(()), state.samples
-    along = jnp.mean(slopes[n // 2 :], 0)
+        return jnp.zeros(())
     unit = (along / jnp.maximum(jnp.linalg.norm(along), 1e-30)).astype(pull.dtype)
-    return slopes, jnp.sqrt(jnp.mean(jnp.sum((pull @ unit) ** 2, -1))), state.samples
+    return jnp.sqrt(jnp.mean(jnp.sum((pull @ unit) ** 2, -1)))
 
 
 def _steps(problem: ControlProblem, solver: SingleLoop, iterations: int, slope: float, scatter: float, nats: float):

@@ -165,7 +165,8 @@ class ControlProblem(Problem):
         self._check_scalar("cost", jax.eval_shape(self.cost, self.x0))
         if thorough:
             check_environment(self.environment)
-            slope = jax.grad(lambda x: self.reward(x, self.features(self.example(jax.random.key(0)))))(self.x0)
+            example = self._tried() if self.environment.outside else self.example(jax.random.key(0))
+            slope = jax.grad(lambda x: self.reward(x, self.features(example)))(self.x0)
             if not bool(jnp.all(jnp.isfinite(slope))):
                 raise InvalidProblem(
                     message(f"{self.name}.reward", f"the gradient {slope.tolist()} at x0", "it must be finite",
@@ -179,6 +180,10 @@ class ControlProblem(Problem):
                         "Write it for one transition; the engine batches")
             )  # fmt: skip
 
+    def _tried(self) -> Transition:
+        obs, action, step = jax.tree.map(lambda v: v[0], self.environment.tried(1, 0))
+        return Transition(obs, action, step.obs, step.reward, step.info, step.terminated)
+
     def example(self, key: Array) -> Transition:
         """A transition from a first state by a random action."""
         k_reset, k_act, k_step = jax.random.split(key, 3)
@@ -188,17 +193,22 @@ class ControlProblem(Problem):
         return Transition(obs, action, step.obs, step.reward, step.info, step.terminated)
 
     def accept(self, solver: Any) -> None:
-        if self.environment.outside:
-            raise InvalidProblem(
-                message(f"solver {solver.name} on {self.name}", "an environment that steps outside compiled code",
-                        "this loop is compiled", "Train with bilevel_rl.control.hosted.train")
-            )  # fmt: skip
+        self.environment.accept(solver, f"solver {solver.name} on {self.name}")
         moved = type(self).environment_at is not ControlProblem.environment_at
         if moved and not getattr(solver, "black_box", False):
             raise InvalidProblem(
                 message(f"solver {solver.name} on {self.name}", "an environment that x moves (`environment_at`)",
                         "estimators of the hyper-gradient differentiate rewards alone", "Take spsa or finite_difference")
             )  # fmt: skip
+
+    def stepper(self):
+        return self.environment.stepper()
+
+    def draws_each(self, solver):
+        if not self.environment.outside:
+            return None
+        self.accept(solver)
+        return solver.rows_each()
 
     def described(self) -> tuple[str, str]:
         e, d = self.environment, self.x0.shape[0]

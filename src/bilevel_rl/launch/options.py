@@ -86,10 +86,11 @@ def options_of(target: Any) -> tuple[Option, ...]:
     found = []
     for name, annotation, default in _arguments(target):
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            nested = tuple(
-                _replace_default(option, getattr(default, option.name))
-                for option in options_of(type(default))
-            )
+            try:
+                parts = options_of(type(default))
+            except InvalidConfig:  # a part that no command line can make stays as it is
+                continue
+            nested = tuple(_replace_default(option, getattr(default, option.name)) for option in parts)
             if isinstance(default, TimeScales):
                 nested = tuple(dataclasses.replace(o, help=SEQUENCES[o.name]) for o in nested)
             if nested:  # else there is nothing to say about it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ def solve(
     resume: bool = False,
     config: dict[str, Any] | None = None,
     on_record: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    stepper: Callable[..., stepping.Stepper] | None = None,
 ) -> Trace:
     """Run a solver on a problem: many seeds, and many settings, in one compiled program.
 
@@ -58,6 +60,7 @@ def solve(
         resume: go on from the folder's checkpoint, to the same bits as an uninterrupted run.
         config: what the run folder's `run.json` says about how to start this run again.
         on_record: called after every record with the iteration and the newest metrics [runs].
+        stepper: how runs move on, from problem, solver and keys (`loop.stepping.Stepper`); the problem's own when None.
 
     Raises:
         InvalidProblem, InvalidConfig: before any work starts.
@@ -80,29 +83,30 @@ def solve(
     x = checked(problem, x0, len(solvers) * runs)
     stacked = stepping.stack(solvers, runs)
     keys = jnp.tile(stepping.run_keys(seed, runs), len(solvers))
-    states = stepping.first_states(problem, stacked, x, keys)
-
     mark = checkpoint.fingerprint(problem, stacked, x, seed, every, tau)
-    with RunFolder(folder, resume, mark, config, solvers[0], problem, seed, every) as store:
-        (done, log, states), seconds = store.load(states), 0.0
-        if not done:
-            log.add(grade(stacked, states, 0), states, 0)
-        for record in range(done, count):
-            began = time.perf_counter()
-            went = stepping.advance(problem, stacked, states, keys, jnp.array(record * every), every)
-            new, alive = jax.block_until_ready(went)
-            seconds += time.perf_counter() - began
-            for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
-                log.stop(int(i), stepping.cause(problem, stacked, states, keys, record * every, every, int(i)))
-            k, ok = (record + 1) * every, log.status == OK
-            states = new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))  # no copy of what all keep
-            log.add(grade(stacked, states, k), states, k)
-            if on_record is not None:
-                on_record(k, log.newest())
-            store.save(record + 1, log, states, last=record + 1 == count)
-            if (log.status != OK).all():
-                break
-        store.finish(log)
+    with contextlib.closing((stepper or stepping.stepper)(problem, stacked, keys)) as runner:
+        states = runner.first(x)
+        with RunFolder(folder, resume, mark, config, solvers[0], problem, seed, every) as store:
+            (done, log, states), seconds = store.load(states), 0.0
+            if done:
+                runner.resumed(done * every)
+            else:
+                log.add(grade(stacked, states, 0), states, 0)
+            for record in range(done, count):
+                began = time.perf_counter()
+                new, alive = jax.block_until_ready(runner.advance(states, record * every, every))
+                seconds += time.perf_counter() - began
+                for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
+                    log.stop(int(i), runner.cause(states, record * every, every, int(i)))
+                k, ok = (record + 1) * every, log.status == OK
+                states = new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))  # no copy of what all keep
+                log.add(grade(stacked, states, k), states, k)
+                if on_record is not None:
+                    on_record(k, log.newest())
+                store.save(record + 1, log, states, last=record + 1 == count)
+                if (log.status != OK).all():
+                    break
+            store.finish(log)
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
 
 

@@ -131,6 +131,16 @@ class Problem(eqx.Module):
     def accept(self, solver: Any) -> None:
         """Raise `InvalidProblem` where the solver needs something that this problem does not offer."""
 
+    # -- how its runs move on -----------------------------------------------------------------------------------------
+
+    def stepper(self) -> Any:
+        """A class derived from `loop.stepping.Stepper`, where the problem's world can't be compiled; None elsewhere."""
+        return None
+
+    def draws_each(self, solver: Any) -> int | None:
+        """Transitions of one iteration of a solver, where that can't be measured by taking some; None elsewhere."""
+        return None
+
     # -- grading ------------------------------------------------------------------------------------------------------
 
     def measures(self, solver: Any, state: Any, k, tau) -> tuple[dict[str, Array], Any]:

@@ -93,22 +93,64 @@ def keep(new: State, old: State, alive: Bool[Array, " B"]) -> State:
     return jax.tree.map(lambda a, b: jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
+class Stepper:
+    """How a batch of runs moves on: in one compiled program. An engine whose worlds step outside it derives its own.
+
+    Args:
+        problem, solver: the solver's numbers carry a leading axis of runs.
+        keys: [B] of the runs.
+    """
+
+    def __init__(self, problem: Problem, solver: Solver, keys: Array):
+        self.problem, self.solver, self.keys = problem, solver, keys
+
+    def first(self, x: Float[Array, "B d"]) -> State:
+        """The first state of every run."""
+        return first_states(self.problem, self.solver, x, self.keys)
+
+    def resumed(self, k: int) -> None:
+        """Called once, before the first `advance` of a run that goes on from a checkpoint of iteration k."""
+
+    def advance(self, states: State, k0: int, length: int) -> tuple[State, Bool[Array, " B"]]:
+        """`length` iterations of every run from iteration k0; also whether each run is still finite."""
+        return advance(self.problem, self.solver, states, self.keys, jnp.array(k0), length)
+
+    def cause(self, states: State, k0: int, length: int, i: int) -> str:
+        """Why run i broke in the interval that began with these states."""
+        return cause(self.problem, self.solver, states, self.keys, k0, length, i)
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+def stepper(problem: Problem, solver: Solver, keys: Array) -> Stepper:
+    """The problem's own, else the compiled one."""
+    return (problem.stepper() or Stepper)(problem, solver, keys)
+
+
+def broken(state: State, where: str) -> str | None:
+    """The first number of one state that is not finite, in a sentence; None where all are."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        bad = np.argwhere(~np.isfinite(np.asarray(leaf, float)))
+        if bad.size:
+            name = jax.tree_util.keystr(path).lstrip(".")
+            place = f"{name}{bad[0].tolist()}" if bad.shape[1] else name
+            return message(
+                where, f"{np.asarray(leaf)[tuple(bad[0])]} in {place}",
+                "every quantity must stay finite; the state before it is kept",
+                "Lower the step sizes (zeta, alpha, beta) or raise w and tau; `bilevel-rl plan` proposes values",
+            )  # fmt: skip
+    return None
+
+
 def cause(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> str:
     """Run the fatal interval of run i again, one iteration at a time, and name what broke first."""
     pick = partial(jax.tree.map, lambda v: v[i : i + 1])
     one, state, key = pick(solver), pick(states), keys[i : i + 1]
     for k in range(k0, k0 + length):
         new, finite = advance(problem, one, state, key, jnp.array(k), 1)
-        if not bool(finite[0]):
-            for path, leaf in jax.tree_util.tree_leaves_with_path(new):
-                bad = np.argwhere(~np.isfinite(np.asarray(leaf[0], float)))
-                if bad.size:
-                    name = jax.tree_util.keystr(path).lstrip(".")
-                    where = f"{name}{bad[0].tolist()}" if bad.shape[1] else name
-                    return message(
-                        f"run {i}, iteration {k}", f"{np.asarray(leaf[0])[tuple(bad[0])]} in {where}",
-                        "every quantity must stay finite; the state before it is kept",
-                        "Lower the step sizes (zeta, alpha, beta) or raise w and tau; `bilevel-rl plan` proposes values",
-                    )  # fmt: skip
+        said = None if bool(finite[0]) else broken(jax.tree.map(lambda v: v[0], new), f"run {i}, iteration {k}")
+        if said is not None:
+            return said
         state = new
     return f"run {i} became non-finite between iterations {k0} and {k0 + length}"

@@ -2,6 +2,7 @@
 
 from bilevel_rl.control.problems.bounded_shaping import BoundedShaping
 from bilevel_rl.control.problems.feed_incentive import FeedIncentive
+from bilevel_rl.control.problems.gymnasium_shaping import GymnasiumShaping
 from bilevel_rl.control.problems.imitation import ArmImitation, PendulumImitation
 from bilevel_rl.control.problems.inventory_contract import InventoryContract
 from bilevel_rl.control.problems.lock_shaping import LockShaping
@@ -14,9 +15,10 @@ from bilevel_rl.control.problems.preferences import PendulumPreferences
 ALL = (
     PendulumShaping, LQGShaping, BoundedShaping, LockShaping, InventoryContract, MarketSubsidy, FeedIncentive,
     PendulumImitation, ArmImitation, PendulumPreferences, MazeCurriculum,
+    GymnasiumShaping,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "ArmImitation", "BoundedShaping", "FeedIncentive", "InventoryContract", "LQGShaping", "LockShaping",
-    "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumPreferences", "PendulumShaping",
+    "ALL", "ArmImitation", "BoundedShaping", "FeedIncentive", "GymnasiumShaping", "InventoryContract", "LQGShaping",
+    "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumPreferences", "PendulumShaping",
 ]  # fmt: skip

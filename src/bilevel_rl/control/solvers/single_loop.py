@@ -7,6 +7,7 @@ from this class and choose what estimates, and when x moves.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -94,6 +95,11 @@ class SingleLoop(Solver):
         self.leader.check(f"{self.name}.leader")
         check_follower(self.name, self.follower, problem.environment)
         self.estimator.check(problem)
+
+    def on(self, problem: ControlProblem) -> SingleLoop:
+        """As every solver's; chains that walk outside compiled code are not cut at random."""
+        made = super().on(problem)
+        return dataclasses.replace(made, cut=False) if problem.environment.outside else made
 
     @property
     def references(self):

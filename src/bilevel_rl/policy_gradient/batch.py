@@ -69,6 +69,11 @@ PROVIDERS: dict[str, str] = {
     "pending": "A windowed sampler: True for the responses that go on in the next iteration",
     "demonstrations": "A data set with solutions: give prompts the column `demonstration`",
     "gold_answers": "A data set with answers: give prompts the column `answer`",
+    "matching_error": "A flow (flows.FlowEngine with likelihood=Matching): its velocity's squared error at noised samples, "
+    "with gradient",
+    "matching_error_old": "A flow (flows.FlowEngine with likelihood=Matching): the same error under the policy that drew",
+    "matching_time": "A flow (flows.FlowEngine with likelihood=Matching): the times at which errors are taken",
+    "velocity_gap": "A flow (flows.FlowEngine): its velocity's squared distance from the reference's, with gradient",
     "hidden": "The policy: the input of its last layer at each token, [N, T, D]",
 }
 

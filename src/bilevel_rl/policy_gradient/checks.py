@@ -94,6 +94,10 @@ def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int =
         start_features=normal(prompts, 3)[group],
         completions=token,
         pending=torch.arange(n) % 3 == 0,
+        matching_error=normal(n, width).square() + 0.1 + noise,
+        matching_error_old=normal(n, width).square() + 0.1 + noise,
+        matching_time=uniform(n, width) + noise,
+        velocity_gap=normal(n, width).square() + noise,
         demonstrations=torch.ones(n),
         gold_answers=torch.ones(n),
     )

@@ -109,6 +109,7 @@ ALL: tuple[Recipe, ...] = (
     Recipe("direct_advantage", credit=credit.GroupMean(), loss=losses.DirectAdvantage()),
     Recipe("mdpo", loss=losses.MirrorDescent()),
     Recipe("nash_mirror_prox", reward=(reward.WinRate(),), loss=losses.NashMirrorProx()),
+    Recipe("awm", credit=_GROUP, loss=losses.AdvantageMatching(), regular=((0.001, regularizers.VelocityGap()),)),
     Recipe("sft", credit=credit.Return(), loss=losses.Supervised()),
     Recipe("precision", credit=credit.Return(), loss=losses.Precision()),
 )  # fmt: skip

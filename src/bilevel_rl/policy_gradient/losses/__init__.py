@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bilevel_rl.policy_gradient.losses.advantage_matching import AdvantageMatching
 from bilevel_rl.policy_gradient.losses.clipped import Clipped
 from bilevel_rl.policy_gradient.losses.clipped_weight import ClippedWeight
 from bilevel_rl.policy_gradient.losses.gamma_weight import GammaWeight
@@ -22,5 +23,5 @@ from bilevel_rl.policy_gradient.losses.unified import Unified
 ALL = (
     PolicyGradient, Supervised, Clipped, SequenceRatio, ClippedWeight, Unified, Contrastive, PairwisePPO,
     DirectAdvantage, NashPreference, Precision, MirrorDescent, NashMirrorProx,
-    Hybrid, SoftGate, GammaWeight,
+    Hybrid, SoftGate, GammaWeight, AdvantageMatching,
 )  # fmt: skip

@@ -6,5 +6,6 @@ from bilevel_rl.policy_gradient.regularizers.covariance import CovarianceKL
 from bilevel_rl.policy_gradient.regularizers.kl import Entropy, ExactKL, SampledKL
 from bilevel_rl.policy_gradient.regularizers.predictive import PredictiveKL
 from bilevel_rl.policy_gradient.regularizers.turn_entropy import TurnEntropy
+from bilevel_rl.policy_gradient.regularizers.velocity import VelocityGap
 
-ALL = (ExactKL, SampledKL, Entropy, TurnEntropy, CovarianceKL, PredictiveKL)
+ALL = (ExactKL, SampledKL, Entropy, TurnEntropy, CovarianceKL, PredictiveKL, VelocityGap)

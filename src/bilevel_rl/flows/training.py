@@ -1,0 +1,106 @@
+"""A recipe by name, at work on a flow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.flows.engine import FlowEngine
+from bilevel_rl.flows.likelihoods import Likelihood, Matching, PathLikelihood
+from bilevel_rl.levels.labels import Labels
+from bilevel_rl.levels.loop import Keeping, Loop
+from bilevel_rl.levels.processes import Share
+from bilevel_rl.levels.settings import Settings
+from bilevel_rl.policy_gradient import recipes
+from bilevel_rl.schedules import PowerDecay, TimeScales
+
+_TIGHT = "loss=clipped(low=0.0001, high=0.0001, aggregate=per_sequence)"  # the releases' range, of means over coordinates
+
+# name -> (recipe, what log-probabilities are)
+METHODS: dict[str, tuple[str, Likelihood]] = {
+    "awm": ("awm", Matching()),
+    "flow_grpo": (f"credit=group_norm, {_TIGHT}", PathLikelihood(eta=0.7)),
+    "ddpo": (f"credit=batch_norm, {_TIGHT}", PathLikelihood(eta=1.0)),
+}
+
+
+def train(
+    velocity: nn.Module, reward: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], *, method: str = "awm",
+    likelihood: Likelihood | None = None, conditions: Any = None, steps: int = 100, batch: int = 64, group: int = 8,
+    rate: float = 1e-3, epochs: int = 1, tau: float = 0.0, micro_batch: int = 0, seed: int = 0, out: str = "", **engine: Any,
+) -> Loop:  # fmt: skip
+    """Train a velocity network, in place, on a reward of its samples.
+
+    Args:
+        velocity: any `VelocityNetwork` that is an `nn.Module`.
+        reward: (points [N, *D], group [N]) -> [N].
+        shape: of one sample.
+        method: of `METHODS`, or any recipe by name or by its parts (`policy_gradient.recipes.compose`).
+        likelihood: what log-probabilities are; the method's own, or matching, when None.
+        conditions: what the network sees of each prompt.
+        steps: iterations.
+        batch, group: samples of an iteration, and of one prompt in it.
+        rate: step size of Adam.
+        epochs: steps on one batch.
+        tau: weight of the divergence from the flow as it was given.
+        micro_batch: samples of a forward pass; 0: all at once.
+        seed: of all that is drawn.
+        out: folder of the run; "": nothing is written.
+        engine: further options of `FlowEngine`.
+
+    Returns:
+        The loop: `history` has the metrics, `engine.look(count)` draws samples.
+
+    Raises:
+        InvalidConfig: an unknown method, or a recipe that reads what a flow does not have.
+        NonFiniteState: NaN or infinity, naming the quantity and the iteration.
+
+    Example:
+        >>> from bilevel_rl.flows.ring import Ring
+        >>> ring = Ring()
+        >>> loop = train(ring.pretrained(steps=2, width=4), ring.reward, (2,), conditions=ring.conditions, steps=2)
+        >>> len(loop.history), loop.engine.samples
+        (2, 128)
+    """
+    text, own = METHODS.get(method, (method, Matching()))
+    recipe = recipes.compose(text)
+    made = FlowEngine(
+        velocity, reward, shape, conditions=conditions, likelihood=likelihood or own, batch=batch, group=group, seed=seed,
+        **engine,
+    )  # fmt: skip
+    if steps < 1 or not rate > 0 or tau < 0:
+        raise InvalidConfig(
+            message("flows.train", f"steps={steps}, rate={rate}, tau={tau}", "steps and rate are above 0, tau is at least 0",
+                    "Change it")
+        )  # fmt: skip
+    schedules = dataclasses.replace(TimeScales(), alpha=PowerDecay(rate, 0.0), tau=PowerDecay(tau, 0.0))
+    settings = Settings(
+        method="plain", seed=seed, steps=steps, batch=batch, group=group, micro_batch=micro_batch, epochs=epochs,
+        schedules=schedules,
+    )  # fmt: skip
+    keeping = Keeping(out=out, method=method, seed=seed, steps=steps)
+    loop = Loop(
+        made, settings, None, NoLabels(), recipe, fields=made.given, starts=made.prompts,
+        share=Share(0, batch, micro_batch), config=keeping, problem="flow",
+    )  # fmt: skip
+    loop.train()
+    return loop
+
+
+class NoLabels(Labels):
+    """Nobody is asked: the reward is given."""
+
+    def answers(self, rows: Any, pairs: Tensor) -> Tensor:
+        raise InvalidConfig(_nobody())
+
+    def rows(self, pairs: Any) -> tuple[Any, Any]:
+        raise InvalidConfig(_nobody())
+
+
+def _nobody() -> str:
+    return message("flows.train", "a recipe or method that asks for labels", "a flow's reward is given",
+                   "Use levels.Loop with Labels of your own")  # fmt: skip

@@ -4,7 +4,7 @@
 
 Each method gets the same number of settings (8), tuning seeds and transitions on each problem. The grid, every score and
 the choice are written to `results/quality.json` together with the final runs, which use other seeds. A second call
-skips the cells that are there.
+skips the cells that are there; each says which version of the library it is of.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bilevel_rl import __version__, records, statistics
 from bilevel_rl import metrics as M
-from bilevel_rl import records, statistics
 from bilevel_rl.finite import oracles, solve
 from bilevel_rl.finite.problems import FrozenLake8x8, GoalPlacement, Taxi, WalledGoalPlacement
 from bilevel_rl.finite.solvers import (
@@ -84,20 +84,23 @@ PEERS = {
     "implicit_cg (model)": (ImplicitCG(), STEP | {"products": [5, 20]}),
     "zero_order (model)": (ZeroOrder(), {"step_size.initial": [0.01, 0.03, 0.1, 0.3], "directions": [1, 4]}),
 }
+# as it was up to version 0.1: a simulator that can be set to a state, levels left in, w falling slowly
+BEFORE = with_options(CoupledPenalty(explore="extra", centre=False), {"scales.w.power": 0.15})
 # the recommended solver's other forms, on the first problem
 VARIANTS = {
+    "coupled_penalty, extra, not centred, w slow": (BEFORE, COUPLED),
     "coupled_penalty, ratio critic": (CoupledPenalty(estimator="ratio_critic"), COUPLED),
     "coupled_penalty, gradient critic": (CoupledPenalty(estimator="gradient_critic"), COUPLED),
     "coupled_penalty, likelihood ratio": (CoupledPenalty(estimator="likelihood_ratio"), COUPLED),
     "coupled_penalty, no replay": (CoupledPenalty(replay=0, chains=32, estimator="ratio_critic"), COUPLED),
 }
+SHARP = {"replay": 1024, "memory": 131_072, "scales.w.initial": 0.2}
+LONG = {ZETA: [0.03, 0.05, 0.07, 0.1], "hold": [1000.0, 2000.0]}
 # On taxi the optimum is sharp and the penalty's bias decides: a smaller w and more replay, still 8 settings. A first grid
 # with w in (0.2, 1) chose w = 1 on its five tuning seeds, and ended 20 of 30 within 5 %.
 OTHERWISE = {
-    ("taxi", "coupled_penalty"): (
-        with_options(CoupledPenalty(replay=1024, memory=131_072), {"scales.w.initial": 0.2}),
-        {ZETA: [0.03, 0.05, 0.07, 0.1], "hold": [1000.0, 2000.0]},
-    ),
+    ("taxi", "coupled_penalty"): (with_options(CoupledPenalty(), SHARP), LONG),
+    ("taxi", "coupled_penalty, extra, not centred, w slow"): (with_options(BEFORE, SHARP), LONG),
 }
 RECORDS = {"taxi": 6}  # oracles of 500 states are slow
 PROBLEMS = {p.name: p for p in (GoalPlacement, WalledGoalPlacement, FrozenLake8x8, Taxi)}
@@ -128,6 +131,7 @@ def cell(problem, optimum, solver, grid, runs: int, samples: int) -> dict:
         "median_gap": float(np.median(final)), "iqm_gap": list(statistics.bootstrap(final)),
         "gaps": [float(g) if np.isfinite(g) else None for g in final], "failed": int((trace.status != 0).sum()),
         "seconds": round(time.perf_counter() - began, 1),
+        "version": __version__,
     }  # fmt: skip
 
 

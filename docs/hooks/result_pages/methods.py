@@ -26,6 +26,8 @@ def quality(facts: dict[str, Any]) -> str:
         chosen = ", ".join(
             f"{name.removesuffix('.initial')} {value:g}" for name, value in cell["tuning"]["chosen"].items()
         )
+        own = method.startswith("coupled_penalty") and "extra" not in method
+        method += " (version 0.1)" if own and cell.get("version", "").startswith("0.1") else ""
         early = "–" if small is None else f"{small} of {cell['runs']}"
         rows.append(
             f"| {problem} | {method} | {format(cell['samples'], ',') if cell['samples'] else 'model'} | "

@@ -38,7 +38,7 @@ unit: .venv/.installed results
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15
 
 test-all: lint types results
-	$(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15 -m ""
+	BILEVEL_RL_TESTS_COMPILE=as-users $(BIN)/pytest -q --numprocesses auto --dist loadfile --durations=15 -m ""
 	$(MAKE) docs
 
 docs: .venv/.installed results

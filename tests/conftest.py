@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib.util
+import mmap
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,27 @@ from typing import Any
 import numpy.typing
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
+
+# Most of what these tests cost is XLA's compilation of programs that run for milliseconds: it is asked for little
+# optimisation here, and keeps everything else (`make test-all` compiles as users do). An option that this jaxlib does not
+# know would end the process, so its name is looked for in the library first.
+QUICK = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+
+
+def _known(option):
+    """Whether some shared library of jaxlib knows the option of XLA."""
+    spec = importlib.util.find_spec("jaxlib")
+    for path in Path(spec.origin).parent.glob("*.so") if spec and spec.origin else ():
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+            if library.find(option.encode()) >= 0:
+                return True
+    return False
+
+
+if os.environ.get("BILEVEL_RL_TESTS_COMPILE", "quick") == "quick":
+    _flags = os.environ.get("XLA_FLAGS", "")
+    _quick = [f"--{key}={value}" for key, value in QUICK.items() if key not in _flags and _known(key)]
+    os.environ["XLA_FLAGS"] = " ".join([*_flags.split(), *_quick])
 
 # NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there.
 _conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: Any}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -13,7 +15,8 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, RunNotFound
-from bilevel_rl.report import build, collect, export, figures, plot, scenes, tables
+from bilevel_rl.report import build, collect, export, figures, layered, plot, policies, scenes, tables, texts
+from bilevel_rl.report import page as render
 
 BEST = -0.5
 RECORDS, STATES = 12, 6
@@ -117,7 +120,18 @@ def test_page_fetches_nothing(page):
 
 
 def test_page_holds_plotly_once(page):
-    assert page.read_text().count("plotly.js v") == 1
+    assert page.read_text().count("* plotly.js (basic - minified) v") == 1
+
+
+def test_page_is_small(page):
+    """Plotly's part for lines and bars is 1.2 MB; the data of a page of a few sections adds little."""
+    assert page.stat().st_size < 2_000_000
+    assert page.stat().st_size - len(render.plotly_js()) < 600_000
+
+
+def test_the_part_of_plotly_draws_every_kind_of_line_that_figures_use(runs):
+    kinds = {t.type for s in collect.sections([runs]) for f in figures.of(s) for t in f.plot.data}
+    assert kinds <= {"scatter", "bar", "pie"}  # what the basic bundle holds
 
 
 def test_text_of_a_model_cannot_break_the_page(page):
@@ -169,10 +183,100 @@ def test_captions_and_commands_are_on_the_page(page):
 def test_scene_keeps_probabilities(runs):
     method = collect.sections([runs / "a"])[0].methods[0]
     scene = scenes.scene(method)
-    assert scene["rows"] == 2
-    np.testing.assert_allclose(np.sum(scene["policy"], -1), 1, atol=3e-3)
-    assert np.max(scene["visitation"]) == 1
+    assert (scene["kind"], scene["rows"], scene["frames"]) == ("grid", 2, RECORDS)
+    policy = unpacked(scene["policy"]).reshape(RECORDS, STATES, 4)
+    np.testing.assert_allclose(policy, method.scene["policy"], atol=0.5 / 255)
+    assert unpacked(scene["visitation"]).reshape(RECORDS, STATES).max(axis=1) == pytest.approx(1)
     assert scene["marker"][-1] == [1, 2]
+
+
+def unpacked(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), np.uint8) / 255
+
+
+def drawn(problem, policy, frames: int = 2):
+    """A method whose scene is what the problem writes of a policy, the same at every record."""
+    import jax.numpy as jnp
+
+    scene = problem.scene(problem.x0, jnp.asarray(policy))
+    arrays = {k: np.stack([np.asarray(v)] * frames) for k, v in scene.items()}
+    d = len(problem.x0)
+    trace = {"samples": np.zeros((1, frames)), "iteration": np.zeros((1, frames)), "objective": np.zeros((1, frames)),
+             "x": np.zeros((1, frames, d))}  # fmt: skip
+    run = records.Run("finite", "m", problem.name, {}, trace, {}, {}, 0, x_names=tuple(problem.x_names))
+    return collect.MethodRuns("m", trace, (run,), (), arrays | problem.backdrop(), ())
+
+
+def test_a_road_network_is_drawn_with_the_share_of_drivers_on_each_road():
+    from bilevel_rl.finite.problems import Braess
+
+    half = np.array([[0.5, 0.5], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])  # at s both ways, at a the shortcut
+    problem = Braess()
+    method = drawn(problem, half)
+    scene = scenes.scene(method)
+    names = scene["names"]
+    roads = {(names[i], names[j]): share for (i, j), share in zip(scene["edges"], scene["share"][0], strict=True)}
+    assert names == ["s", "a", "b (1)", "b (2)", "t"]
+    leads = {names[i]: [names[j] for k, j in scene["edges"] if k == i] for i in range(5)}
+    assert sum(roads["s", to] for to in leads["s"]) == pytest.approx(1)  # everybody leaves, whatever the discount
+    assert sum(share for (_, to), share in roads.items() if to == "t") == pytest.approx(1)  # and arrives
+    places = np.array(scene["places"])
+    assert places[0, 0] == 0  # it starts on the left, and no two places are one
+    assert len(np.unique(places, axis=0)) == 5
+    rows = policies.table(method)["rows"]
+    assert rows[0]["state"] == "s"
+    assert all(row["state"] != "t" for row in rows)  # where everything is over nobody decides
+    assert {name for name, _, _ in rows[0]["actions"]} == {"to a", "to b (1)"}
+
+
+def test_a_taxi_is_drawn_in_its_town_and_its_policy_is_in_words():
+    from bilevel_rl.finite.problems import FrozenLake, Taxi
+
+    problem = Taxi()
+    uniform = np.full((500, 6), 1 / 6)
+    method = drawn(problem, uniform)
+    scene = scenes.scene(method)
+    assert (scene["rows"], scene["columns"], len(scene["cells"])) == (5, 5, 25)  # twenty states a cell
+    assert scene["letters"][0] == "R   G"
+    assert [0, 1, 0, 2] in scene["walls"]
+    np.testing.assert_allclose(unpacked(scene["policy"]), 1 / 6, atol=0.5 / 255)
+    row = policies.table(method)["rows"][0]
+    assert re.fullmatch(r"\(\d, \d\), passenger (at [RGYB]|aboard), to [RGYB]", row["state"])
+    assert {name for name, _, _ in row["actions"]} >= {"pick up", "drop off"}
+    lake = scenes.scene(drawn(FrozenLake(), np.full((16, 4), 0.25)))
+    assert lake["letters"] == ["SFFF", "FHFH", "FFFH", "HFFG"]
+
+
+def test_a_network_without_places_is_laid_out_from_its_start():
+    cycle = np.roll(np.eye(4, dtype=bool), 1, axis=1)
+    assert layered.places(cycle, [1, 0, 0, 0])[:, 0].tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    anywhere = layered.places(cycle, np.full(4, 0.25))
+    assert len(np.unique(anywhere.round(6), axis=0)) == 4
+
+
+def test_an_episode_is_drawn_step_by_step():
+    steps = np.linspace(0, 1, 10)
+    arrays = {"path_points": np.stack([np.stack([steps, steps**2], axis=1)[:, None]] * 3)}
+    trace = {"samples": np.zeros((1, 3)), "iteration": np.zeros((1, 3))}
+    run = records.Run("control", "m", "p", {}, trace, {}, {}, 0)
+    scene = scenes.scene(collect.MethodRuns("m", trace, (run,), (), arrays, ()))
+    assert (scene["kind"], scene["frames"], scene["high"]) == ("episode", 10, [1, 1])
+    assert scene["paths"]["points"][-1] == [[1, 1]]
+
+
+def test_names_beside_lines_are_kept_apart():
+    placed = figures.apart([0.5, 0.5, 0.52, 0.0], 0.0, 1.0, 0.06)
+    gaps = np.diff(np.sort(placed))
+    assert gaps.min() >= 0.06 - 1e-9
+    assert max(figures.apart([1.0] * 5, 0.0, 1.0, 0.06)) <= 1
+
+
+def test_methods_stand_side_by_side_on_the_prompts_they_share(runs):
+    section = next(s for s in collect.sections([runs]) if s.kind == "llm")
+    found = texts.together(section)
+    assert len(found["labels"]) == 2
+    assert all(cell["iteration"] == RECORDS for row in found["rows"] for cell in row["cells"] if cell)
+    assert found["rows"][0]["prompt"] == "today "
 
 
 def test_no_run_is_a_clear_error(tmp_path, snapshot):
@@ -210,7 +314,7 @@ def test_a_truncated_scene_costs_the_drawing_only(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 0
     assert "scene.npz" in capsys.readouterr().err
     assert "scene.npz" in (tmp_path / "report.html").read_text()
-    records.write_arrays(tmp_path / "a/scene.npz", {name: np.zeros(3) for name in scenes.NEEDED})  # no scene at all
+    records.write_arrays(tmp_path / "a/scene.npz", {name: np.zeros(3) for name in scenes.GRID})  # no scene at all
     assert main(["report", str(tmp_path)]) == 0
     assert "scene can&#39;t be drawn" in (tmp_path / "report.html").read_text()
 
@@ -275,7 +379,7 @@ def test_the_answer_is_drawn_in_any_dimension(d, tmp_path):
     finite_run(tmp_path / "b", "second", 0.1, d=d, model=True)
     (section,) = collect.sections([tmp_path])
     drawn = {figure.key: figure for figure in figures.of(section)}
-    assert ("x" in drawn) == (d <= figures.LINES)
+    assert "x" in drawn
     ends = section.methods[0].trace["x"][:, -1]
     points = [t for t in drawn["endings"].plot.data if t.name == "first"]
     if d == 2:
@@ -284,9 +388,9 @@ def test_the_answer_is_drawn_in_any_dimension(d, tmp_path):
         np.testing.assert_allclose(points[0].y, ends.ravel(), rtol=1e-4)
     else:
         assert len(points[0].y) == d
+    lines = [t for t in drawn["x"].plot.data if t.fill is None]
+    assert len(lines) == min(d, figures.LINES)  # only the method that samples
     if d <= figures.LINES:
-        lines = [t for t in drawn["x"].plot.data if t.fill is None]
-        assert len(lines) == d  # only the method that samples
         np.testing.assert_allclose(lines[0].y[0], np.sort(section.methods[0].trace["x"][:, 0, 0])[1:-1].mean(), rtol=1e-4)
     build([tmp_path], tmp_path / "r.html")
 
@@ -379,6 +483,32 @@ def test_page_works_in_a_browser_offline(page, browser):
     run = browser.execute_script
     assert run("return document.documentElement.dataset.ready") == "yes"
     assert run("return document.querySelectorAll('.plot .main-svg').length") >= 10
+    assert run("return [...document.querySelectorAll('.plot, canvas')].every(n => n.getAttribute('aria-label').length > 20)")
+    assert run("return document.documentElement.scrollWidth <= innerWidth")
+
+    # a GIF that others read, with a frame a record
+    film = run("const m = movies[0], frames = [0, 1, 2].map((k) => { const c = document.createElement('canvas');"
+               "m.paint(c, 120, 1, k); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data; });"
+               "return Array.from(gif(frames, 120, 80, 8))")  # fmt: skip
+    image = pytest.importorskip("PIL.Image").open(io.BytesIO(bytes(film)))
+    assert (image.size, image.n_frames) == ((120, 80), 3)
+    seen = run("const m = movies[0], c = document.createElement('canvas'); m.paint(c, 120, 1, 1);"
+               "return Array.from(c.getContext('2d').getImageData(0, 0, 120, 80).data)")  # fmt: skip
+    image.seek(1)
+    apart = np.asarray(image.convert("RGB"), int) - np.reshape(seen, (80, 120, 4))[:, :, :3]
+    assert np.abs(apart).max() <= 8 + 32  # five bits a channel, and at most a rare colour's neighbour
+    assert np.abs(apart).mean() < 5
+    table = run("return movies[0].table()")
+    assert len(table) == 1 + RECORDS
+    assert table[0][:3] == ["iteration", "samples", "objective"]
+    assert all(len(row) == len(table[0]) for row in table)
+
+    # dark pages are printed light
+    run("setTheme(true); dispatchEvent(new Event('beforeprint'))")
+    assert run("return document.documentElement.dataset.theme") == "light"
+    run("dispatchEvent(new Event('afterprint'))")
+    assert run("return document.documentElement.dataset.theme") == "dark"
+    run("setTheme(false)")
 
     # the slider moves the grid: another frame, another picture, another reading
     picture = "return document.querySelector('canvas').toDataURL()"

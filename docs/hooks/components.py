@@ -137,8 +137,8 @@ Made by `python docs/hooks/components.py > docs/components.md` from the declarat
 **Held to**: figures that a release gave, TRL's own code on random masks and uneven groups, or the published definition,
 worked out anew in the test. **Fed by**: what a run needs beside prompts and a reward. *Nothing*: every run has it;
 `rollout=` generates it; a field is the task's to know (`task: {fields: ...}`; shipped tasks have them). **At defaults**:
-whether it acts in a configuration that says nothing (one gradient step a batch, one turn); where it does not, the trainer says so
-before training. **Formula**: *INFERRED* stands for "in the spirit of", until somebody compares.
+whether it acts in a configuration that says nothing (one gradient step a batch, one turn); where it does not, the trainer
+says so before training. **Formula**: *INFERRED* stands for "in the spirit of", until somebody compares.
 
 | Component | # | Held to | Test | Fed by | At defaults | Formula |
 |---|---|---|---|---|---|---|

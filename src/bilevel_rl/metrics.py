@@ -28,6 +28,9 @@ REGULARISED = Metric(
     "Exact regularised hyper-objective, beside an unregularised grade",
 )  # fmt: skip
 GAP = Metric("gap", "Φ_τ(x) − Φ*", "objective", "down", "Exact hyper-objective less the best known value")
+FOLLOWER_VALUE = Metric(
+    "follower_value", "J_τ(x, π*)", "reward", "up", "What the follower's best answer to the current x is worth to it"
+)
 GRADIENT_NORM = Metric(
     "gradient_norm", "|∇Φ_τ(x)|", "objective / unit of x", "down", "Norm of the exact hyper-gradient"
 )
@@ -54,8 +57,8 @@ W = Metric("w", "w_k", "reward / objective", "none", "Penalty constant: smaller 
 TAU = Metric("tau", "τ_k", "reward", "none", "Entropy temperature")
 
 FINITE = (
-    SAMPLES, ITERATION, OBJECTIVE, REGULARISED, GAP, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP, POLICY_GRADIENT, DISTANCE,
-    ZETA, ALPHA, BETA, W, TAU,
+    SAMPLES, ITERATION, OBJECTIVE, REGULARISED, GAP, FOLLOWER_VALUE, GRADIENT_NORM, GRADIENT_ERROR, LOWER_GAP,
+    POLICY_GRADIENT, DISTANCE, ZETA, ALPHA, BETA, W, TAU,
 )  # fmt: skip
 
 # Language models: one line an iteration, estimated on that iteration's rollouts of theta.

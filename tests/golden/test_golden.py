@@ -34,7 +34,7 @@ def test_every_case_has_its_trace():
 )
 def test_trace(name):
     new, old = json.loads(json.dumps(CASES[name]())), TRACES[name]
-    assert new.keys() == old.keys()
+    assert old.keys() <= new.keys()  # a metric more changes no trace
     for key, values in old.items():
         np.testing.assert_allclose(
             np.asarray(new[key], float), np.asarray(values, float), RELATIVE, ABSOLUTE, err_msg=f"{name}: {key}"

@@ -5,10 +5,10 @@ differentiates or compiles functions of it by himself calls `bilevel_rl.loop.use
 """
 
 from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
-from bilevel_rl.finite.problem import BilevelProblem, GridLayout, UpperObjective
+from bilevel_rl.finite.problem import BilevelProblem, GraphLayout, GridLayout, UpperObjective
 from bilevel_rl.finite.solver import Solver, State, Trace, solve
 
 __all__ = [
-    "BilevelProblem", "FiniteMDP", "GridLayout", "Solver", "State", "Trace", "UpperObjective", "gymnasium_rewards",
-    "solve",
+    "BilevelProblem", "FiniteMDP", "GraphLayout", "GridLayout", "Solver", "State", "Trace", "UpperObjective",
+    "gymnasium_rewards", "solve",
 ]  # fmt: skip

@@ -122,7 +122,14 @@ class MeanFieldProblem(BilevelProblem):
             r = self.reward_among(state.x, flow(mdp, tracked))
             best = planning.soft_optimal(mdp, r, tau)
             values[M.LOWER_GAP.key] = jnp.dot(mdp.start, best.V - planning.policy_value(mdp, r, tracked, tau))
-        return values, None
+        if not self._drawn():
+            return values, None
+        mu = self.equilibrium(state.x, tau).mu
+        among = self.reward_among(state.x, mu)
+        best = planning.soft_optimal(self.transitions(state.x), among, tau)
+        values[M.FOLLOWER_VALUE.key] = jnp.dot(self.mdp.start, best.V)
+        met = jnp.sum(mu, axis=1, keepdims=True)  # where nobody comes, any action is as good a picture
+        return values, jnp.where(met > 0, mu, 1.0) / jnp.where(met > 0, met, mu.shape[1])
 
 
 class Linearised(UpperObjective):

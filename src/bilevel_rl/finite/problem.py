@@ -14,13 +14,16 @@ from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidProblem, Unsolved
 from bilevel_rl.finite import checks, oracles, requirements
 from bilevel_rl.finite.model import planning
-from bilevel_rl.finite.tables import GridLayout, ObjectiveSample, TableProblem, UpperObjective
+from bilevel_rl.finite.model.mdp import FiniteMDP
+from bilevel_rl.finite.tables import GraphLayout, GridLayout, ObjectiveSample, TableProblem, UpperObjective
 from bilevel_rl.loop.problem import Optimum
 
-__all__ = ["BilevelProblem", "GridLayout", "ObjectiveSample", "UpperObjective"]
+__all__ = ["BilevelProblem", "GraphLayout", "GridLayout", "ObjectiveSample", "UpperObjective"]
 
 MATRICES = 8  # ours: how many dense S x S matrices a run has at once
 SCENE_STATES = 2500  # ours: larger grids are not drawn
+LISTED_STATES = 500  # ours: of larger problems without a grid the policy is not kept
+NETWORK_STATES = 40  # ours: larger networks are not drawn
 GRADED_STATES = 5000  # ours: above this many states oracles are asked only where nothing else will do
 BRUTE_FORCE_STATES = 200  # ours: above this, brute force would outlast the run it grades
 
@@ -91,6 +94,8 @@ class BilevelProblem(TableProblem):
         # one solution of the lower level serves the hyper-objective, its gradient and the scene
         (phi, plan), exact = jax.value_and_grad(_answered, argnums=1, has_aux=True)(self, state.x, tau)
         values = {M.OBJECTIVE.key: phi, M.GRADIENT_NORM.key: jnp.linalg.norm(exact)}
+        if plan is not None:
+            values[M.FOLLOWER_VALUE.key] = jnp.dot(self.mdp.start, plan.V)
         followers = solver.policies(self, state, k)
         if followers is not None:
             pi, pi_l = followers
@@ -101,23 +106,46 @@ class BilevelProblem(TableProblem):
             values[M.GRADIENT_ERROR.key] = jnp.linalg.norm(mean - exact)
             values[M.LOWER_GAP.key] = jnp.dot(mdp.start, plan.V - V)
             values[M.POLICY_GRADIENT.key] = jnp.sum(oracles.policy_gradient(self, state.x, pi, tau, V) ** 2)
-        drawn = self.layout() is not None and self.mdp.n_states <= SCENE_STATES
-        return values, plan.pi if drawn else None
+        return values, plan.pi if plan is not None and self._drawn() else None
+
+    def _drawn(self) -> bool:
+        """Whether the follower's policy is kept at every record, for pictures and tables."""
+        return self.mdp.n_states <= (SCENE_STATES if isinstance(self.layout(), GridLayout) else LISTED_STATES)
 
     def scene(self, x: Float[Array, " d"], found: Float[Array, "S A"] | None) -> dict[str, Array]:
         if found is None:
             return {}
-        marker = self.marker(x)
-        return {
-            "policy": found,
-            "visitation": planning.visitation(self.transitions(x), found),
-            "reward": jnp.max(self.reward(x), -1),
-            "marker": jnp.full(2, jnp.nan) if marker is None else marker,
-        }
+        marker, mdp, layout = self.marker(x), self.transitions(x), self.layout()
+        visitation = planning.visitation(mdp, found)
+        arrays = {"policy": found, "visitation": visitation}
+        if isinstance(layout, GridLayout):
+            arrays["reward"] = jnp.max(self.reward(x), -1)
+            arrays["marker"] = jnp.full(2, jnp.nan) if marker is None else marker
+        elif mdp.n_states <= NETWORK_STATES:
+            arrays["flow"] = _flow(mdp, found, visitation)
+        return arrays
 
     def backdrop(self) -> dict[str, np.ndarray]:
+        if self.mdp is None or not self._drawn():
+            return {}
         layout = self.layout()
-        return {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
+        arrays = {} if layout is None else {k: np.asarray(v) for k, v in dataclasses.asdict(layout).items()}
+        names = {"state_names": self.state_names, "action_names": self.action_names}
+        arrays |= {key: np.asarray(words, str) for key, words in names.items() if words}
+        for key in ("allowed", "ends"):
+            if getattr(self.mdp, key) is not None:
+                arrays[key] = np.asarray(getattr(self.mdp, key))
+        if not isinstance(layout, GridLayout):  # where each action leads most often: a name for those that have none
+            likely = np.argmax(self.mdp.probabilities, axis=2)[:, :, None]
+            arrays["leads"] = np.take_along_axis(np.asarray(self.mdp.successors), likely, axis=2)[:, :, 0]
+        return arrays | {"start": np.asarray(self.mdp.start)}
+
+
+def _flow(mdp: FiniteMDP, pi: Float[Array, "S A"], visitation: Float[Array, " S"]) -> Float[Array, "S S"]:
+    """How much of the discounted time is spent in a step from s to s'; steps that end an episode are left out."""
+    S = mdp.n_states
+    steps = (visitation[:, None] * pi)[:, :, None] * mdp.probabilities
+    return jnp.zeros((S, S + 1)).at[jnp.arange(S)[:, None, None], mdp.successors].add(steps)[:, :S]
 
 
 def _learnt_at(problem: BilevelProblem) -> str:

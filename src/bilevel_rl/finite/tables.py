@@ -111,21 +111,45 @@ class GridLayout:
         rows, columns: size of the grid.
         cells: [S, 2] row and column of each state.
         arrows: [A, 2] step in rows and columns that each action means; (0, 0) draws no arrow.
+        letters: the map, a word a row as Gymnasium writes it ("SFFF"); "F" and blanks are drawn as nothing. Empty: no map.
+        walls: pairs of neighbouring cells that a wall divides, as (row, column, row, column).
+
+    Several states may lie in one cell, as a taxi's with and without a passenger do.
     """
 
     rows: int
     columns: int
     cells: np.ndarray
     arrows: np.ndarray
+    letters: tuple[str, ...] = ()
+    walls: tuple[tuple[int, int, int, int], ...] = ()
 
-    def _key(self) -> tuple[int, int, bytes, bytes]:
-        return self.rows, self.columns, np.asarray(self.cells).tobytes(), np.asarray(self.arrows).tobytes()
+    def _key(self) -> tuple[Any, ...]:
+        arrays = (np.asarray(self.cells).tobytes(), np.asarray(self.arrows).tobytes())
+        return self.rows, self.columns, *arrays, self.letters, self.walls
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GridLayout) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GraphLayout:
+    """Where the states of a network lie, for drawing. Without one, places follow from how far a state is from the start.
+
+    Attributes:
+        places: [S, 2] across and upwards, in any unit.
+    """
+
+    places: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GraphLayout) and np.array_equal(self.places, other.places)
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.places).tobytes())
 
 
 class TableProblem(Problem):
@@ -144,6 +168,8 @@ class TableProblem(Problem):
     kind: ClassVar[str] = "finite"
     state_reward: ClassVar[bool] = False  # whether r_x depends on the state alone: sampled estimators then use it
     mean_field: ClassVar[bool] = False  # whether rewards depend on what a population of followers does
+    state_names: ClassVar[tuple[str, ...]] = ()  # of the S states, for tables and pictures
+    action_names: ClassVar[tuple[str, ...]] = ()  # of the A actions
     moves_start: ClassVar[bool] = False  # whether x changes the start distribution (`FiniteMDP.with_start`)
 
     @abc.abstractmethod
@@ -184,8 +210,8 @@ class TableProblem(Problem):
         base = {field.name: getattr(self.mdp, field.name) for field in dataclasses.fields(FiniteMDP)}
         return DrawnMDP(**base, problem=self, x=x)
 
-    def layout(self) -> GridLayout | None:
-        """How to draw the states, if they lie on a grid."""
+    def layout(self) -> GridLayout | GraphLayout | None:
+        """How to draw the states, if they lie on a grid or have places; small problems without are drawn as a network."""
         return None
 
     def marker(self, x: Float[Array, " d"]) -> Float[Array, " 2"] | None:

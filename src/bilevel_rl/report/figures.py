@@ -17,6 +17,8 @@ from bilevel_rl.statistics import bootstrap_curve, performance_profile
 COLOURS = ("#0a84c6", "#e08a00", "#0a9e73", "#d4582a", "#b36fa8", "#7d8590", "#a59100", "#4fb3d9")
 DASHES = ("solid", "solid", "solid", "dash", "dash", "dot", "dashdot", "dot")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+BANDED = 48  # ours: points of a band's edge at most; what lies between is within a pixel or two
+HEIGHT, LETTERS, NAME = 330, 16, 24  # pixels of a figure and of a line of text; letters of a name beside it
 BANDS, LINES, MANY, BARRED = 3, 8, 12, 3  # ours: coordinates with bands, as lines, as columns; methods drawn as bars
 BAND = "Line: interquartile mean over {runs}; band: 95 % bootstrap interval."
 
@@ -81,6 +83,15 @@ def outcome(section: Section) -> Figure | None:
     )  # fmt: skip
 
 
+def trade_off(section: Section) -> Figure | None:
+    """What the leader gets against what the follower gets."""
+    return paths(
+        section, "follower_value", "objective", "Leader against follower",
+        "Across: what its best answer to x is worth to the follower; upwards: the leader's loss, lower is better for it. "
+        "Each line is a method in time, from the ring to the dot.",
+    )  # fmt: skip
+
+
 def speed(section: Section) -> Figure | None:
     """How fast the follower's answer has to move, where the leader watches it."""
     return curves(
@@ -134,11 +145,8 @@ def sequences(section: Section) -> Figure | None:
             x=numbers(x), y=numbers(y), name=name, mode="lines", line={"color": COLOURS[i], "width": 2},
             hovertemplate=f"{name} %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
-        plot.add_annotation(
-            x=1, xref="paper", y=float(np.log10(y[-1])), text=name, showarrow=False, xanchor="left", xshift=6,
-            font={"color": COLOURS[i], "size": 12},
-        )  # fmt: skip
-    plot.update_layout(margin={"r": 118})
+    beside(plot, [(float(np.log10(m.trace[key][0, -1])), name, COLOURS[i]) for i, (key, name) in enumerate(names.items())],
+           np.log10([m.trace[key][0] for key in names]))  # fmt: skip
     plot.update_yaxes(type="log", nticks=6, exponentformat="power")
     caption = (
         f"The five sequences of {m.label} (run 1 of {m.count}). The theory asks for the order ζ ≪ α ≤ β ≪ w ≪ τ, read as "
@@ -174,19 +182,26 @@ def profile(section: Section) -> Figure | None:
 
 
 def x_path(section: Section) -> Figure | None:
-    """x against samples: one line a coordinate; every method where x has one coordinate, else the first method."""
-    found = [m for m in section.methods if 1 <= m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] <= LINES]
+    """x against samples: one line a coordinate; every method where x has one coordinate, else the first method.
+
+    Of many coordinates those are drawn that moved most.
+    """
+    found = [m for m in section.methods if m.trace.get("x", np.zeros((0, 0, 0))).shape[-1] >= 1]
     sampled = [m for m in found if not m.model_based] or found
     if not sampled:
         return None
     go = require("plotly.graph_objects", "report")
     names, word = sampled[0].names(), "iteration" if sampled[0].model_based else "samples"
     shown = sampled if len(names) == 1 else sampled[:1]
+    moved = np.abs(np.nanmean(sampled[0].trace["x"][:, -1] - sampled[0].trace["x"][:, 0], axis=0))
+    drawn = sorted(np.argsort(-moved, kind="stable")[:LINES])
+    words_at: list[tuple[float, str, str]] = []
     plot = empty(go, word, names[0] if len(names) == 1 else "x")
     for m in shown:
         x = m.trace[word].mean(axis=0)
-        for i, name in enumerate(names):
-            colour = colours(section)[m.label] if len(names) == 1 else COLOURS[i % len(COLOURS)]
+        for rank, i in enumerate(drawn):
+            name = names[i]
+            colour = colours(section)[m.label] if len(names) == 1 else COLOURS[rank % len(COLOURS)]
             value, low, high = bootstrap_curve(m.trace["x"][:, :, i])
             if m.count > 1 and len(names) <= BANDS:
                 band(plot, x, low, high, colour, m.label)
@@ -196,19 +211,19 @@ def x_path(section: Section) -> Figure | None:
                 line={"color": colour, "width": 2.2}, hovertemplate=f"{words} %{{y:.4g}}<extra></extra>",
             )  # fmt: skip
             if len(names) > 1:
-                plot.add_annotation(
-                    x=1, xref="paper", y=float(value[-1]), text=name, showarrow=False, xanchor="left", xshift=6,
-                    font={"color": colour, "size": 12},
-                )  # fmt: skip
+                words_at.append((float(value[-1]), name, colour))
             if m is shown[0] and m.best_x is not None:
                 plot.add_hline(y=m.best_x[i], line={"width": 1, "dash": "dot", "color": colour})
-    if len(names) > 1:
-        plot.update_layout(margin={"r": 30 + 7 * max(map(len, names))})
+    if words_at:
+        beside(plot, words_at, np.array([t.y for t in plot.data if t.fill != "toself"], float))
     whose = "each method" if len(names) == 1 else shown[0].label
     spread = "Line: interquartile mean over {runs}; their spread at the end is under Where x ends."
     words = BAND if len(names) <= BANDS else spread
     best = " Dotted: the best known x." if shown[0].best_x is not None else ""
-    return Figure("x", "The answer x", f"The upper variables of {whose}. {words.format(runs=_runs(shown))}{best}", plot)
+    which = f"The upper variables of {whose}." if len(names) <= LINES else (
+        f"Of the {len(names)} upper variables of {whose}, the {LINES} that moved most."
+    )  # fmt: skip
+    return Figure("x", "The answer x", f"{which} {words.format(runs=_runs(shown))}{best}", plot)
 
 
 def endings(section: Section) -> Figure | None:
@@ -318,6 +333,14 @@ def gold_against_kl(section: Section) -> Figure | None:
     )  # fmt: skip
 
 
+def gold_against_length(section: Section) -> Figure | None:
+    """Gold against length: whether the policy earns its score by writing more."""
+    return paths(
+        section, "length", "gold", "Gold against length",
+        "Mean length of the completions in tokens. Where it turns right without rising, the policy writes more for nothing.",
+    )  # fmt: skip
+
+
 def gold_against_labels(section: Section) -> Figure | None:
     """Gold against judge labels."""
     return paths(section, "labels", "gold", "Gold against judge labels", "What each judge label buys.")
@@ -369,12 +392,14 @@ def rollout(section: Section) -> Figure | None:
 
 # of either engine of JAX: a figure whose data is missing is left out
 FINITE = (
-    objective, outcome, gap, x_path, rollout, gradient_error, lower_gap, gradient_norm, speed, sequences, profile, endings,
+    objective, outcome, gap, x_path, trade_off, rollout, gradient_error, lower_gap, gradient_norm, speed, sequences,
+    profile, endings,
 )  # fmt: skip
 LLM = (
     gold,
     gold_against_reward,
     gold_against_kl,
+    gold_against_length,
     gold_against_labels,
     learned,
     kl,
@@ -505,9 +530,10 @@ def empty(go, x: str, y: str):
         "ticks": "",
         "gridcolor": "rgba(128,134,144,.22)",
         "automargin": True,
+        "ticklabelstandoff": 5,
     }
     plot.update_layout(
-        template="none", height=330, margin={"l": 58, "r": 16, "t": 8, "b": 46}, showlegend=False, hovermode="closest",
+        template="none", height=HEIGHT, margin={"l": 58, "r": 16, "t": 8, "b": 46}, showlegend=False, hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": "#444b55"},
         xaxis={**axis, "title": {"text": x, "standoff": 8, "font": {"size": 13}}},
@@ -516,10 +542,49 @@ def empty(go, x: str, y: str):
     return plot
 
 
+def beside(plot, words: list[tuple[float, str, str]], drawn: np.ndarray) -> None:
+    """Names at the ends of lines, to the right of the axes, moved apart where lines end close together.
+
+    Args:
+        words: where a line ends (its logarithm on a logarithmic axis), its name, its colour.
+        drawn: everything that is drawn, which says how much of the axis a line of text takes.
+    """
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
+    room = apart([y for y, _, _ in words], low, high, (high - low or 1.0) * LETTERS / (HEIGHT - 54))
+    short = [name if len(name) <= NAME else name[: NAME - 1] + "…" for _, name, _ in words]
+    for y, name, (_, _, colour) in zip(room, short, words, strict=True):
+        plot.add_annotation(
+            x=1, xref="paper", y=y, text=f'<span style="color:{colour}">━</span> {name}', showarrow=False, xanchor="left",
+            xshift=4, align="left", font={"size": 12},
+        )  # fmt: skip
+    plot.update_layout(margin={"r": 34 + 7 * max(map(len, short))})
+
+
+def apart(values: list[float], low: float, high: float, gap: float) -> list[float]:
+    """Values in their order, at least a gap from each other, moved as little as that takes and kept within the axis.
+
+    Example:
+        >>> apart([1.0, 1.0, 0.0], 0.0, 1.0, 0.1)
+        [1.0, 0.9, 0.0]
+    """
+    order = sorted(range(len(values)), key=lambda i: (values[i], -i))
+    placed = [values[i] for i in order]
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    top = max(high, values[order[-1]] if order else high)
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], top - gap * (len(placed) - 1 - i))
+    back = dict(zip(order, placed, strict=True))
+    return [float(f"{back[i]:.6g}") for i in range(len(values))]
+
+
 def band(plot, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, label: str) -> None:
     """Fill the space between two lines; it is shown and hidden with its method."""
+    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), BANDED)).round().astype(int))
+    x, low, high = x[keep], low[keep], high[keep]
     plot.add_scatter(
-        x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]])), fill="toself", mode="lines",
+        x=numbers(np.concatenate([x, x[::-1]])), y=numbers(np.concatenate([high, low[::-1]]), 4), fill="toself",
+        mode="lines",
         fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", legendgroup=label, showlegend=False, name=label,
     )  # fmt: skip
 
@@ -529,9 +594,9 @@ def fade(colour: str) -> str:
     return f"rgba({r},{g},{b},0.17)"
 
 
-def numbers(values: np.ndarray) -> list[float | None]:
+def numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
     """Numbers with five digits, NaN as gaps: a page stays small."""
-    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
+    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
 def _runs(methods: list[MethodRuns]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import gzip
+import importlib.resources
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Any
 
 from bilevel_rl import __version__, records
 from bilevel_rl.errors import MissingDependency, message, require
-from bilevel_rl.report import collect, figures, scenes, tables
+from bilevel_rl.report import collect, figures, policies, scenes, tables, texts
 
-SAMPLE_ROWS = 12
+PLOTLY = "vendor/plotly-basic-4.1.1.min.js.gz"  # lines, points and bars: a quarter of the whole library
 
 
 def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: str = "") -> Path:
@@ -33,7 +35,9 @@ def build(paths: Sequence[str | Path], out: str | Path, title: str = "", note: s
 
 def build_found(found: collect.Collected, out: str | Path, title: str = "", note: str = "") -> Path:
     """Write the report of what was read."""
-    sections = [_section(i, section) for i, section in enumerate(found.sections)]
+    drawn = sum(bool(m.scene) for section in found.sections for m in section.methods)
+    numbers = scenes.NUMBERS // max(1, drawn)
+    sections = [_section(i, section, numbers) for i, section in enumerate(found.sections)]
     return render(sections, out, title or _title(found.sections), note, found.trouble)
 
 
@@ -46,7 +50,6 @@ def render(
         trouble: sentences above them, on what is left out.
     """
     jinja2 = require("jinja2", "report")
-    offline = require("plotly.offline", "report")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bilevel_rl.report", ""),
         autoescape=True,
@@ -54,9 +57,13 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: _script_safe(jinja2, value)
+    plain = jinja2.utils.markupsafe.Markup
+    keys = ("id", "figures", "scenes")  # what scripts read; the rest of a section is in the page's text
+    drawn = [{key: s[key] for key in keys} for s in sections]
     text = environment.get_template("page.html.jinja").render(
-        title=title, note=note, sections=sections, trouble=list(trouble),
-        plotly_js=jinja2.utils.markupsafe.Markup(offline.get_plotlyjs().replace("</script", "<\\/script")),
+        title=title, note=note, sections=sections, trouble=list(trouble), drawn=drawn, css=plain(_file("page.css")),
+        plotly_js=plain(plotly_js().replace("</script", "<\\/script")),
+        script=plain("\n".join(map(_file, ("gif.js", "pictures.js", "page.js")))),
         made=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"), version=__version__,
     )  # fmt: skip
     out = Path(out)
@@ -65,13 +72,23 @@ def render(
     return out
 
 
+def _file(name: str) -> str:
+    return importlib.resources.files("bilevel_rl.report").joinpath(name).read_text("utf-8")
+
+
+def plotly_js() -> str:
+    """Plotly's own script for lines, points and bars; its licence lies beside it."""
+    return gzip.decompress(importlib.resources.files("bilevel_rl.report").joinpath(PLOTLY).read_bytes()).decode()
+
+
 def section_of(
     key: str, title: str, drawn: Sequence[figures.Figure], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """A section of figures alone, without methods and table."""
     return {
         "id": key, "kind": "", "title": title, "options": "", "heads": [], "rows": [], "table_note": "", "summary": "",
-        "methods": [], "figures": [_figure(key, f) for f in drawn], "scenes": {}, "samples": [],
+        "methods": [], "figures": [_figure(key, f) for f in drawn], "scenes": {}, "policies": [], "samples": [],
+        "together": None,
         "provenance": _facts(provenance) | {"Command": provenance.get("command", "")},
     }  # fmt: skip
 
@@ -128,19 +145,20 @@ def _title(found: list[collect.Section]) -> str:
     return " · ".join(names[:3]).capitalize() + (" …" if len(names) > 3 else "")
 
 
-def _section(index: int, section: collect.Section) -> dict[str, Any]:
+def _section(index: int, section: collect.Section, numbers: int) -> dict[str, Any]:
     heads, rows, note = tables.results(section)
     colours = figures.colours(section)
     drawn = figures.of(section)
-    scene, undrawn = {}, {}
+    scene, acts, undrawn = {}, [], {}
     for m in section.methods:
         try:
-            found = scenes.scene(m)
+            found, does = scenes.scene(m, numbers), policies.table(m)
         except (ValueError, IndexError, KeyError, TypeError) as error:  # arrays that do not belong together
             undrawn[m.label] = [f"{m.folders[0].name}: its scene can't be drawn ({type(error).__name__}: {error})."]
         else:
             if found is not None:
                 scene[m.label] = found
+            acts += [] if does is None else [does]
     return {
         "id": f"s{index}", "kind": section.kind, "title": section.title, "options": section.options,
         "heads": heads, "rows": [[cell.partition(" [") for cell in row] for row in rows], "table_note": note,
@@ -151,7 +169,8 @@ def _section(index: int, section: collect.Section) -> dict[str, Any]:
             for m in section.methods
         ],
         "figures": [_figure(f"s{index}", f) for f in drawn],
-        "scenes": scene, "samples": _samples(section), "provenance": _provenance(section),
+        "scenes": scene, "policies": acts, "samples": texts.before_and_after(section), "together": texts.together(section),
+        "provenance": _provenance(section),
     }  # fmt: skip
 
 
@@ -175,21 +194,6 @@ def _summary(section: collect.Section) -> str:
         f"{first.label} ends within 5 % of the best known value in {hits[first.label]} of {first.count} runs "
         f"of {samples:,.0f} samples."
     )
-
-
-def _samples(section: collect.Section) -> list[dict[str, Any]]:
-    """The first and the last sample table of each language-model method."""
-    found = []
-    for m in section.methods:
-        if m.samples:
-            steps = sorted({row["iteration"] for row in m.samples})
-            before, after = (
-                [r for r in m.samples if r["iteration"] == k][:SAMPLE_ROWS] for k in (steps[0], steps[-1])
-            )
-            found.append(
-                {"label": m.label, "first": steps[0], "last": steps[-1], "before": before, "after": after}
-            )
-    return found
 
 
 def _provenance(section: collect.Section) -> dict[str, str]:

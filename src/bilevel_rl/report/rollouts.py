@@ -27,7 +27,10 @@ def draw(go: Any, frames: Mapping[str, np.ndarray]) -> Any:
             plot.add_scatter(y=frames["bars"][:, i, 1].round(3).tolist(), mode="lines", name=str(i))
         return plot
     if "walls" in frames:
-        plot.add_heatmap(z=frames["walls"][0].astype(int).tolist(), showscale=False, colorscale=[[0, "#fff"], [1, "#888"]])
+        for row, column in np.argwhere(frames["walls"][0]):
+            r, c = float(row), float(column)
+            plot.add_shape(type="rect", x0=c - 0.5, x1=c + 0.5, y0=r - 0.5, y1=r + 0.5, fillcolor="#8a8f98", line_width=0,
+                           layer="below")  # fmt: skip
     for name in ("segments", "points"):
         if name in frames:
             _lines(plot, name, frames[name], swap="walls" in frames)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import gymnasium
 import jax.numpy as jnp
-import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 from jaxtyping import Array, Float
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.problem import BilevelProblem, GridLayout
-from bilevel_rl.finite.problems.toy_text import LAKE_MOVES
+from bilevel_rl.finite.problems.toy_text import LAKE_WORDS, TAXI_STATES, TAXI_WORDS, lake_layout, taxi_layout
 
 
 class RewardShaping(BilevelProblem):
@@ -78,20 +77,20 @@ class LakeShaping(RewardShaping):
     """Reward shaping on the slippery 4x4 lake."""
 
     name: ClassVar[str] = "lake_shaping"
+    action_names: ClassVar[tuple[str, ...]] = LAKE_WORDS
 
     def __init__(self, temperature: float = 0.05, largest: float = 1.0, regulariser: float = 1e-4, **options: Any):
         env = FrozenLakeEnv(map_name="4x4", **options)
-        super().__init__(env, 1.0, largest, regulariser, layout=_grid(4, 4, LAKE_MOVES), temperature=temperature)
+        super().__init__(env, 1.0, largest, regulariser, layout=lake_layout(env), temperature=temperature)
 
 
 class TaxiShaping(RewardShaping):
     """Reward shaping of the taxi, 500 states; the environment's rewards (-1 a step, 20 for a delivery) count a tenth."""
 
     name: ClassVar[str] = "taxi_shaping"
+    state_names: ClassVar[tuple[str, ...]] = TAXI_STATES
+    action_names: ClassVar[tuple[str, ...]] = TAXI_WORDS
 
     def __init__(self, temperature: float = 0.2, largest: float = 1.0, regulariser: float = 1e-4, **options: Any):
-        super().__init__(TaxiEnv(**options), 0.1, largest, regulariser, temperature=temperature)
-
-
-def _grid(rows: int, columns: int, moves: np.ndarray) -> GridLayout:
-    return GridLayout(rows, columns, np.argwhere(np.ones((rows, columns), bool)), moves)
+        env = TaxiEnv(**options)
+        super().__init__(env, 0.1, largest, regulariser, layout=taxi_layout(env), temperature=temperature)

@@ -60,6 +60,7 @@ class RoutingGame(MeanFieldProblem):
     roads: tuple[Road, ...] = eqx.field(static=True)
     highest: float
     tau: float = eqx.field(static=True)
+    state_names: tuple[str, ...] = eqx.field(static=True)
 
     name: ClassVar[str] = "routing_game"
 
@@ -92,6 +93,9 @@ class RoutingGame(MeanFieldProblem):
         self.roads, self.tolled = tuple(map(tuple, roads)), tuple(tolled)
         self.free, self.slope = jnp.asarray([r[2] for r in roads]), jnp.asarray([r[3] for r in roads])
         self.road = jnp.asarray(road)
+        again = [place for place, _ in states]
+        named = [place if again.count(place) == 1 else f"{place} ({depth})" for place, depth in states]
+        self.state_names = (*named, destination)
         self.scale = discount ** jnp.asarray([depth for _, depth in states] + [0], float)
         self.highest, self.tau = highest, temperature
         self.x0 = jnp.full(len(tolled), float(x0))
@@ -108,6 +112,13 @@ class RoutingGame(MeanFieldProblem):
     def reward_among(self, x, mu):
         paid = self.times(self.traffic(mu)).at[jnp.asarray(self.tolled)].add(x)
         return -jnp.append(paid, 0.0)[self.road] / self.scale[:, None]
+
+    def scene(self, x, found):
+        """Roads by the share of all drivers who take them: the discount is no part of the picture."""
+        arrays = super().scene(x, found)
+        if "flow" in arrays:
+            arrays["flow"] = arrays["flow"] / ((1 - self.mdp.discount) * self.scale[:, None])
+        return arrays
 
     def box(self):
         return jnp.zeros(len(self.tolled)), jnp.full(len(self.tolled), self.highest)

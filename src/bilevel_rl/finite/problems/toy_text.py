@@ -22,6 +22,11 @@ from bilevel_rl.finite.problem import BilevelProblem, GridLayout
 # row and column steps of the actions, in each environment's own order
 LAKE_MOVES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # left, down, right, up
 CLIFF_MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # up, right, down, left
+TAXI_MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0], [0, 0]])  # south, north, east, west, pick up, drop off
+LAKE_WORDS = ("left", "down", "right", "up")
+TAXI_WORDS = ("south", "north", "east", "west", "pick up", "drop off")
+TAXI_STANDS = "RGYB"  # at (0, 0), (0, 4), (4, 0), (4, 3)
+CLIFF_MAP = (" " * 12, " " * 12, " " * 12, "S" + "C" * 10 + "G")
 
 
 class Incentives(BilevelProblem):
@@ -113,8 +118,34 @@ def _cells(rows: int, columns: int, *places: tuple[int, int]) -> np.ndarray:
     return mask.ravel()
 
 
-def _grid(rows: int, columns: int, moves: np.ndarray) -> GridLayout:
-    return GridLayout(rows, columns, np.argwhere(np.ones((rows, columns), bool)), moves)
+def lake_layout(env: FrozenLakeEnv) -> GridLayout:
+    """The lake as its map has it: S start, H hole, G goal."""
+    return _grid(tuple("".join(cell.decode() for cell in row) for row in env.desc), LAKE_MOVES)
+
+
+def taxi_layout(env: TaxiEnv) -> GridLayout:
+    """The town of the taxi: twenty states in each cell, stands by their letters, walls between cells."""
+    plan = [[cell.decode() for cell in row] for row in env.desc][1:-1]
+    letters = tuple("".join(row[1::2]) for row in plan)
+    walls = tuple((r, c, r, c + 1) for r, row in enumerate(plan) for c in range(4) if row[2 * c + 2] == "|")
+    state = np.arange(500)
+    return GridLayout(5, 5, np.stack([state // 100, state // 20 % 5], axis=1), TAXI_MOVES, letters, walls)
+
+
+def _taxi_names() -> tuple[str, ...]:
+    where = [*(f"passenger at {stand}" for stand in TAXI_STANDS), "passenger aboard"]
+    return tuple(
+        f"({s // 100}, {s // 20 % 5}), {where[s // 4 % 5]}, to {TAXI_STANDS[s % 4]}" for s in range(500)
+    )  # fmt: skip
+
+
+TAXI_STATES = _taxi_names()
+
+
+def _grid(letters: tuple[str, ...], moves: np.ndarray) -> GridLayout:
+    """A state a cell of the map."""
+    rows, columns = len(letters), len(letters[0])
+    return GridLayout(rows, columns, np.argwhere(np.ones((rows, columns), bool)), moves, letters)
 
 
 class FrozenLake(Incentives):
@@ -125,12 +156,13 @@ class FrozenLake(Incentives):
     """
 
     name: ClassVar[str] = "frozen_lake"
+    action_names: ClassVar[tuple[str, ...]] = LAKE_WORDS
 
     def __init__(self, x0: ArrayLike = (0.8, 0.8), temperature: float = 0.02, **options: Any):
         top, corner = _cells(4, 4, (0, 1)), _cells(4, 4, (0, 3))
         env = FrozenLakeEnv(map_name="4x4", **options)
         super().__init__(
-            env, [corner, top], top + corner / 2, x0, layout=_grid(4, 4, LAKE_MOVES), temperature=temperature
+            env, [corner, top], top + corner / 2, x0, layout=lake_layout(env), temperature=temperature
         )
 
 
@@ -138,12 +170,13 @@ class FrozenLake8x8(Incentives):
     """The slippery 8x8 lake: the leader gains 1 at (0, 3) and 1/2 at (0, 1), and makes offers at (0, 1) and (0, 4)."""
 
     name: ClassVar[str] = "frozen_lake_8x8"
+    action_names: ClassVar[tuple[str, ...]] = LAKE_WORDS
 
     def __init__(self, x0: ArrayLike = (0.8, 0.8), temperature: float = 0.02, **options: Any):
         wanted = _cells(8, 8, (0, 3)) + _cells(8, 8, (0, 1)) / 2
         env = FrozenLakeEnv(map_name="8x8", **options)
         super().__init__(
-            env, [_cells(8, 8, (0, 1)), _cells(8, 8, (0, 4))], wanted, x0, layout=_grid(8, 8, LAKE_MOVES),
+            env, [_cells(8, 8, (0, 1)), _cells(8, 8, (0, 4))], wanted, x0, layout=lake_layout(env),
             temperature=temperature,
         )  # fmt: skip
 
@@ -155,12 +188,13 @@ class CliffWalking(Incentives):
     """
 
     name: ClassVar[str] = "cliff_walking"
+    action_names: ClassVar[tuple[str, ...]] = ("up", "right", "down", "left")
 
     def __init__(self, x0: ArrayLike = (0.8, 0.8), temperature: float = 0.05, **options: Any):
         features = [_cells(4, 12, (1, 3)), _cells(4, 12, (1, 5))]
         super().__init__(
             CliffWalkingEnv(**options), features, _cells(4, 12, (1, 4)), x0, scale=0.1,
-            layout=_grid(4, 12, CLIFF_MOVES), temperature=temperature,
+            layout=_grid(CLIFF_MAP, CLIFF_MOVES), temperature=temperature,
         )  # fmt: skip
 
 
@@ -172,13 +206,16 @@ class Taxi(Incentives):
     """
 
     name: ClassVar[str] = "taxi"
+    state_names: ClassVar[tuple[str, ...]] = TAXI_STATES
+    action_names: ClassVar[tuple[str, ...]] = TAXI_WORDS
 
     def __init__(self, x0: ArrayLike = (0.5, 0.5), temperature: float = 0.05, **options: Any):
         state = np.arange(500)
         row, column, loaded = state // 100, state // 20 % 5, state // 4 % 5 == 4
         at_first, at_last = (row == 0) & (column == 0), (row == 4) & (column == 4)
         offers = np.stack([at_first & loaded, at_last & ~loaded]).astype(float)
+        env = TaxiEnv(**options)
         super().__init__(
-            TaxiEnv(**options), offers, offers.sum(0) + (at_first & ~loaded), x0, largest=0.6, scale=0.1,
+            env, offers, offers.sum(0) + (at_first & ~loaded), x0, largest=0.6, scale=0.1, layout=taxi_layout(env),
             temperature=temperature,
         )  # fmt: skip

@@ -35,8 +35,9 @@ from jaxtyping import install_import_hook
 
 # Most of what these tests cost is XLA's compilation of programs that run for milliseconds: it is asked for little
 # optimisation here, and keeps everything else (`make test-all` compiles as users do). An option that this jaxlib does not
-# know would end the process, so its name is looked for in the library first.
-QUICK = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+# know would end the process, so its name is looked for in the library first. Level 0 is a step too far: jaxlib 0.10 then
+# gives NaN for a batch of one MDP of one state.
+QUICK = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": "false"}
 
 
 def _known(option):

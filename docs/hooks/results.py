@@ -58,6 +58,7 @@ TOPICS = (
           ("published", "peers", "exact_search", "four_rooms_samples"),
           "the competing methods at their own budgets, best known values"),
     Topic("control", "Neural followers", ("control",), "followers with networks in environments"),
+    Topic("offline", "Learners from stored data", ("offline",), "eleven learners under one protocol, two levels on data"),
     Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
           "components and recipes beside GRPO of TRL"),
     Topic("speed", "Speed and scaling", ("speed", "scaling", "moving", "counted_memory", "llm_speed", "peers_speed",

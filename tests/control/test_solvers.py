@@ -21,7 +21,8 @@ from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import PowerDecay
 
 CONTINUOUS = (solvers.Covariance, solvers.CoupledPair, solvers.PenaltyActorCritic, solvers.SPSA)
-PAIRS = [(kind, Pay()) for kind in solvers.ALL] + [(kind, Steer()) for kind in CONTINUOUS]
+ONLINE = [kind for kind in solvers.ALL if not getattr(kind, "offline", False)]
+PAIRS = [(kind, Pay()) for kind in ONLINE] + [(kind, Steer()) for kind in CONTINUOUS]
 
 
 @pytest.mark.parametrize(("kind", "problem"), PAIRS, ids=lambda one: one.name)

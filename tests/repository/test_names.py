@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "bilevel_rl"
 
 # Names that several packages define, and why that is one meaning
 SHARED = {
+    "DirectAdvantage": "the same loss, of texts and of stored transitions",
     "FiniteDifference": "the same method, on tables and on any Torch policy",
     "Follower": "an agent that learns the lower level, as a table or as networks",
     "HPGD": "the same method, on tables and on networks",

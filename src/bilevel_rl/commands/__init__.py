@@ -21,5 +21,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("bilevel_rl.commands.bench", "the speed and quality benchmarks of a source checkout"),
     "completion": ("bilevel_rl.commands.completion", "a script for your shell: completes verbs, problems and solvers"),
     "cite": ("bilevel_rl.commands.cite", "BibTeX of a problem, a solver or a run folder"),
+    "offline": ("bilevel_rl.commands.offline", "stored data: make, check, show; train and compare learners on them"),
     "llm": ("bilevel_rl.commands.llm", "language models: happy-tweets, train, resume, sample, export, judge"),
 }

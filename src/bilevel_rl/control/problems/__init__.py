@@ -9,16 +9,22 @@ from bilevel_rl.control.problems.lock_shaping import LockShaping
 from bilevel_rl.control.problems.lqg_shaping import LQGShaping
 from bilevel_rl.control.problems.market_subsidy import MarketSubsidy
 from bilevel_rl.control.problems.maze_curriculum import MazeCurriculum
+from bilevel_rl.control.problems.offline import (
+    PendulumMixture,
+    PendulumOfflineImitation,
+    PendulumOfflinePreferences,
+)
 from bilevel_rl.control.problems.pendulum_shaping import PendulumShaping
 from bilevel_rl.control.problems.preferences import PendulumPreferences
 
 ALL = (
     PendulumShaping, LQGShaping, BoundedShaping, LockShaping, InventoryContract, MarketSubsidy, FeedIncentive,
     PendulumImitation, ArmImitation, PendulumPreferences, MazeCurriculum,
-    GymnasiumShaping,
+    GymnasiumShaping, PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences,
 )  # fmt: skip
 
 __all__ = [
     "ALL", "ArmImitation", "BoundedShaping", "FeedIncentive", "GymnasiumShaping", "InventoryContract", "LQGShaping",
-    "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumPreferences", "PendulumShaping",
+    "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumMixture",
+    "PendulumOfflineImitation", "PendulumOfflinePreferences", "PendulumPreferences", "PendulumShaping",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from bilevel_rl.control.solvers.coupled_pair import CoupledPair
 from bilevel_rl.control.solvers.covariance import Covariance
 from bilevel_rl.control.solvers.differences import SPSA, FiniteDifference
 from bilevel_rl.control.solvers.nested import BCHG, HPGD, Nested
+from bilevel_rl.control.solvers.offline import OfflineBC, OfflineIQL
 from bilevel_rl.control.solvers.partial_sgd import PartialSGD
 from bilevel_rl.control.solvers.penalty_actor_critic import PenaltyActorCritic
 from bilevel_rl.control.solvers.single_loop import SingleLoop
@@ -12,10 +13,10 @@ from bilevel_rl.control.solvers.trajectory import Trajectory
 
 ALL = (
     Covariance, CoupledPair, PenaltyActorCritic, Trajectory, Backward, Nested, PartialSGD, FiniteDifference, SPSA, HPGD,
-    BCHG,
+    BCHG, OfflineIQL, OfflineBC,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "BCHG", "HPGD", "SPSA", "Backward", "CoupledPair", "Covariance", "FiniteDifference", "Nested", "PartialSGD",
-    "PenaltyActorCritic", "SingleLoop", "Trajectory",
+    "ALL", "BCHG", "HPGD", "SPSA", "Backward", "CoupledPair", "Covariance", "FiniteDifference", "Nested",
+    "OfflineBC", "OfflineIQL", "PartialSGD", "PenaltyActorCritic", "SingleLoop", "Trajectory",
 ]  # fmt: skip

@@ -28,6 +28,24 @@ from bilevel_rl.loop.solver import Solver, State
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay
 
 
+def slope(at: Float[Array, "P d"], Phi: Float[Array, " P"], radius, clip) -> Float[Array, " d"]:
+    """The slope that differences say, of bounded length.
+
+    Args:
+        at: points on one side of x, then their partners on the other.
+        Phi: found there.
+
+    Example:
+        >>> slope(jnp.array([[0.5], [-0.5]]), jnp.array([1.5, 0.5]), 0.5, 10.0).tolist()
+        [1.0]
+    """
+    above, below = jnp.split(Phi, 2)
+    pairs = above.shape[0]
+    moved = (at[:pairs] - at[pairs:]) / 2  # what is left of each direction in x's set
+    g = jnp.sum(((above - below) / 2)[:, None] * moved / jnp.maximum(radius**2, 1e-30), 0)
+    return g * jnp.minimum(1.0, clip / jnp.maximum(jnp.linalg.norm(g), 1e-30))
+
+
 class AroundState(State):
     """What an iteration carries; P points around x.
 
@@ -134,10 +152,7 @@ class SPSA(Solver):
         (F, chains, ring), gained = jax.lax.scan(iterate, first, (jnp.arange(self.inner), keys))
         late = jnp.mean(gained[self.inner // 2 :], 0)  # [P]
         Phi = jax.vmap(lambda y: jnp.asarray(problem.cost(y), float))(at) - late
-        above, below = jnp.split(Phi, 2)
-        moved = (at[: len(ahead)] - at[len(ahead) :]) / 2  # what is left of each direction in x's set
-        g = jnp.sum(((above - below) / 2)[:, None] * moved / jnp.maximum(radius**2, 1e-30), 0)
-        g = g * jnp.minimum(1.0, self.clip / jnp.maximum(jnp.linalg.norm(g), 1e-30))
+        g = slope(at, Phi, radius, self.clip)
         x = problem.project(x - jnp.where(k < self.first, 0.0, self.zeta(k)) * g)
         return AroundState(x, state.samples + self.inner * rows, F, chains, ring, -jnp.mean(Phi))
 

@@ -1,0 +1,251 @@
+"""Learners from data: eleven of them under one protocol, what they cost, and two levels on stored data.
+
+    python benchmarks/offline.py [--cells 99] [--data runs/offline-data]
+
+Data are made once by the library's own followers and kept below `--data`. A cell is a learner on a data set, a comparison
+of two levels, or the measurement of speed; each is written when it is done, and a second call skips what is there. The
+whole takes about half an hour of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bilevel_rl import records, statistics
+from bilevel_rl.control import nets
+from bilevel_rl.control.environments import Arm, Pendulum
+from bilevel_rl.control.offline import learners as L
+from bilevel_rl.control.offline import making, minari_folder, protocol
+from bilevel_rl.control.offline.bank import Bank, reward_unit
+from bilevel_rl.control.offline.data import mixed
+from bilevel_rl.control.offline.learner import learn
+from bilevel_rl.control.problems import PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences
+from bilevel_rl.control.solvers import OfflineBC, OfflineIQL
+from bilevel_rl.loop import precision, solve
+
+RESULTS = Path(__file__).parent / "results" / "offline.json"
+ENVIRONMENTS = {"pendulum": (Pendulum(), 0.98), "arm": (Arm(joints=2), 0.95)}
+SETTING = {"updates": 4000, "batch": 128, "seeds": 5, "episodes": 16, "records": 4}
+MIXTURE = {"medium": 0.5, "expert": 0.1, "random": 0.4}
+CANDIDATES = {kind.name: kind() for kind in L.ALL} | {
+    # fewer actions and steps than published, as both are paid at every update of a processor
+    "pa_rl": L.PARL(samples=8, best=2, steps=3),
+    "decision_mamba": L.DecisionMamba(width=16, states=4, context=10, ramp=4000.0),
+}
+WINDOWS = 8  # a sequence model draws so many times fewer rows, each with the steps that follow it
+HEADS = ["Data", "Learner", "Score [95 %]", "After a quarter", "CPU seconds"]
+
+
+def main() -> None:
+    """Fill in what is missing, then write rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
+    parser.add_argument("--data", type=Path, default=Path("runs/offline-data"))
+    ask = parser.parse_args()
+    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    cells = {f"{env}/{name}": (learner_cell, env, name) for env in ENVIRONMENTS for name in CANDIDATES}
+    cells |= {"levels/mixture": (mixture_cell,), "speed": (speed_cell,), "levels/preferences": (preference_cell,),
+              "levels/imitation": (imitation_cell,)}  # fmt: skip
+    for key in [key for key in cells if key not in facts["cells"]][: ask.cells]:
+        began = time.process_time()
+        kind, *words = cells[key]
+        found = kind(*words, ask.data) if words or kind is speed_cell else kind()
+        facts["cells"][key] = found | {"cpu_seconds": round(time.process_time() - began, 1)}
+        write(facts)
+        print(key, {k: v for k, v in facts["cells"][key].items() if k != "returns"}, flush=True)
+    write(facts)
+
+
+# -- learners on data ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def stored(name: str, folder: Path):
+    """The mixture of an environment, made once."""
+    environment, gamma = ENVIRONMENTS[name]
+    if not (folder / name).exists():
+        whole = making.make(environment, making.Making(gamma=gamma))
+        minari_folder.save(mixed(whole, MIXTURE, 10_000), environment, folder / f"{name}-part")
+        (folder / f"{name}-part").rename(folder / name)
+    return minari_folder.load(folder / name, environment)
+
+
+def learner_cell(env: str, name: str, folder: Path) -> dict:
+    """A learner on the mixture of an environment."""
+    data, (environment, gamma) = stored(env, folder), ENVIRONMENTS[env]
+    learner = CANDIDATES[name]
+    batch = SETTING["batch"] // (WINDOWS if learner.window > 5 else 1)
+    found = protocol.run(learner, data, environment, protocol.Setting(**(SETTING | {"batch": batch, "gamma": gamma})))
+    return {"returns": found.returns.tolist(), "at": found.at.tolist(), "low": data.low, "high": data.high,
+            "behaviour": float(data.returns().mean())}  # fmt: skip
+
+
+# -- two levels ------------------------------------------------------------------------------------------------------
+
+
+def returns_at(problem, learner, x, seeds: int = 5, updates: int = 4000) -> list[float]:
+    """Pendulum's own return of fresh learners at an x, one a seed."""
+    p, env = nets.narrow(problem), nets.narrow(problem.environment)
+    bank, gamma = p.bank_at(jnp.asarray(x, jnp.float32)), jnp.float32(problem.discount_lower())
+
+    def one(key):
+        k_init, k_learn, k_play = jax.random.split(key, 3)
+        F = learn(learner, env, bank, learner.init(env, bank.facts, k_init), updates, 128, gamma, k_learn)
+        return jnp.mean(protocol.play(learner, env, F, 16, k_play))
+
+    found = precision.double(lambda keys: jax.jit(jax.vmap(one))(keys))(jax.random.split(jax.random.key(99), seeds))
+    return np.asarray(found, float).round(1).tolist()
+
+
+def mixture_cell() -> dict:
+    """Shares of sources: by two levels, uniform, by rows, each source alone."""
+    problem, learner = PendulumMixture(), nets.narrow(L.BC())
+    trace = solve(problem, OfflineBC(), iterations=60, runs=3, seed=1, record_every=60)
+    x = np.asarray(trace.x[:, -1]).mean(0)
+    rows = np.bincount(np.asarray(problem.bank.source))
+    choices = {"two levels": x, "uniform": np.zeros(3), "all rows alike": np.log(rows / rows.max())}
+    choices |= {f"{name} alone": np.where(np.arange(3) == i, 0.0, -40.0) for i, name in enumerate(problem.x_names)}
+    found = {name: returns_at(problem, learner, at) for name, at in choices.items()}
+    return {"returns": found, "x": np.asarray(trace.x[:, -1]).round(2).tolist()}
+
+
+def preference_cell() -> dict:
+    """Rewards from 20 preferences: in two stages, and with the policy's own say."""
+    problem, learner = PendulumOfflinePreferences(), nets.narrow(L.IQL())
+    x = jnp.zeros(4)
+    for _ in range(3000):
+        x = problem.project(x - 0.1 * jax.grad(problem.cost)(x))
+    trace = solve(problem, OfflineIQL(), iterations=60, runs=3, seed=1, record_every=60)
+    both = np.asarray(trace.x[:, -1]).mean(0)
+    found = {name: returns_at(problem, learner, at) for name, at in (("two levels", both), ("two stages", np.asarray(x)))}
+    return {"returns": found, "x": {"two levels": both.round(2).tolist(), "two stages": np.asarray(x).round(2).tolist()}}
+
+
+def imitation_cell() -> dict:
+    """Rewards from 4 demonstrations among other data, beside cloning all data."""
+    problem, learner = PendulumOfflineImitation(), nets.narrow(L.IQL())
+    trace = solve(problem, OfflineIQL(), iterations=60, runs=3, seed=1, record_every=60)
+    x = np.asarray(trace.x[:, -1]).mean(0)
+    found = {"two levels": returns_at(problem, learner, x), "no reward (x = 0)": returns_at(problem, learner, np.zeros(4)),
+             "all data cloned": returns_at(problem, nets.narrow(L.BC()), np.zeros(4))}  # fmt: skip
+    return {"returns": found, "x": x.round(2).tolist()}
+
+
+# -- speed -----------------------------------------------------------------------------------------------------------
+
+
+def speed_cell(folder: Path, updates: int = 1000, times: int = 5) -> dict:
+    """Updates a second of TD3+BC: ours beside a loop that was written for nothing else, in turns."""
+    data = stored("pendulum", folder)
+    env, learner = nets.narrow(Pendulum()), nets.narrow(L.TD3BC(delay=1))
+    bank = Bank.of(data, reward_unit(data))
+
+    def ours(key):
+        F = learner.init(env, bank.facts, key)
+        return learn(learner, env, bank, F, updates, 128, jnp.float32(0.98), key).actor.params
+
+    fused = by_hand(data, updates)
+    found: dict = {"ours": [], "by hand": []}
+    keys = jax.random.split(jax.random.key(0), 5)
+    runs = {"ours": jax.jit(jax.vmap(ours)), "by hand": jax.jit(jax.vmap(fused))}
+    for run in runs.values():
+        jax.block_until_ready(run(keys))
+    for _ in range(times):
+        for name, run in runs.items():
+            began = time.process_time()
+            jax.block_until_ready(run(keys))
+            found[name].append(5 * updates / (time.process_time() - began))
+    rates = {name: float(np.median(v)) for name, v in found.items()}
+    return {"rates": rates, "slower": rates["by hand"] / rates["ours"]}
+
+
+def by_hand(data, updates: int):
+    """TD3+BC for Pendulum in one piece: same sizes, same arithmetic, no room for anything else."""
+    half, scale = 2.0, np.array([1.0, 1.0, 8.0], np.float32)
+    obs, after = (jnp.asarray(v / scale) for v in (data.obs, data.next_obs))
+    act, r = jnp.asarray(data.action / half), jnp.asarray(data.reward / np.float32(reward_unit(data)))
+    adam, n = optax.adam(1e-3), len(data)
+
+    def mlp(P, v):
+        for W, b in P[:-1]:
+            v = jax.nn.relu(v @ W + b)
+        return v @ P[-1][0] + P[-1][1]
+
+    def made(key, sizes):
+        keys = jax.random.split(key, len(sizes) - 1)
+        return [(jax.random.normal(k, (a, b), jnp.float32) / a**0.5, jnp.zeros(b, jnp.float32))
+                for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]  # fmt: skip
+
+    def twice(Q, s, a):
+        return jax.vmap(lambda q: mlp(q, jnp.concatenate([s, a], 1))[:, 0])(Q)
+
+    def step(carry, key):
+        pi, Q, slow_pi, slow_Q, m_pi, m_Q = carry
+        k_rows, k_noise = jax.random.split(key)
+        i = jax.random.randint(k_rows, (128,), 0, n)
+        s, a, s2 = obs[i], act[i], after[i]
+        noise = jnp.clip(0.2 * jax.random.normal(k_noise, (128, 1), jnp.float32), -0.5, 0.5)
+        y = r[i] + 0.98 * jnp.min(twice(slow_Q, s2, jnp.clip(jnp.tanh(mlp(slow_pi, s2)) + noise, -1, 1)), 0)
+        step_Q, m_Q = adam.update(jax.grad(lambda Q: jnp.sum(jnp.mean((twice(Q, s, a) - y) ** 2, 1)))(Q), m_Q)
+        Q = optax.apply_updates(Q, step_Q)
+
+        def loss(pi):
+            mine = jnp.tanh(mlp(pi, s))
+            q = twice(Q, s, mine)[0]
+            return -2.5 / jnp.mean(jnp.abs(jax.lax.stop_gradient(q))) * jnp.mean(q) + jnp.mean((mine - a) ** 2)
+
+        step_pi, m_pi = adam.update(jax.grad(loss)(pi), m_pi)
+        pi = optax.apply_updates(pi, step_pi)
+        near = lambda slow, fast: jax.tree.map(lambda u, v: u + 0.01 * (v - u), slow, fast)  # noqa: E731
+        return (pi, Q, near(slow_pi, pi), near(slow_Q, Q), m_pi, m_Q), None
+
+    def whole(key):
+        k_pi, k_Q, k_steps = jax.random.split(key, 3)
+        pi, Q = made(k_pi, (3, 64, 64, 1)), jax.vmap(lambda k: made(k, (4, 64, 64, 1)))(jax.random.split(k_Q, 2))
+        first = pi, Q, pi, Q, adam.init(pi), adam.init(Q)
+        return jax.lax.scan(step, first, jax.random.split(k_steps, updates))[0][0]
+
+    return whole
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+
+
+def write(facts: dict) -> None:
+    """Rows, provenance, the file."""
+    rows = []
+    for key, c in facts["cells"].items():
+        place, _, name = key.partition("/")
+        if place in ENVIRONMENTS:
+            scores = protocol.normalised(c["returns"], c["low"], c["high"])
+            rows.append([place, f"`{name}`", str(statistics.bootstrap(scores[-1])), str(statistics.bootstrap(scores[0])),
+                         f"{c['cpu_seconds']:.0f}"])  # fmt: skip
+        elif place == "levels":
+            for choice, returns in c["returns"].items():
+                said = f"return {statistics.bootstrap(returns)}"
+                rows.append([f"pendulum, {name}", choice, said, "", f"{c['cpu_seconds']:.0f}"])
+        else:
+            rates = ", ".join(f"{who} {rate:,.0f}" for who, rate in c["rates"].items())
+            rows.append(["pendulum, speed", "`td3_bc`", f"seed-updates a second: {rates}", "", f"{c['cpu_seconds']:.0f}"])
+    facts["note"] = (
+        f"Data: {', '.join(f'{100 * v:.0f} % {k}' for k, v in MIXTURE.items())} of 10,000 transitions of the library's "
+        f"own followers. {SETTING['seeds']} seeds, {SETTING['updates']} updates of networks of 64 units (the sequence "
+        "model: 16), the last networks; 0 is random actions, 100 the best snapshot of the follower. Two levels: Pendulum's "
+        "own return of fresh learners at the x that was found from data alone."
+    )
+    facts |= {"heads": HEADS, "rows": rows, "setting": SETTING, "hardware": records.hardware(),
+              "command": "python benchmarks/offline.py"}  # fmt: skip
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Two levels on stored data: what x does to the data, which solvers run where, and that mixtures leave what is harmful."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl.control import nets
+from bilevel_rl.control.offline.learners import BC, IQL, TD3BC
+from bilevel_rl.control.problems import (
+    PendulumMixture,
+    PendulumOfflineImitation,
+    PendulumOfflinePreferences,
+    PendulumShaping,
+)
+from bilevel_rl.control.solvers import SPSA, OfflineBC, OfflineIQL
+from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.loop import noise, solve
+from bilevel_rl.loop.solver import check_fits
+
+SMALL = {"inner": 2, "batch": 8}
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return PendulumMixture()
+
+
+@pytest.fixture(scope="module")
+def preferences():
+    return PendulumOfflinePreferences()
+
+
+def test_shares_weigh_each_sources_mean_loss(mixture):
+    x = jnp.array([0.5, -1.0, 0.2])
+    bank = mixture.bank_at(x.astype(jnp.float32))
+    losses = np.random.default_rng(0).normal(size=bank.rows)
+    source, weight = np.asarray(bank.source), np.asarray(bank.weight, float)
+    means = [losses[source == i].mean() for i in range(3)]
+    np.testing.assert_allclose((weight * losses).sum() / weight.sum(), jax.nn.softmax(x) @ np.array(means), rtol=1e-5)
+
+
+def test_rewards_of_stored_rows_follow_x(preferences):
+    x = jnp.array([1.0, 0.5, 0.0, -2.0], jnp.float32)
+    p = nets.narrow(preferences)
+    bank = p.bank_at(x)
+    t = jax.tree.map(lambda v: v[7], bank.t)
+    cos, sin, speed = (float(v) for v in t.next_obs)
+    phi = np.array([cos, -(speed**2) / 8, sin * speed / 8, cos * speed**2 / 8])
+    np.testing.assert_allclose(bank.reward[7], phi @ np.asarray(x), rtol=1e-5)
+    np.testing.assert_allclose(bank.to_go[7] - bank.to_go[8], bank.reward[7], rtol=1e-3)
+
+
+def test_preferred_segments_are_mostly_the_better_ones_and_pieces_of_episodes(preferences):
+    t = preferences.segment
+    assert t.obs.shape == (20, 2, 20, 3)
+    np.testing.assert_array_equal(t.obs[:, :, 1:], t.next_obs[:, :, :-1])
+    ahead = np.asarray(t.reward).sum(2)
+    assert np.mean(ahead[:, 0] > ahead[:, 1]) > 0.7
+
+
+def test_solvers_and_problems_that_do_not_fit_say_so(mixture, preferences):
+    with pytest.raises(InvalidProblem, match="this problem has stored data alone"):
+        check_fits(SPSA(), mixture)
+    with pytest.raises(InvalidConfig, match="which has no stored data"):
+        check_fits(OfflineIQL(), PendulumShaping())
+    with pytest.raises(InvalidConfig, match="whose policy has no likelihood"):
+        check_fits(OfflineIQL(learner=TD3BC()), preferences)
+
+
+LEARNERS = [(OfflineBC, BC(width=8)), (OfflineIQL, IQL(width=8)), (OfflineBC, TD3BC(width=8))]
+
+
+@pytest.mark.parametrize(("kind", "learner"), LEARNERS)
+def test_a_step_keeps_shapes_and_widths_and_counts_rows(mixture, kind, learner):
+    problem, solver = jax.tree.map(jnp.asarray, mixture), kind(learner=learner, **SMALL)
+    state = jax.eval_shape(lambda key: solver.init(problem, problem.x0, key), jax.random.key(0))
+    step = lambda s, key: solver.step(problem, s, jnp.array(0), noise.uniforms(solver.draws(problem), key))  # noqa: E731
+    after = jax.eval_shape(step, state, jax.random.key(0))
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), name
+        assert one.dtype != jnp.float64 or not ("learnt" in name or "evaluated" in name), f"{name} is wide"
+
+
+@pytest.mark.slow
+def test_a_mixture_leaves_the_source_that_does_harm(mixture):
+    trace = solve(mixture, OfflineBC(learner=BC(width=32)), iterations=30, runs=2, seed=1, record_every=30)
+    shares = np.asarray(jax.nn.softmax(trace.x[:, -1]))
+    assert (shares[:, 2] < 1 / 3).all()
+    assert trace.samples[0, -1] == 30 * 2 * 200 * 128
+
+
+@pytest.mark.slow
+def test_a_reward_is_learnt_under_which_the_expert_is_likely():
+    problem = PendulumOfflineImitation()
+    trace = solve(problem, OfflineIQL(learner=IQL(width=32)), iterations=20, runs=1, seed=1, record_every=20)
+    assert float(trace.x[0, -1, 0]) > 0  # to be high is good

@@ -93,3 +93,5 @@ def test_steady_critics_keep_their_steps_and_the_paper_s_ratio_of_actors_to_crit
     assert scales.at(10**6).zeta < 1e-3 * scales.at(0).zeta
     # what it gives up is named: the paper wants critics to fall faster than w
     assert any("beta must fall faster than w" in sentence for sentence in scales.broken_constraints(0.9))
+    # and what is divided by w need not grow
+    assert TimeScales.steady_critics(discount=0.9, w_power=0.0).w(10**6) == scales.w.initial

@@ -161,21 +161,28 @@ class TimeScales:
 
     @classmethod
     def steady_critics(
-        cls, discount: float, zeta: float = 0.5, beta: float = 0.2, w: float = 20.0, tau: float = TEMPERATURE
-    ) -> TimeScales:
+        cls, discount: float, zeta: float = 0.5, beta: float = 0.2, w: float = 20.0, tau: float = TEMPERATURE,
+        w_power: float = 3 / 20,
+    ) -> TimeScales:  # fmt: skip
         r"""Followers that keep up with x: critics and actors at constant steps, $\alpha = (1-\gamma)\,\beta$ (ours).
 
         With the exponent 1/2 critics have all but stopped while x still moves, and what the followers lag behind is divided
         by w (`docs/claims.md`). zeta falls with exponent 7/10, w and tau as in the paper. For rewards of the size of 1;
         meant for common random numbers, momentum .9 and averaging 4.
 
+        Args:
+            w_power: exponent of w. The paper's 3/20 is what its limit asks for; with 0 (ours) what is divided by w does not
+                grow, and 30 seeds of 30 end well where 3/20 keeps 23 to 25 (goal position; level on the distribution).
+
         Example:
             >>> TimeScales.steady_critics(discount=0.95).alpha(10**6)
             0.010000000000000009
+            >>> TimeScales.steady_critics(discount=0.95, w_power=0.0).w(10**6)
+            20.0
         """
         return cls(
             PowerDecay(zeta, 7 / 10), PowerDecay((1 - discount) * beta), PowerDecay(beta),
-            PowerDecay(w, 3 / 20), PowerDecay(tau, 1 / 20),
+            PowerDecay(w, w_power), PowerDecay(tau, 1 / 20),
         )  # fmt: skip
 
     def at(self, k: Any) -> Sequences:

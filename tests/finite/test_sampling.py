@@ -112,3 +112,19 @@ def test_visit_mean_averages_within_an_index():
     summed = jnp.zeros(4).at[index].add(sampling.visit_mean(index, 4, values))
     np.testing.assert_allclose(summed, [5, 0, 3, 0])
     np.testing.assert_allclose(sampling.visit_mean(index[:1], 4, values[:1]), [3.0])
+
+
+def test_counts_by_sorting_are_those_of_a_table():
+    """Above `COUNT_TABLE` entries repeats are counted by sorting: to the same bits, with a mask and in a batch too."""
+    index = jnp.asarray(np.random.default_rng(0).integers(0, 40, (3, 200)), jnp.int32)
+    values, counted = jnp.linspace(-1.0, 1.0, 200), index % 3 > 0
+    large = 10 * sampling.COUNT_TABLE
+    for table, sort in (
+        (sampling.visit_mean(index[0], 40, values), sampling.visit_mean(index[0], large, values)),
+        (sampling.visit_mean(index[0], 40, values, counted[0]), sampling.visit_mean(index[0], large, values, counted[0])),
+        (jax.vmap(lambda i: sampling.visit_mean(i, 40, values))(index),
+         jax.vmap(lambda i: sampling.visit_mean(i, large, values))(index)),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(table, sort)
+    ends = jnp.array([large - 1, 0, large - 1])
+    np.testing.assert_array_equal(sampling.visit_mean(ends, large, jnp.ones(3)), [0.5, 1.0, 0.5])

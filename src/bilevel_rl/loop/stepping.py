@@ -19,6 +19,10 @@ from bilevel_rl.loop.solver import Solver, State
 
 NOISE_BYTES = 2**24  # ours: random numbers are made in blocks of at most this size, which stays in cache
 BATCH_BYTES = 2**28  # ours: room for what a batch of runs needs at once, by the problem's `size_hint`
+# XLA splits an operation over threads by the size of what it reads from: sixteen rows of a table of a megabyte would wake a
+# second thread at every step, for more than the rows cost. Steps of sampled solvers are hundreds of such operations; what
+# they have to share out is runs. Solvers that use the model work on whole matrices, and keep their threads.
+ONE_THREAD = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 FIRST, COMPARING = 2**32 - 1, 2**32 - 2  # folds of a run's key that no iteration uses: first state, comparisons
 
 
@@ -44,11 +48,17 @@ def first_states(problem: Problem, solver: Solver, x: Float[Array, "B d"], keys:
     return jax.vmap(lambda s, x, key: s.init(problem, x, jax.random.fold_in(key, FIRST)))(solver, x, keys)
 
 
-@eqx.filter_jit
 def advance(
     problem: Problem, solver: Solver, states: State, keys: Array, k0: Int[Array, ""], length: int
 ) -> tuple[State, Bool[Array, " B"]]:
     """`length` iterations of every run from iteration k0; also whether each run is still finite."""
+    sampled = noise.size(solver.draws(problem)) > 0
+    return (_in_one_thread if sampled else _in_many)(problem, solver, states, keys, k0, length)
+
+
+def _advance(
+    problem: Problem, solver: Solver, states: State, keys: Array, k0: Int[Array, ""], length: int
+) -> tuple[State, Bool[Array, " B"]]:
     draws = solver.draws(problem)
     n, batch = noise.size(draws), keys.shape[0]
     block = max(b for b in range(1, length + 1) if length % b == 0 and (b == 1 or b * max(n, 1) * batch * 8 <= NOISE_BYTES))
@@ -72,6 +82,10 @@ def advance(
     # one run alone: the same operations without a batch axis, which costs a third of a step's time
     alone = jax.tree.map(lambda v: v[0], (solver, states, keys))
     return jax.tree.map(lambda v: v[None], run(*alone))
+
+
+_in_many = eqx.filter_jit(_advance)
+_in_one_thread = eqx.filter_jit(_advance, compiler_options=ONE_THREAD)
 
 
 def over_runs(f: Callable, trees: Any, problem: Problem) -> Any:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bilevel_rl.finite.model import small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
-COUNT_TABLE = 2**14  # ours: up to this many entries a table of counts is cleared every time
+COUNT_TABLE = 2**15  # ours: up to this many entries a table of counts is cleared every time
 
 
 def choose(p: Float[Array, "*N A"], u: Float[Array, "*N"]) -> Int[Array, "*N"]:
@@ -106,12 +106,23 @@ def visit_mean(
     if size <= COUNT_TABLE:
         count = small.rows(small.add_rows(jnp.zeros(size, values.dtype), index, ones), index)
     else:  # clearing a table would cost more than sorting the batch
-        ordered = jnp.sort(index if counts is None else jnp.where(counts, index, size))
-        first, end = (jnp.searchsorted(ordered, index, side=side) for side in ("left", "right"))
-        count = (end - first).astype(values.dtype)
+        count = _shared(index if counts is None else jnp.where(counts, index, size), size).astype(values.dtype)
     if counts is not None:
         count = jnp.maximum(count, 1.0)
     return values / count.reshape(count.shape + (1,) * (values.ndim - 1))
+
+
+def _shared(index: Int[Array, " N"], size: int) -> Int[Array, " N"]:
+    """How many entries of `index`, all at most `size`, equal each; O(N log N), whatever the size."""
+    N = index.shape[0]
+    # one number holds index and place: sorting single numbers is ten times as fast as sorting pairs or looking numbers up
+    key = index.astype(int) * N + jnp.arange(N)
+    assert (size + 1) * N <= jnp.iinfo(key.dtype).max, "64 bits are needed here, in which `solve` computes"
+    key = jnp.sort(key)
+    index, place = key // N, key % N
+    group = jnp.cumsum(jnp.append(False, index[1:] != index[:-1]))
+    members = small.rows(small.add_rows(jnp.zeros(N, int), group, jnp.ones(N, int)), group)
+    return small.set_rows(jnp.zeros(N, int), place, members)
 
 
 class Trajectories(NamedTuple):

@@ -1,12 +1,13 @@
 """What a transition costs where x moves the kernel, from 100 to a million states: local successors and random ones.
 
-    python benchmarks/moving.py
+    python benchmarks/moving.py [--kinds queue grid random "whole table, queue"]
 
 `coupled_penalty` as shipped on one problem in three shapes: a queue (next states s - 1, s, s + 1, s + 2), a square grid
 (four neighbours) and random successors, four a pair. x tilts every row. Kernels are drawn row by row (`transitions_at`);
-`whole table` leaves that out, so that `transitions(x)` is made at every step. Each point is a process of its own. Processor
-time of the compiled loop, one run, the least of six intervals, per transition. Results go to `results/moving.json`; a second
-call runs what is missing.
+`whole table` leaves that out, so that `transitions(x)` is made at every step. A process a shape compiles a program for every
+size; the sizes are then timed in turns, so that a busy machine slows all of them alike. Processor time of the compiled loop,
+one run, per transition: the least of eight turns, and the median over turns of its ratio to that at 100 states. Results go
+to `results/moving.json`; a second call runs what is missing.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.finite import FiniteMDP, solve
+from bilevel_rl.finite import FiniteMDP
 from bilevel_rl.finite.problems import RandomMDP
 from bilevel_rl.finite.solvers import CoupledPenalty
 from bilevel_rl.finite.tables import TableProblem
-from bilevel_rl.loop import use_64_bit
+from bilevel_rl.loop import stepping, use_64_bit
 
 use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "moving.json"
 SIZES = (100, 1_024, 10_000, 102_400, 1_000_000)
 LARGEST_WHOLE = 102_400  # a whole table of a million states takes minutes
-INTERVAL = 500
+KINDS = ("queue", "grid", "random", "whole table, queue")
+INTERVAL, TURNS = 500, 8
 
 
 class WholeTable(RandomMDP):
@@ -57,40 +62,56 @@ def shaped(kind: str, states: int) -> RandomMDP:
     return eqx.tree_at(lambda p: p.mdp, problem, mdp)
 
 
-def point(kind: str, states: int) -> dict:
-    """Nanoseconds of a processor a transition, and the peak of memory in MiB."""
-    from bilevel_rl.bench.cell import peak_memory
+def measured(kind: str) -> dict[str, dict[str, float]]:
+    """Nanoseconds of a processor a transition by number of states, and how many times as much as at the fewest."""
+    sizes = [S for S in SIZES if not kind.startswith("whole") or S <= LARGEST_WHOLE]
+    steps = [stepping_at(shaped(kind, states)) for states in sizes]
+    spent = np.array([[step() for step in steps] for _ in range(TURNS)])
+    least, ratios = spent.min(0), np.median(spent / spent[:, :1], 0)
+    return {
+        str(states): {"nanoseconds": round(float(t) * 1e9, 1), "ratio": round(float(r), 3)}
+        for states, t, r in zip(sizes, least, ratios, strict=True)
+    }
 
-    spent = []
-    trace = solve(
-        shaped(kind, states), CoupledPenalty(), iterations=7 * INTERVAL, record_every=INTERVAL, evaluate=False,
-        on_record=lambda k, newest: spent.append(time.process_time()),
-    )  # fmt: skip
-    each = float(trace["samples"][0, -1]) / 7
-    return {"nanoseconds": round(min(np.diff(spent)) / each * 1e9, 1), "peak_mib": round(peak_memory(), 1)}
+
+def stepping_at(problem: RandomMDP) -> Callable[[], float]:
+    """A run that is compiled and on its way: called, it goes on for an interval and says what a transition took."""
+    problem = jax.tree.map(jnp.asarray, problem)
+    solver, keys = stepping.stack([CoupledPenalty().on(problem)], 1), stepping.run_keys(0, 1)
+    run = stepping.stepper(problem, solver, keys)
+    now = {"states": run.first(problem.x0[None]), "k": 0}
+
+    def step() -> float:
+        before, began = float(now["states"].samples[0]), time.process_time()
+        now["states"], _ = jax.block_until_ready(run.advance(now["states"], now["k"], INTERVAL))
+        spent = time.process_time() - began
+        now["k"] += INTERVAL
+        return spent / (float(now["states"].samples[0]) - before)
+
+    for _ in range(2):  # the second call's states have other types than the first ones: it compiles too
+        step()
+    return step
 
 
 def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.point:
-        print(json.dumps(point(options.point[0], int(options.point[1]))))
+    if options.kind:
+        print(json.dumps(measured(options.kind)))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"points": {}}
-    for kind in ("queue", "random", "grid", "whole table, queue"):
-        for states in SIZES:
-            key = f"{kind} | {states}"
-            if key in results["points"] or (kind.startswith("whole") and states > LARGEST_WHOLE):
-                continue
-            command = [sys.executable, __file__, "--point", kind, str(states)]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            results["points"][key] = json.loads(said.splitlines()[-1])
-            results["hardware"] = records.hardware()
-            results["provenance"] = records.provenance("python benchmarks/moving.py")
-            records.write_json(RESULTS, results)
-            print(key, results["points"][key], flush=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"kinds": {}}
+    for kind in options.kinds:
+        if kind in results["kinds"]:
+            continue
+        said = subprocess.run([sys.executable, __file__, "--kind", kind], capture_output=True, text=True, check=True).stdout
+        results["kinds"][kind] = json.loads(said.splitlines()[-1])
+        results["hardware"] = records.hardware()
+        results["provenance"] = records.provenance("python benchmarks/moving.py")
+        records.write_json(RESULTS, results)
+        print(kind, results["kinds"][kind], flush=True)
 
 
 if __name__ == "__main__":

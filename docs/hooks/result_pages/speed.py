@@ -20,12 +20,13 @@ def scaling(facts: dict[str, Any]) -> str:
 
 def moving(facts: dict[str, Any]) -> str:
     """Nanoseconds a transition, shape by number of states."""
-    points = {tuple(key.split(" | ")): found for key, found in facts["points"].items()}
-    sizes = sorted({int(size) for _, size in points})
+    sizes = sorted({int(size) for found in facts["kinds"].values() for size in found})
     rows = ["`coupled_penalty` as shipped where x moves the kernel: a processor's nanoseconds a transition, one run, by "
-            "number of states. `python benchmarks/moving.py` makes it again.\n",
+            "number of states, and how many times as much as at the fewest (sizes timed in turns; the least of eight, the "
+            "median of eight ratios). `python benchmarks/moving.py` makes it again.\n",
             f"| Successors | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
-    for kind in dict.fromkeys(kind for kind, _ in points):
-        cells = [points.get((kind, str(size))) for size in sizes]
-        rows.append(f"| {kind} | {' | '.join('–' if c is None else format(round(c['nanoseconds']), ',') for c in cells)} |")
+    for kind, found in facts["kinds"].items():
+        cells = [found.get(str(size)) for size in sizes]
+        words = ["–" if c is None else f"{c['nanoseconds']:,.0f} ({c['ratio']:.2f})" for c in cells]
+        rows.append(f"| {kind} | {' | '.join(words)} |")
     return "\n".join(rows)

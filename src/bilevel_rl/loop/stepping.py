@@ -85,7 +85,8 @@ def _advance(
 
 
 _in_many = eqx.filter_jit(_advance)
-_in_one_thread = eqx.filter_jit(_advance, compiler_options=ONE_THREAD)
+# further options go on to jax.jit, which filter_jit's types do not say
+_in_one_thread = eqx.filter_jit(_advance, compiler_options=ONE_THREAD)  # type: ignore[call-overload]
 
 
 def over_runs(f: Callable, trees: Any, problem: Problem) -> Any:

@@ -10,15 +10,13 @@ policy of random actions. A second call skips what is there.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
+import _control as shared
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import records
 from bilevel_rl.control import evaluate
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import ArmImitation, PendulumImitation, experts
@@ -26,7 +24,6 @@ from bilevel_rl.control.solvers import PartialSGD
 from bilevel_rl.loop import solve
 from bilevel_rl.schedules import PowerDecay
 
-RESULTS = Path(__file__).parent / "results" / "control_imitation.json"
 ITERATIONS, CHAINS, TAU = 5000, 16, 0.05
 SETTING = Leader(zeta=PowerDecay(1.0, 0.5))
 HEADS = ["Environment", "Random", "Expert", "Fresh follower, median [worst]", "Share of the expert", "Seeds at 90 %"]
@@ -43,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
-    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    facts = shared.read("control_imitation")
     left = [kind for kind in (PendulumImitation, ArmImitation) if kind.name not in facts["cells"]]
     for kind in left[: ask.cells]:
         began, problem = time.process_time(), kind()
@@ -73,13 +70,11 @@ def write(facts: dict, seeds: int) -> None:
         rows.append([f"`{name}`", f"{low:.0f}", f"{high:.0f}", f"{np.median(returns):.0f} [{returns.min():.0f}]",
                      f"{100 * np.median(share):.0f} %", f"{int(np.sum(share >= 0.9))} of {len(share)}"])  # fmt: skip
     setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
-    facts["note"] = (
+    note = (
         f"Rewards recovered from 64 demonstrations, {seeds} seeds; returns by the environment's own reward of a *fresh* "
         "follower that learnt under the recovered one, greedy; 0 % is random actions, 100 % the hand-written expert."
     )
-    facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
-              "command": "python benchmarks/control_imitation.py"}  # fmt: skip
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    shared.write("control_imitation", facts, note, HEADS, rows, setting)
 
 
 if __name__ == "__main__":

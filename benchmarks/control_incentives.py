@@ -10,21 +10,18 @@ what is there.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
+import _control as shared
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import records
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import InventoryContract, MarketSubsidy
 from bilevel_rl.control.solvers import Covariance
 from bilevel_rl.loop import solve
 from bilevel_rl.schedules import PowerDecay
 
-RESULTS = Path(__file__).parent / "results" / "control_incentives.json"
 ITERATIONS = 8000
 SETTING = Leader(zeta=PowerDecay(1.0, 0.5))
 HEADS = ["Problem", "x*", "x, median [worst]", "x within 5 %", "Objective within 5 %", "Transitions"]
@@ -36,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
-    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    facts = shared.read("control_incentives")
     left = [p for p in (InventoryContract(), MarketSubsidy()) if p.name not in facts["cells"]]
     for problem in left[: ask.cells]:
         began = time.process_time()
@@ -64,13 +61,11 @@ def write(facts: dict, seeds: int) -> None:
         rows.append([f"`{name}`", f"{c['best_x']:.3f}", f"{np.median(x):.3f} [{worst:.3f}]", f"{near} of {len(x)}",
                      f"{good} of {len(x)}", f"{c['samples']:,}"])  # fmt: skip
     setting = {"iterations": ITERATIONS, "zeta": SETTING.zeta.initial, "seeds": seeds}
-    facts["note"] = (
+    note = (
         f"One loop, the recommended solver, one setting for both problems, {seeds} seeds. Within 5 %: |x - x*| of x*; the "
         "exact objective's gap of the larger of |best| and the gap at x0."
     )
-    facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
-              "command": "python benchmarks/control_incentives.py"}  # fmt: skip
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    shared.write("control_incentives", facts, note, HEADS, rows, setting)
 
 
 if __name__ == "__main__":

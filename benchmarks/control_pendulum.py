@@ -11,24 +11,21 @@ scored the same way. Seeds are fresh: settings were chosen with seed 0, reports 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
+import _control as shared
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import records
 from bilevel_rl.control import evaluate
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import PendulumShaping
 from bilevel_rl.control.problems.pendulum_shaping import SCALE
-from bilevel_rl.control.solvers import SPSA, Covariance
+from bilevel_rl.control.solvers import LIRPG, SPSA, Covariance
 from bilevel_rl.loop import solve
 from bilevel_rl.schedules import PowerDecay
 
-RESULTS = Path(__file__).parent / "results" / "control_pendulum.json"
 ITERATIONS, CHAINS, INNER, FAR = 4000, 16, 100, 0.98
 TAU = 0.05
 SETTING = Leader(zeta=PowerDecay(3.0, 0.5))
@@ -50,8 +47,9 @@ class Potential(PendulumShaping):
 
 def learnt(gamma: float, seeds: int, solver: str) -> np.ndarray:
     """[seeds, d] where the leader ended, at equal transitions."""
-    if solver == "covariance":
-        made, iterations = Covariance(leader=SETTING, tau=TAU), ITERATIONS
+    if solver in ("covariance", "lirpg"):
+        kind = Covariance if solver == "covariance" else LIRPG
+        made, iterations = kind(leader=SETTING, tau=TAU), ITERATIONS
     else:
         made, iterations = SPSA(tau=TAU, inner=INNER, zeta=PowerDecay(2.0, 0.602), radius=PowerDecay(1.0, 0.101)), None
         iterations = ITERATIONS // (2 * INNER)
@@ -77,6 +75,7 @@ def cells(gamma: float, seeds: int) -> dict:
         "hand-chosen, (4, 0, 0, 0)": (problem, lambda: zero + np.array(HAND), 0),
         "random x in [-4, 4]^4": (problem, lambda: random, 0),
         "bi-level, SPSA": (problem, lambda: learnt(gamma, seeds, "spsa"), own),
+        "LIRPG": (problem, lambda: learnt(gamma, seeds, "lirpg"), own),
         "potential, 8 cos": (Potential(gamma=gamma), lambda: zero, 0),
     }
 
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.8, 0.6])
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
-    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    facts = shared.read("control_pendulum")
     work = {(gamma, label): cell for gamma in ask.gammas for label, cell in cells(gamma, ask.seeds).items()}
     work[FAR, "its own, a follower that plans far"] = (PendulumShaping(gamma=FAR), lambda: np.zeros((ask.seeds, 4)), 0)
     labels = [label for _, label in work]
@@ -120,15 +119,13 @@ def write(facts: dict, seeds: int) -> None:
         rows.append([gamma, label, f"{np.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}",
                      f"{cell['transitions_before']:,} + {cell['transitions_fresh']:,}"])  # fmt: skip
     setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
-    facts["note"] = (
+    note = (
         "A follower that plans too short and a leader who adds four weighed features to its reward, from 0 on; Pendulum's "
         f"own return of a *fresh* follower under the final x, greedy, mean of 16 episodes of 200 steps; {seeds} seeds. Last "
         "column: transitions in which x was found, and from which the fresh follower learnt. Rows that the script knows "
         "and the table lacks have not been measured."
     )
-    facts |= {"heads": HEADS, "rows": rows, "setting": setting, "hardware": records.hardware(),
-              "command": "python benchmarks/control_pendulum.py"}  # fmt: skip
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    shared.write("control_pendulum", facts, note, HEADS, rows, setting)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,50 @@ BIBTEX: dict[str, str] = {
   journal = {arXiv preprint arXiv:1812.05905},
   year    = {2018}
 }""",
+    "zheng2018lirpg": """@inproceedings{zheng2018lirpg,
+  title     = {On Learning Intrinsic Rewards for Policy Gradient Methods},
+  author    = {Zheng, Zeyu and Oh, Junhyuk and Singh, Satinder},
+  booktitle = {Advances in Neural Information Processing Systems},
+  note      = {arXiv:1804.06459},
+  year      = {2018}
+}""",
+    "ozalp2026stac": """@article{ozalp2026stac,
+  title   = {Stochastic Actor-Critic: Mitigating Overestimation via Temporal Aleatoric Uncertainty},
+  author  = {Ozalp, Ugurcan},
+  journal = {arXiv preprint arXiv:2601.00737},
+  year    = {2026}
+}""",
+    "ishuov2024symphony": """@misc{ishuov2024symphony,
+  title = {Symphony: A Heuristic Normalized Calibrated Advantage Actor and Critic Algorithm in application for Humanoid
+           Robots},
+  author = {Ishuov, Timur and others},
+  note  = {Code: https://github.com/timurgepard/Simphony}
+}""",
+    "patel2024srl": """@article{patel2024srl,
+  title   = {Overcoming Slow Decision Frequencies in Continuous Control: Model-Based Sequence Reinforcement Learning for
+             Model-Free Control},
+  author  = {Patel, Devdhar and Siegelmann, Hava},
+  journal = {arXiv preprint arXiv:2410.08979},
+  year    = {2024}
+}""",
+    "ren2021pmoe": """@article{ren2021pmoe,
+  title   = {Probabilistic Mixture-of-Experts for Efficient Deep Reinforcement Learning},
+  author  = {Ren, Jie and Li, Yewen and Ding, Zihan and Pan, Wei and Dong, Hao},
+  journal = {arXiv preprint arXiv:2104.09122},
+  year    = {2021}
+}""",
+    "chang2024ailboost": """@article{chang2024ailboost,
+  title   = {Adversarial Imitation Learning via Boosting},
+  author  = {Chang, Jonathan D. and Sreenivas, Dhruv and Huang, Yingbing and Brantley, Kiante and Sun, Wen},
+  journal = {arXiv preprint arXiv:2404.08513},
+  year    = {2024}
+}""",
+    "faldor2023dcg": """@article{faldor2023dcg,
+  title   = {{MAP-Elites} with Descriptor-Conditioned Gradients and Archive Distillation into a Single Policy},
+  author  = {Faldor, Maxence and Chalumeau, F{\\'e}lix and Flageat, Manon and Cully, Antoine},
+  journal = {arXiv preprint arXiv:2303.03832},
+  year    = {2023}
+}""",
     "nachum2017bridging": """@inproceedings{nachum2017bridging,
   title     = {Bridging the Gap Between Value and Policy Based Reinforcement Learning},
   author    = {Nachum, Ofir and Norouzi, Mohammad and Xu, Kelvin and Schuurmans, Dale},

@@ -1,4 +1,4 @@
-"""The page From Gymnasium and Stable-Baselines3 does what it says, as a reader would type it."""
+"""The pages on Gymnasium and on followers of the literature do what they say, as a reader would type it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs/control/gymnasium.md"
+DOCS = Path(__file__).parents[2] / "docs/control"
+
+
+def typed(page, least):
+    """What stands after all code of a page, in order."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert len(blocks) >= least
+    scope: dict = {"__name__": "page_of_docs"}
+    sys.modules["page_of_docs"] = type(sys)("page_of_docs")
+    try:
+        for block in blocks:
+            exec(compile(block, page, "exec"), scope)
+    finally:
+        del sys.modules["page_of_docs"]
+    return scope
 
 
 @pytest.mark.slow
 def test_code_of_the_page_runs():
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) >= 6
-    scope: dict = {"__name__": "gymnasium_page"}
-    sys.modules["gymnasium_page"] = type(sys)("gymnasium_page")
-    try:
-        for block in blocks:
-            exec(compile(block, str(PAGE), "exec"), scope)
-    finally:
-        del sys.modules["gymnasium_page"]
+    scope = typed("gymnasium.md", 6)
     assert scope["trace"].x.shape == (1, 3, 1)
     assert scope["found"].x.shape == (3, 1)
+
+
+@pytest.mark.slow
+def test_code_of_the_systems_runs():
+    scope = typed("systems.md", 2)
+    assert scope["returns"].shape == (2,)
+    assert scope["log"]["coverage"].shape == (1,)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,9 @@ from worlds import ESTIMATORS, SMALL, Arms, Pay
 
 from bilevel_rl.control import Box, evaluate, replay, walk
 from bilevel_rl.control.environments import Bounded
-from bilevel_rl.control.estimators import Here
+from bilevel_rl.control.estimators import Here, OneStep
 from bilevel_rl.control.estimators.estimator import rewards
+from bilevel_rl.control.estimators.heads import of_pairs
 from bilevel_rl.control.followers import SAC, SoftQ
 
 F32 = jnp.float32
@@ -61,6 +63,30 @@ def test_soft_q_learns_the_boltzmann_policy_and_estimators_the_exact_hyper_gradi
     for kind, g in zip(ESTIMATORS, found, strict=True):
         # 1,500 moves of 8 chains: the loosest of the four scatters by a hundredth
         assert np.linalg.norm(g - exact) < 0.06 * np.linalg.norm(exact) + 0.03, (kind.name, g, exact)
+
+
+def test_one_step_ahead_is_the_derivative_through_a_policy_gradient_step():
+    """A step theta + alpha E[grad log pi (q . x)], differentiated in x by JAX, for a critic that is any network."""
+    problem, follower, alpha = Pay(), SoftQ(width=4), 1e-3
+    at, one = here(problem, follower, 0.2), OneStep(width=4)
+    env, obs = at.environment, jnp.ones((1, 1), F32)
+    F, H = follower.init(env, jax.random.key(0)), one.init(at, None, 1, jax.random.key(1))
+    q = of_pairs(env, H.online.params, obs, jnp.eye(3, dtype=F32)[None])[0]  # [3, 1 + d]
+    theta = F.online.params["log_pi"]
+
+    def outcome(x):
+        def paid(net):
+            weight = jax.nn.softmax(theta(obs)[0]) * (q[:, 1:] @ x)
+            return jnp.sum(weight * jax.nn.log_softmax(net(obs)[0]))
+
+        ahead = jax.tree.map(lambda a, b: a + alpha * b, theta, jax.grad(paid)(theta))
+        return jax.nn.softmax(ahead(obs)[0]) @ q[:, 0]
+
+    exact = jax.jit(jax.grad(outcome))(at.x)
+    t = jax.tree.map(lambda v: jnp.zeros((1, *v.shape), v.dtype), jax.eval_shape(problem.example, jax.random.key(0)))
+    rows = replay.Rows(eqx.tree_at(lambda v: v.obs, t, obs), t.info, *(jnp.zeros(1, bool),) * 2)
+    found = jax.jit(lambda F: one.estimate(at, H, F, rows, jax.random.key(2))[1].g)(F)
+    assert float(found @ exact / jnp.linalg.norm(exact)) > 0.999
 
 
 def test_a_time_limit_is_no_end():

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from bilevel_rl.control import Box, Discrete
-from bilevel_rl.control.policies import Categorical, Gaussian, Squashed
+from bilevel_rl.control.policies import Categorical, ExpertMixture, Gaussian, Squashed
 
-LAWS = (Categorical(Discrete(4)), Gaussian(Box.everywhere(2)), Squashed(Box((-2.0, 1.0), (2.0, 5.0))))
+LAWS = (
+    Categorical(Discrete(4)), Gaussian(Box.everywhere(2)), Squashed(Box((-2.0, 1.0), (2.0, 5.0))),
+    ExpertMixture(Box((-2.0, 1.0), (2.0, 5.0)), experts=3), ExpertMixture(Box.everywhere(2), experts=2),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: f"{type(law).__name__}{getattr(law, 'experts', '')}")
 def test_a_sample_has_the_log_probability_that_drawing_it_gave(law):
     out = 0.5 * jax.random.normal(jax.random.key(0), (law.outputs,), jnp.float32)
     action, said = law.sample(out, jax.random.key(1))
@@ -30,6 +33,17 @@ def test_squashed_densities_integrate_to_one_and_have_the_mass_of_their_samples(
     below = np.trapezoid(density[grid < 0.2], grid[grid < 0.2])
     share = float(np.mean((drawn + 1) / 2 < 0.2))
     assert abs(share - below) < 4.5 * np.sqrt(below * (1 - below) / 4000)
+
+
+def test_a_mixture_integrates_to_one_and_with_one_expert_is_its_law():
+    law, out = ExpertMixture(Box((-1.0,), (1.0,)), experts=2), jnp.array([0.3, -0.2, 1.0, -0.3, -0.8, 0.1], jnp.float32)
+    grid = np.linspace(-1, 1, 40_001)[1:-1].astype(np.float32)
+    density = np.exp(jax.vmap(lambda u: law.log_prob(out, u))(grid[:, None]))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=2e-3)
+    alone, one = Squashed(Box((-1.0,), (1.0,))), ExpertMixture(Box((-1.0,), (1.0,)), experts=1)
+    (a, said), (b, same) = alone.sample(out[2:4], jax.random.key(3)), one.sample(out[1:4], jax.random.key(3))
+    np.testing.assert_allclose([a[0], said], [b[0], same], rtol=1e-6)
+    np.testing.assert_allclose(one.mode(out[1:4]), alone.mode(out[2:4]), rtol=1e-6)
 
 
 def test_greedy_actions_are_the_middle_of_the_law_and_stay_in_the_box():

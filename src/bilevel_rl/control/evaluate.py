@@ -81,7 +81,8 @@ def fresh(
     problem.check(thorough=False)
     solver = PartialSGD(follower=follower or Usual(), leader=Leader(hold=NEVER, evidence=0.0), **options)
     solver.check(problem)
-    solver = solver.on(problem) if tau is None else dataclasses.replace(solver, tau=tau)
+    solver = solver.on(problem)
+    solver = solver if tau is None else dataclasses.replace(solver, tau=tau)
     iterations = transitions // solver.chains
     if iterations < 1:
         raise InvalidConfig(

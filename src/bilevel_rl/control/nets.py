@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -52,9 +53,9 @@ class MLP(eqx.Module):
             weights.append(jax.random.uniform(keys[i], (a, b), jnp.float32, -bound, bound))
         return cls(tuple(weights), tuple(jnp.zeros(b, jnp.float32) for b in sizes[1:]))
 
-    def __call__(self, v: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+    def __call__(self, v: Float[Array, "*batch i"], act: Callable = jax.nn.relu) -> Float[Array, "*batch o"]:
         for W, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            v = jax.nn.relu(v @ W + b)
+            v = act(v @ W + b)
         return v @ self.weights[-1] + self.biases[-1]
 
 

@@ -93,6 +93,17 @@ class ControlProblem(Problem):
         """
         return self.environment
 
+    def follower_at(self, x: Float[Array, " d"], follower: Any, tau: Any) -> tuple[Any, Any]:
+        """The learner and its temperature under x, where x sets these (pessimism, temperature); else as they are.
+
+        As with `environment_at`, only the black-box solvers run on a problem that overrides this.
+
+        Args:
+            follower: of the solver, e.g. `followers.STAC`; return it by `dataclasses.replace`, numbers changed alone.
+            tau: of the solver, in units of reward.
+        """
+        return follower, tau
+
     # -- two discounts ------------------------------------------------------------------------------------------------
 
     def discount_lower(self) -> float:
@@ -194,10 +205,12 @@ class ControlProblem(Problem):
 
     def accept(self, solver: Any) -> None:
         self.environment.accept(solver, f"solver {solver.name} on {self.name}")
-        moved = type(self).environment_at is not ControlProblem.environment_at
+        moved = [name for name in ("environment_at", "follower_at")
+                 if getattr(type(self), name) is not getattr(ControlProblem, name)]  # fmt: skip
         if moved and not getattr(solver, "black_box", False):
+            what = "an environment that x moves" if moved[0] == "environment_at" else "a learner whose settings are x"
             raise InvalidProblem(
-                message(f"solver {solver.name} on {self.name}", "an environment that x moves (`environment_at`)",
+                message(f"solver {solver.name} on {self.name}", f"{what} (`{moved[0]}`)",
                         "estimators of the hyper-gradient differentiate rewards alone", "Take spsa or finite_difference")
             )  # fmt: skip
 

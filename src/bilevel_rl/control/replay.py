@@ -8,6 +8,7 @@ checkpoint need write each piece of the ring once (`loop.pieces`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -94,13 +95,20 @@ def push(ring: Float[Array, "C W"], rows: Float[Array, "N W"], written: Int[Arra
     return jax.lax.dynamic_update_slice(ring, rows, (written % ring.shape[0], jnp.zeros_like(written)))
 
 
-def sample(ring: Float[Array, "C W"], written: Int[Array, ""], batch: int, key: Array) -> Float[Array, "B W"]:
-    """Uniformly drawn rows, with replacement.
+def sample(
+    ring: Float[Array, "C W"], written: Int[Array, ""], batch: int, key: Array, ages: Callable | None = None
+) -> Float[Array, "B W"]:
+    """Drawn rows, with replacement; uniformly where nothing else is asked for.
 
     Args:
         written: rows that were ever written, at least one.
+        ages: (rows held, rows ever written, B, key) -> [B] how many rows ago each was written, from 0 on; or None.
     """
-    held = jnp.minimum(written, ring.shape[0]).astype(jnp.float32)
+    held = jnp.minimum(written, ring.shape[0])
+    chosen = None if ages is None else ages(held, written, batch, key)
+    if chosen is not None:
+        return ring[(written - 1 - jnp.clip(chosen, 0, held - 1)) % ring.shape[0]]
+    held = held.astype(jnp.float32)
     at = (jax.random.uniform(key, (batch,), jnp.float32) * held).astype(jnp.int32)
     return ring[jnp.minimum(at, held.astype(jnp.int32) - 1)]
 

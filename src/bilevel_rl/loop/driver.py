@@ -21,7 +21,7 @@ from bilevel_rl.loop.problem import Optimum, Problem
 from bilevel_rl.loop.run_folder import RunFolder
 from bilevel_rl.loop.solver import Solver, check_fits
 from bilevel_rl.loop.starts import checked, checked_seed
-from bilevel_rl.loop.trace import OK, Trace
+from bilevel_rl.loop.trace import OK, Log, Trace
 
 
 @precision.double
@@ -74,40 +74,44 @@ def solve(
         >>> bool(trace["objective"][0, -1] < -0.63)
         True
     """
-    solvers = ready(problem, [solver] if isinstance(solver, Solver) else list(solver), runs)
-    seed = checked_seed(seed)
+    solvers, seed = ready(problem, [solver] if isinstance(solver, Solver) else [*solver], runs), checked_seed(seed)
     problem = jax.tree.map(jnp.asarray, problem)  # Python numbers too: traced, so that new values do not recompile
     count = iterations // (every := interval(iterations, record_every))
     tau = problem.temperature() if tau is None else float(tau)
     grade = partial(measure, problem, tau=tau, evaluate=evaluate, optimum=optimum)
     x = checked(problem, x0, len(solvers) * runs)
-    stacked = stepping.stack(solvers, runs)
-    keys = jnp.tile(stepping.run_keys(seed, runs), len(solvers))
+    stacked, keys = stepping.stack(solvers, runs), jnp.tile(stepping.run_keys(seed, runs), len(solvers))
     mark = checkpoint.fingerprint(problem, stacked, x, seed, every, tau)
-    with contextlib.closing((stepper or stepping.stepper)(problem, stacked, keys)) as runner:
-        states = runner.first(x)
-        with RunFolder(folder, resume, mark, config, solvers[0], problem, seed, every) as store:
-            (done, log, states), seconds = store.load(states), 0.0
-            if done:
-                runner.resumed(done * every)
-            else:
-                log.add(grade(stacked, states, 0), states, 0)
-            for record in range(done, count):
-                began = time.perf_counter()
-                new, alive = jax.block_until_ready(runner.advance(states, record * every, every))
-                seconds += time.perf_counter() - began
-                for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
-                    log.stop(int(i), runner.cause(states, record * every, every, int(i)))
-                k, ok = (record + 1) * every, log.status == OK
-                states = new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))  # no copy of what all keep
-                log.add(grade(stacked, states, k), states, k)
-                if on_record is not None:
-                    on_record(k, log.newest())
-                store.save(record + 1, log, states, last=record + 1 == count)
-                if (log.status != OK).all():
-                    break
-            store.finish(log)
+    with (
+        contextlib.closing((stepper or stepping.stepper)(problem, stacked, keys)) as runner,
+        RunFolder(folder, resume, mark, config, solvers[0], problem, seed, every) as store,
+    ):
+        (done, log, states), seconds = store.load(runner.first(x)), 0.0
+        if done:
+            runner.resumed(done * every)
+        else:
+            log.add(grade(stacked, states, 0), states, 0)
+        for record in range(done, count):
+            began = time.perf_counter()
+            new, alive = jax.block_until_ready(runner.advance(states, record * every, every))
+            seconds += time.perf_counter() - began
+            ok = _stopped(log, alive, partial(runner.cause, states, record * every, every))
+            k, states = (record + 1) * every, new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))
+            log.add(grade(stacked, states, k), states, k)
+            if on_record is not None:
+                on_record(k, log.newest())
+            store.save(record + 1, log, states, last=record + 1 == count)
+            if not ok.any():
+                break
+        store.finish(log)
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
+
+
+def _stopped(log: Log, alive: Any, cause: Callable[[int], str]) -> np.ndarray:
+    """Which runs go on [B]; those that broke are said in the log."""
+    for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
+        log.stop(int(i), cause(int(i)))
+    return log.status == OK
 
 
 def ready(problem: Problem, solvers: Sequence[Solver], runs: int) -> list[Solver]:

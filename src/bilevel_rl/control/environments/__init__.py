@@ -9,10 +9,13 @@ from bilevel_rl.control.environments.inventory import Inventory
 from bilevel_rl.control.environments.lqg import LQG
 from bilevel_rl.control.environments.market import Market
 from bilevel_rl.control.environments.maze import Maze
+from bilevel_rl.control.environments.open_loop import OpenLoop
 from bilevel_rl.control.environments.pendulum import Pendulum
+from bilevel_rl.control.environments.stakes import Stakes
 
-ALL = (Pendulum, CartPole, LQG, Bounded, Inventory, Market, Feed, Maze, Arm, CombinationLock)
+ALL = (Pendulum, CartPole, LQG, Bounded, Inventory, Market, Feed, Maze, Arm, CombinationLock, OpenLoop, Stakes)
 
 __all__ = [
-    "ALL", "LQG", "Arm", "Bounded", "CartPole", "CombinationLock", "Feed", "Inventory", "Market", "Maze", "Pendulum",
+    "ALL", "LQG", "Arm", "Bounded", "CartPole", "CombinationLock", "Feed", "Inventory", "Market", "Maze", "OpenLoop",
+    "Pendulum", "Stakes",
 ]  # fmt: skip

@@ -4,11 +4,13 @@ from bilevel_rl.control.estimators.backward import Backward
 from bilevel_rl.control.estimators.covariance import Covariance
 from bilevel_rl.control.estimators.estimator import Direction, Here, HyperGradient
 from bilevel_rl.control.estimators.nothing import Nothing
+from bilevel_rl.control.estimators.one_step import OneStep
 from bilevel_rl.control.estimators.pair import Pair
 from bilevel_rl.control.estimators.reinforce import Reinforce
 from bilevel_rl.control.estimators.trajectory import Trajectory
 
-ALL: tuple[type[HyperGradient], ...] = (Covariance, Trajectory, Backward, Reinforce, Pair, Nothing)
+ALL: tuple[type[HyperGradient], ...] = (Covariance, Trajectory, Backward, Reinforce, Pair, OneStep, Nothing)
 __all__ = [
-    "ALL", "Backward", "Covariance", "Direction", "Here", "HyperGradient", "Nothing", "Pair", "Reinforce", "Trajectory",
+    "ALL", "Backward", "Covariance", "Direction", "Here", "HyperGradient", "Nothing", "OneStep", "Pair", "Reinforce",
+    "Trajectory",
 ]  # fmt: skip

@@ -48,6 +48,18 @@ class Follower(eqx.Module):
         """The follower that acts here; itself, but for those that choose by the environment."""
         return self
 
+    def prepared(self, problem: Any) -> Follower:
+        """The follower with what it needs from the problem; itself, but for those that learn from demonstrations."""
+        return self
+
+    def ages(self, held: Any, written: Any, batch: int, key: Array) -> Any:
+        """How many rows ago the rows of an update were written [B], from 0 on; None for all alike.
+
+        Args:
+            held, written: rows in the replay, and rows that were ever written.
+        """
+        return None
+
     def temperature(self, F: Any, tau: Any) -> Any:
         """The temperature in use: tau, but for followers that tune their own."""
         return tau

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.control import nets
 from bilevel_rl.control.environment import Environment
 from bilevel_rl.control.followers.follower import Follower, ongoing, scaled
+from bilevel_rl.control.replay import Rows
 from bilevel_rl.loop.settings import check_fields
 
 
@@ -23,12 +24,14 @@ class Learnt(eqx.Module):
         critics: one network, or two stacked along the first axis.
         target: slow copies of the critics.
         log_tau: logarithm of the temperature, with Adam's memory; None where tau is the solver's.
+        more: what a kind of it keeps besides; None for SAC itself.
     """
 
     actor: nets.Trained
     critics: nets.Trained
     target: nets.MLP
     log_tau: nets.Trained | None
+    more: Any = None
 
 
 class SAC(Follower):
@@ -60,49 +63,87 @@ class SAC(Follower):
 
     def check(self, environment: Environment) -> None:
         super().check(environment)
-        check_fields("follower sac", ("critics", self.critics, self.critics in (1, 2), "it must be 1 or 2"))
+        check_fields(f"follower {self.name}", ("critics", self.critics, self.critics in (1, 2), "it must be 1 or 2"))
 
     def init(self, environment: Environment, key: Array) -> Learnt:
-        o, m, w = environment.observation.size, environment.action.size, self.width
         k_pi, k_q = jax.random.split(key)
-        actor = nets.MLP.make((o, w, w, self.law(environment).outputs), k_pi, last=0.1)
-        Q = jax.vmap(lambda k: nets.MLP.make((o + m, w, w, 1), k))(jax.random.split(k_q, self.critics))
+        Q = jax.vmap(lambda k: self.critic(environment, k))(jax.random.split(k_q, self.critics))
         log_tau = nets.Trained.begin(jnp.zeros((), jnp.float32)) if self.tuned else None
-        return Learnt(nets.Trained.begin(actor), nets.Trained.begin(Q), Q, log_tau)
+        return Learnt(nets.Trained.begin(self.actor(environment, k_pi)), nets.Trained.begin(Q), Q, log_tau)
+
+    # -- its pieces, which kinds of it exchange -------------------------------------------------------------------------
+
+    def actor(self, environment: Environment, key: Array) -> Any:
+        """The policy's network, new."""
+        o, w = environment.observation.size, self.width
+        return nets.MLP.make((o, w, w, self.law(environment).outputs), key, last=0.1)
+
+    def critic(self, environment: Environment, key: Array) -> nets.MLP:
+        """One critic, new."""
+        o, m, w = environment.observation.size, environment.action.size, self.width
+        return nets.MLP.make((o + m, w, w, 1), key)
+
+    def outputs(self, environment: Environment, actor: Any, obs: Float[Array, "*B o"]) -> Float[Array, "*B q"]:
+        """What a policy's network says of observations."""
+        return actor(scaled(environment, obs))
+
+    def seen(self, environment: Environment, rows: Rows) -> tuple[Float[Array, "B o"], Float[Array, "B o"]]:
+        """What critics see before and after a transition."""
+        return scaled(environment, rows.t.obs), scaled(environment, rows.t.next_obs)
+
+    def values(self, Q: Any, obs: Float[Array, "B o"], action: Float[Array, "B m"]) -> Float[Array, "c B"]:
+        """What each critic says of encoded actions."""
+        return jax.vmap(lambda q: q(jnp.concatenate([obs, action], 1))[:, 0])(Q)
+
+    def worth(self, values: Float[Array, "c B"]) -> Float[Array, " B"]:
+        """What counts of several critics' values: the smallest."""
+        return jnp.min(values, 0)
+
+    def target(self, environment: Environment, F: Learnt, rows: Rows, r: Any, gamma: Any, tau: Any, key: Array) -> Any:
+        r"""$y = r + \gamma (\min_i \bar Q_i(s', a') - \tau \log \pi(a'|s'))$, [B]."""
+        law, (_, after) = self.law(environment), self.seen(environment, rows)
+        out = self.outputs(environment, F.actor.params, rows.t.next_obs)
+        action, logp = jax.vmap(law.sample)(out, jax.random.split(key, r.shape[0]))
+        V = self.worth(self.values(F.target, after, law.encoded(action))) - tau * logp
+        return r + gamma * ongoing(rows) * V
+
+    def critic_loss(self, environment: Environment, Q: Any, rows: Rows, y: Any, key: Array) -> Float[Array, ""]:
+        """Squared distance of every critic from the target."""
+        taken = self.law(environment).encoded(rows.t.action)
+        return 0.5 * jnp.sum(jnp.mean((self.values(Q, self.seen(environment, rows)[0], taken) - y) ** 2, 1))
+
+    def actor_loss(
+        self, environment: Environment, F: Learnt, actor: Any, Q: Any, rows: Rows, tau: Any, key: Array
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Any]]:
+        r"""$E[\tau \log\pi - \min Q]$; and log pi of the actions drawn, and `more` from now on."""
+        law, (obs, _) = self.law(environment), self.seen(environment, rows)
+        out = self.outputs(environment, actor, rows.t.obs)
+        action, logp = jax.vmap(law.sample)(out, jax.random.split(key, obs.shape[0]))
+        return jnp.mean(tau * logp - self.worth(self.values(Q, obs, law.encoded(action)))), (logp, F.more)
+
+    # -- what every follower offers -----------------------------------------------------------------------------------
 
     def out(self, environment: Environment, F: Learnt, obs):
-        return F.actor.params(scaled(environment, obs))
+        return self.outputs(environment, F.actor.params, obs)
 
     def temperature(self, F: Learnt, tau: Any) -> Any:
         """The one in use."""
         return tau if F.log_tau is None else jnp.exp(F.log_tau.params)
 
     def update(self, environment: Environment, F: Learnt, rows, r, gamma, tau, key) -> Learnt:
-        law, tau = self.law(environment), self.temperature(F, tau)
-        obs, after = scaled(environment, rows.t.obs), scaled(environment, rows.t.next_obs)
+        tau = self.temperature(F, tau)
         k_next, k_now = jax.random.split(key)
-        keys = lambda k: jax.random.split(k, r.shape[0])  # noqa: E731
-
-        def values(Q: Any, obs: Float[Array, "B o"], action: Float[Array, "B m"]) -> Float[Array, "c B"]:
-            return jax.vmap(lambda q: q(jnp.concatenate([obs, action], 1))[:, 0])(Q)
-
-        # y = r + gamma (min_i Q_i(s', a') - tau log pi(a'|s'))
-        a_next, logp = jax.vmap(law.sample)(F.actor.params(after), keys(k_next))
-        V_next = jnp.min(values(F.target, after, law.encoded(a_next)), 0) - tau * logp
-        y = r + gamma * ongoing(rows) * V_next
-        taken = law.encoded(rows.t.action)
-        slope = jax.grad(lambda Q: 0.5 * jnp.sum(jnp.mean((values(Q, obs, taken) - y) ** 2, 1)))(F.critics.params)
+        y = self.target(environment, F, rows, r, gamma, tau, k_next)
+        slope = jax.grad(lambda Q: self.critic_loss(environment, Q, rows, y, k_next))(F.critics.params)
         critics = F.critics.descend(slope, self.rate)
 
-        # the actor: E[tau log pi - min Q]
         def loss(actor: Any):
-            action, logp = jax.vmap(law.sample)(actor(obs), keys(k_now))
-            return jnp.mean(tau * logp - jnp.min(values(critics.params, obs, law.encoded(action)), 0)), logp
+            return self.actor_loss(environment, F, actor, critics.params, rows, tau, k_now)
 
-        slope, logp = jax.grad(loss, has_aux=True)(F.actor.params)
+        slope, (logp, more) = jax.grad(loss, has_aux=True)(F.actor.params)
         actor, log_tau = F.actor.descend(slope, self.rate), F.log_tau
         if log_tau is not None:
             # J(tau) = E[-log tau (log pi + H)]: tau rises while the entropy is below its aim
             aim = jnp.asarray(self.entropy, jnp.float32) * environment.action.size
             log_tau = log_tau.descend(-jnp.mean(logp + aim), self.rate)
-        return Learnt(actor, critics, nets.follow(F.target, critics.params, self.polyak), log_tau)
+        return Learnt(actor, critics, nets.follow(F.target, critics.params, self.polyak), log_tau, more)

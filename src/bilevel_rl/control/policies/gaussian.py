@@ -47,18 +47,36 @@ class Gaussian(Policy):
     def outputs(self):
         return 2 * self.space.size
 
+    def parts(self, out):
+        """Mean and log standard deviation [m] each, of the normal law that is drawn from."""
+        return _bounded(out)
+
+    def finish(self, u):
+        """What is done with a draw u of it, and what that adds to the log density."""
+        return u, jnp.zeros((), jnp.float32)
+
+    def undo(self, action):
+        """The draw that led to an action."""
+        return action
+
     def sample(self, out, key):
-        mean, log_std = _bounded(out)
+        mean, log_std = self.parts(out)
         eps = jax.random.normal(key, mean.shape, jnp.float32)
-        return mean + jnp.exp(log_std) * eps, -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
+        action, more = self.finish(mean + jnp.exp(log_std) * eps)
+        return action, -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU) + more
 
     def log_prob(self, out, action):
-        mean, log_std = _bounded(out)
-        eps = (action - mean) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU)
+        mean, log_std = self.parts(out)
+        u = self.undo(action)
+        eps = (u - mean) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU) + self.finish(u)[1]
 
     def mode(self, out):
-        return _bounded(out)[0]
+        return self.finish(self.parts(out)[0])[0]
 
     def encoded(self, action):
         return action
+
+    def decoded(self, unit):
+        """The action that a critic's network sees so."""
+        return unit

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl.control.policies.gaussian import HALF_LOG_TAU, split
-from bilevel_rl.control.policies.policy import Policy
+from bilevel_rl.control.policies.gaussian import Gaussian, split
 
 EDGE = 1e-6  # ours: a given action this near a bound is taken to be inside
 
 
-class Squashed(Policy):
+class Squashed(Gaussian):
     r"""A Gaussian through tanh, scaled to a box with centre c and half width h.
 
     Densities are those of the action in units of the half width, in [-1, 1]: entropies do not depend on the box.
@@ -28,10 +27,6 @@ class Squashed(Policy):
     """
 
     @property
-    def outputs(self):
-        return 2 * self.space.size
-
-    @property
     def _box(self):
         low, high = np.asarray(self.space.low, np.float32), np.asarray(self.space.high, np.float32)
         return (low + high) / 2, (high - low) / 2
@@ -40,24 +35,22 @@ class Squashed(Policy):
         centre, half = self._box
         return centre + half * jnp.tanh(u)
 
-    def sample(self, out, key):
-        mean, log_std = split(out)
-        eps = jax.random.normal(key, mean.shape, jnp.float32)
-        u = mean + jnp.exp(log_std) * eps
-        return self._scaled(u), -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU) - _stretch(u)
+    def parts(self, out):
+        return split(out)
 
-    def log_prob(self, out, action):
-        mean, log_std = split(out)
-        u = jnp.arctanh(jnp.clip(self.encoded(action), -1 + EDGE, 1 - EDGE))
-        eps = (u - mean) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * eps**2 + log_std + HALF_LOG_TAU) - _stretch(u)
+    def finish(self, u):
+        return self._scaled(u), -_stretch(u)
 
-    def mode(self, out):
-        return self._scaled(split(out)[0])
+    def undo(self, action):
+        return jnp.arctanh(jnp.clip(self.encoded(action), -1 + EDGE, 1 - EDGE))
 
     def encoded(self, action):
         centre, half = self._box
         return (action - centre) / half
+
+    def decoded(self, unit):
+        centre, half = self._box
+        return centre + half * unit
 
 
 def _stretch(u):

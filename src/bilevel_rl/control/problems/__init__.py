@@ -1,10 +1,13 @@
 """Problems whose followers learn in environments, one file (or one close family) each."""
 
+from bilevel_rl.control.problems.archive_target import ArchiveTarget
 from bilevel_rl.control.problems.bounded_shaping import BoundedShaping
+from bilevel_rl.control.problems.decision_frequency import DecisionFrequency
 from bilevel_rl.control.problems.feed_incentive import FeedIncentive
 from bilevel_rl.control.problems.gymnasium_shaping import GymnasiumShaping
 from bilevel_rl.control.problems.imitation import ArmImitation, PendulumImitation
 from bilevel_rl.control.problems.inventory_contract import InventoryContract
+from bilevel_rl.control.problems.learner_settings import PessimismChoice, TemperatureChoice
 from bilevel_rl.control.problems.lock_shaping import LockShaping
 from bilevel_rl.control.problems.lqg_shaping import LQGShaping
 from bilevel_rl.control.problems.market_subsidy import MarketSubsidy
@@ -20,11 +23,13 @@ from bilevel_rl.control.problems.preferences import PendulumPreferences
 ALL = (
     PendulumShaping, LQGShaping, BoundedShaping, LockShaping, InventoryContract, MarketSubsidy, FeedIncentive,
     PendulumImitation, ArmImitation, PendulumPreferences, MazeCurriculum,
-    GymnasiumShaping, PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences,
+    GymnasiumShaping, PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences, TemperatureChoice,
+    PessimismChoice, DecisionFrequency, ArchiveTarget,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "ArmImitation", "BoundedShaping", "FeedIncentive", "GymnasiumShaping", "InventoryContract", "LQGShaping",
-    "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation", "PendulumMixture",
-    "PendulumOfflineImitation", "PendulumOfflinePreferences", "PendulumPreferences", "PendulumShaping",
+    "ALL", "ArchiveTarget", "ArmImitation", "BoundedShaping", "DecisionFrequency", "FeedIncentive", "GymnasiumShaping",
+    "InventoryContract", "LQGShaping", "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation",
+    "PendulumMixture", "PendulumOfflineImitation", "PendulumOfflinePreferences", "PendulumPreferences",
+    "PendulumShaping", "PessimismChoice", "TemperatureChoice",
 ]  # fmt: skip

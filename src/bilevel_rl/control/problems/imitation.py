@@ -24,7 +24,19 @@ class Imitation(ControlProblem):
         Ziebart, Maas, Bagnell, Dey 2008; as two levels: Zeng, Li, Garcia, Hong 2022, arXiv 2210.01808.
     """
 
+    x0: Float[Array, " d"]
+    environment: Environment
+    shown: Float[Array, " p"]
+    gamma: float
+
     ridge: ClassVar[float] = 0.005  # ours: keeps weights finite that the demonstrations do not fix
+
+    def __init__(self, x0: tuple[float, ...], environment: Environment, gamma: float):
+        self.x0, self.environment, self.gamma = jnp.asarray(x0, float), environment, gamma
+        self.shown = self.expert_features()
+
+    def discount_lower(self):
+        return self.gamma
 
     @abc.abstractmethod
     def demonstrations(self, key: Array) -> Transition:
@@ -60,20 +72,11 @@ class PendulumImitation(Imitation):
         gamma: of both.
     """
 
-    x0: Float[Array, " d"]
-    environment: Environment
-    shown: Float[Array, " p"]
-    gamma: float
-
     name: ClassVar[str] = "pendulum_imitation"
     x_names: ClassVar[tuple[str, ...]] = ("high", "slow", "away", "swing")
 
     def __init__(self, x0: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0), gamma: float = 0.98):
-        self.x0, self.environment, self.gamma = jnp.asarray(x0, float), Pendulum(), gamma
-        self.shown = self.expert_features()
-
-    def discount_lower(self):
-        return self.gamma
+        super().__init__(x0, Pendulum(), gamma)
 
     def demonstrations(self, key):
         return experts.paths(self.environment, experts.swing_up, 64, 200, 0.1, key)
@@ -94,20 +97,11 @@ class ArmImitation(Imitation):
         gamma: of both.
     """
 
-    x0: Float[Array, " d"]
-    environment: Environment
-    shown: Float[Array, " p"]
-    gamma: float
-
     name: ClassVar[str] = "arm_imitation"
     x_names: ClassVar[tuple[str, ...]] = ("near", "nearer", "still", "right", "up")
 
     def __init__(self, x0: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0), gamma: float = 0.95):
-        self.x0, self.environment, self.gamma = jnp.asarray(x0, float), Arm(joints=2), gamma
-        self.shown = self.expert_features()
-
-    def discount_lower(self):
-        return self.gamma
+        super().__init__(x0, Arm(joints=2), gamma)
 
     def demonstrations(self, key):
         return experts.paths(self.environment, experts.reach, 64, 50, 0.1, key)

@@ -4,6 +4,7 @@ from bilevel_rl.control.solvers.backward import Backward
 from bilevel_rl.control.solvers.coupled_pair import CoupledPair
 from bilevel_rl.control.solvers.covariance import Covariance
 from bilevel_rl.control.solvers.differences import SPSA, FiniteDifference
+from bilevel_rl.control.solvers.lirpg import LIRPG
 from bilevel_rl.control.solvers.nested import BCHG, HPGD, Nested
 from bilevel_rl.control.solvers.offline import OfflineBC, OfflineIQL
 from bilevel_rl.control.solvers.partial_sgd import PartialSGD
@@ -13,10 +14,10 @@ from bilevel_rl.control.solvers.trajectory import Trajectory
 
 ALL = (
     Covariance, CoupledPair, PenaltyActorCritic, Trajectory, Backward, Nested, PartialSGD, FiniteDifference, SPSA, HPGD,
-    BCHG, OfflineIQL, OfflineBC,
+    BCHG, LIRPG, OfflineIQL, OfflineBC,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "BCHG", "HPGD", "SPSA", "Backward", "CoupledPair", "Covariance", "FiniteDifference", "Nested",
+    "ALL", "BCHG", "HPGD", "LIRPG", "SPSA", "Backward", "CoupledPair", "Covariance", "FiniteDifference", "Nested",
     "OfflineBC", "OfflineIQL", "PartialSGD", "PenaltyActorCritic", "SingleLoop", "Trajectory",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ the last x flatters steps that it has not answered yet: hence an inner loop at e
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -112,6 +113,10 @@ class SPSA(Solver):
             ("batch", self.batch, self.batch >= 1, "it must be at least 1"),
         )
 
+    def on(self, problem: ControlProblem) -> SPSA:
+        made = super().on(problem)
+        return dataclasses.replace(made, follower=made.follower.prepared(problem))
+
     def points(self, problem: ControlProblem) -> int:
         """P, an even number."""
         return 2
@@ -164,13 +169,15 @@ class SPSA(Solver):
         layout, tau = replay.Layout(p), f32(self.tau)
         cut = 1 - upper if self.cut else jnp.zeros_like(upper)
         k_walk, k_rows, k_learn = jax.random.split(key, 3)
-        heres = lambda x: Here(  # noqa: E731
-            p, p.environment_at(x), follower, x, tau, tau, f32(p.discount_lower()), upper, cut
-        )
+
+        def heres(x):
+            learner, warm = p.follower_at(x, follower, tau)
+            warm = f32(warm)
+            return Here(p, p.environment_at(x), learner, x, warm, warm, f32(p.discount_lower()), upper, cut)
 
         def act(x, F, chains):
             here = heres(x)
-            choose = lambda obs, key: follower.act(here.environment, F, obs, key)  # noqa: E731
+            choose = lambda obs, key: here.follower.act(here.environment, F, obs, key)  # noqa: E731
             chains, seen = walk.step(here.environment, chains, choose, k_walk, cut)
             rows = layout.pack(seen)
             return chains, rows, jnp.mean(utilities(here, layout.unpack(rows)))
@@ -178,11 +185,12 @@ class SPSA(Solver):
         at32 = at.astype(jnp.float32)
         chains, rows, gained = jax.vmap(act)(at32, F, chains)
         ring = replay.push(ring, rows.reshape(-1, rows.shape[-1]), written)
-        drawn = layout.unpack(replay.sample(ring, written + rows.shape[0] * rows.shape[1], self.batch, k_rows))
+        written = written + rows.shape[0] * rows.shape[1]
+        drawn = layout.unpack(replay.sample(ring, written, self.batch, k_rows, follower.ages))
 
         def learn(x, F):
             here = heres(x)
-            return follower.update(here.environment, F, drawn, rewards(here, drawn), here.lower, tau, k_learn)
+            return here.follower.update(here.environment, F, drawn, rewards(here, drawn), here.lower, here.tau, k_learn)
 
         return jax.vmap(learn)(at32, F), chains, ring, gained.astype(float)
 

@@ -97,8 +97,9 @@ class SingleLoop(Solver):
         self.estimator.check(problem)
 
     def on(self, problem: ControlProblem) -> SingleLoop:
-        """As every solver's; chains that walk outside compiled code are not cut at random."""
+        """As every solver's; followers get their demonstrations, chains outside compiled code are not cut at random."""
         made = super().on(problem)
+        made = dataclasses.replace(made, follower=made.follower.prepared(problem))
         return dataclasses.replace(made, cut=False) if problem.environment.outside else made
 
     @property
@@ -129,8 +130,8 @@ class SingleLoop(Solver):
     def here(self, problem: ControlProblem, x, F) -> Here:
         """What is the same for an iteration, in 32 bits."""
         p, f32 = nets.narrow(problem), lambda v: jnp.asarray(v, jnp.float32)
-        follower = self.follower.on(p.environment)
-        tau = f32(self.tau) if F is None else f32(follower.temperature(F, f32(self.tau)))
+        follower, tau = p.follower_at(f32(x), self.follower.on(p.environment), f32(self.tau))
+        tau = f32(tau) if F is None else f32(follower.temperature(F, f32(tau)))
         lower, upper = f32(p.discount_lower()), f32(p.discount_upper())
         cut = 1 - upper if self.cut else jnp.zeros_like(upper)
         return Here(p, p.environment_at(f32(x)), follower, f32(x), tau, f32(self.w), lower, upper, cut)
@@ -172,12 +173,13 @@ class SingleLoop(Solver):
         written = written + rows.shape[0]
 
         # learn
-        tau = jnp.asarray(self.tau, jnp.float32)
+        f32 = lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
+        tau = f32(here.problem.follower_at(here.x, here.follower, f32(self.tau))[1])
 
         def update(carry, key):
             F, H = carry
             k_rows, k_follower, k_estimator = jax.random.split(key, 3)
-            drawn = layout.unpack(replay.sample(ring, written, self.batch, k_rows))
+            drawn = layout.unpack(replay.sample(ring, written, self.batch, k_rows, here.follower.ages))
             r = rewards(here, drawn)
             F = here.follower.update(here.environment, F, drawn, r, here.lower, tau, k_follower)
             return (F, self.estimator.learn(here, H, F, drawn, (k_follower, k_estimator))), None

@@ -15,7 +15,7 @@ from bilevel_rl import records
 from bilevel_rl.cli import main
 
 ARGV = ["search", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", "--problem.columns", "3",
-        "--solver.chains", "2", "--starts", "4", "--eta", "2", "--samples", "2000000", "--seed", "11",
+        "--solver.chains", "2", "--starts", "4", "--eta", "2", "--samples", "800000", "--seed", "11",
         "--settling", "0.3"]  # fmt: skip
 # a checkpoint after every chunk, and (with a number) a disk that takes files of at most so many bytes
 START = """

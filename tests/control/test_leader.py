@@ -1,5 +1,6 @@
 """How x moves: no faster than the follower's answer can, and back to its best on evidence."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,8 +40,9 @@ def test_x_is_held_at_first_and_slopes_are_clipped():
 def watched(outcomes, xs, **options):
     leader = Leader(hold=0.0, block=5, **options)
     motion, x = leader.init(jnp.zeros(1)), jnp.zeros(1)
+    watch = jax.jit(lambda *args: leader.watch(*args, 1.0))
     for k, (outcome, x) in enumerate(zip(outcomes, xs, strict=True)):
-        motion, x = leader.watch(motion, jnp.array([x]), outcome, jnp.array(k), 1.0)
+        motion, x = watch(motion, jnp.array([x]), outcome, jnp.array(k))
     return motion, x
 
 

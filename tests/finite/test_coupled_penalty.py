@@ -136,7 +136,7 @@ PROBLEMS = {
     "ends": Episode,
     "many dimensions": lambda: GoalDistribution(2, 3, discount=0.8),
 }
-QUICK = {("ends", "doubly_robust"), ("moving start", "gradient_critic"), ("goal", "ratio_critic")}
+QUICK = {("ends", "doubly_robust"), ("moving start", "gradient_critic")}
 
 
 @pytest.mark.parametrize(

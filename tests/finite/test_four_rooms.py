@@ -106,6 +106,7 @@ def test_structured_starts_reach_the_best_known(price, logit, known):
     assert any(bool(jnp.all(start == known)) for known in it.structured_starts())
 
 
+@pytest.mark.slow
 def test_runs_are_graded_by_the_exact_follower():
     """A learnt follower's error would change the objective: what is recorded is the exact follower's value."""
     it = FourRooms()

@@ -72,15 +72,15 @@ def test_an_equilibrium_is_the_answer_to_itself_and_nobody_gains_by_leaving():
         np.testing.assert_allclose(found.mu.sum(), 1.0, atol=1e-9)
 
 
-def test_the_hyper_gradient_is_that_of_central_differences():
-    for it, tau in ((Crowded(), 0.05), (Braess(), TAU)):
-        f, x = valued(it, tau), it.x0 + 0.1
-        central = (f(x[0] + 1e-5) - f(x[0] - 1e-5)) / 2e-5
-        slope = jax.jit(lambda x, it=it, tau=tau: oracles.hyper_gradient(it, x, tau))(x)
-        np.testing.assert_allclose(slope[0], central, rtol=1e-5)
+@pytest.mark.parametrize(("it", "tau"), [(Crowded(), 0.05), pytest.param(Braess(), TAU, marks=pytest.mark.slow)])
+def test_the_hyper_gradient_is_that_of_central_differences(it, tau):
+    f, x = valued(it, tau), it.x0 + 0.1
+    central = (f(x[0] + 1e-5) - f(x[0] - 1e-5)) / 2e-5
+    slope = jax.jit(lambda x: oracles.hyper_gradient(it, x, tau))(x)
+    np.testing.assert_allclose(slope[0], central, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("it", "tau"), [(Crowded(), 0.05), (Braess(), TAU)])
+@pytest.mark.parametrize(("it", "tau"), [(Crowded(), 0.05), pytest.param(Braess(), TAU, marks=pytest.mark.slow)])
 def test_one_follower_in_a_population_that_is_held_has_the_leaders_gradient(it, tau):
     """With kappa at its fixed point the held problem's hyper-gradient is that of the whole game: no second derivative."""
     x = it.x0 + 0.1
@@ -127,13 +127,16 @@ def test_tolls_by_marginal_cost_reach_the_same_hours():
     assert abs(float(jax.jit(lambda x: oracles.hyper_objective(it, x, 0.002))(it.x0)) - 64.6875 / 60) < 1e-3
 
 
-def test_games_are_checked_and_refused_in_words():
-    check_problem(Braess())
-    check_problem(Crowded())
+@pytest.mark.parametrize("game", [Crowded, pytest.param(Braess, marks=pytest.mark.slow)])
+def test_games_pass_their_check(game):
+    check_problem(game())
+
+
+def test_games_are_refused_in_words():
     with pytest.raises(InvalidProblem, match="coupled_penalty"):
-        solve(Braess(), ExactPenalty(), iterations=1)
+        solve(Crowded(), ExactPenalty(), iterations=1)
     with pytest.raises(InvalidConfig, match="population"):
-        solve(Braess(), CoupledPenalty(starts=2), iterations=1)
+        solve(Crowded(), CoupledPenalty(starts=2), iterations=1)
     with pytest.raises(InvalidProblem, match="temperature above 0"):
         oracles.hyper_objective(Braess(), Braess().x0, 0)
     with pytest.raises(InvalidProblem, match="circles"):

@@ -158,6 +158,7 @@ def test_the_table_is_used_before_or_after_it_learns():
     np.testing.assert_allclose(second.x, again.x, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_warm_solves_give_what_cold_ones_give():
     it = problem("visitation")
     cold, warm = (

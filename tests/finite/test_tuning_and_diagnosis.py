@@ -84,11 +84,15 @@ def test_a_sweep_of_nothing_and_a_budget_below_one_iteration_are_refused():
     assert iterations_for(SMALL, ExactDescent(), 10, otherwise=77) == 77
 
 
-def test_a_diagnosis_finds_the_slope_of_the_bias_the_null_space_and_dominance():
+def test_a_diagnosis_finds_the_slope_of_the_bias_and_dominance():
     found = diagnose(GoalPlacement(rows=2, columns=3, discount=0.8), tau=(1.6, 0.8, 0.4), ascent=50)
     assert abs(found.w_slope.value - 1) < 0.05
     assert found.dominance > 0
     assert found.suboptimality[-1] < found.suboptimality[0]
+
+
+@pytest.mark.slow
+def test_a_diagnosis_counts_the_dimensions_that_logits_leave_free():
     warm = type("Warm", (GoalPlacement,), {"temperature": lambda self: 0.5})(rows=2, columns=3, discount=0.8)
     curved = diagnose(warm, ascent=5)
     assert curved.null_dimension == 6  # one a state

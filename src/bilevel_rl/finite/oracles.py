@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.errors import InvalidProblem, Unsolved, message
 from bilevel_rl.finite.model import linear, planning
 from bilevel_rl.finite.tables import TableProblem
-from bilevel_rl.loop import precision
+from bilevel_rl.loop import precision, whole
 from bilevel_rl.loop.problem import Optimum
 
 NEWTON_TOLERANCE = 1e-12  # ours: relative size of the last step of an inner solve, 64 bit
@@ -27,12 +27,14 @@ RARE = 1e-12  # ours: states visited less than this feel nothing of f
 
 
 @precision.double
+@whole.compiled
 def lower_return(problem: TableProblem, x, pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi)$, the discounted sum; differentiable in x and pi."""
     return planning.expected_return(problem.transitions(x), problem.reward(x), pi, tau)
 
 
 @precision.double
+@whole.compiled
 def policy_gradient(
     problem: TableProblem, x, pi: Float[Array, "S A"], tau, V: Float[Array, " S"] | None = None
 ) -> Float[Array, "S A"]:
@@ -45,6 +47,7 @@ def policy_gradient(
 
 
 @precision.double
+@whole.compiled
 def lower_optimum(problem: TableProblem, x, tau) -> planning.Plan:
     r"""$\pi^*_\tau(x)$ and its values; tau = 0 (a Python number) gives the limit policy of the unregularised problem."""
     mdp, reward = problem.transitions(x), problem.faced(x, tau)
@@ -54,6 +57,7 @@ def lower_optimum(problem: TableProblem, x, tau) -> planning.Plan:
 
 
 @precision.double
+@whole.compiled
 def hyper_objective(problem: TableProblem, x, tau, plan: planning.Plan | None = None) -> Float[Array, ""]:
     r"""$\Phi_\tau(x) = f(x, \pi^*_\tau(x))$; $\Phi(x)$ at tau = 0. The problem's own where it knows it in closed form.
 
@@ -67,12 +71,14 @@ def hyper_objective(problem: TableProblem, x, tau, plan: planning.Plan | None = 
 
 
 @precision.double
+@whole.compiled
 def hyper_gradient(problem: TableProblem, x, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_\tau(x)$ by the implicit function theorem: one Newton solve and one linear solve. $O(S^3)$ dense."""
     return jax.grad(lambda x: hyper_objective(problem, x, tau))(x)
 
 
 @precision.double
+@whole.compiled
 def penalised_policy(problem: TableProblem, x, w, tau, max_iterations: int = 500) -> Float[Array, "S A"]:
     r"""$\pi^*_{w,\tau}(x) = \mathrm{argmax}_\pi J_\tau(x, \pi) - w f(x, \pi)$.
 
@@ -145,6 +151,7 @@ def _penalised_ascent(problem: TableProblem, x, w, tau, max_iterations: int) -> 
 
 
 @precision.double
+@whole.compiled
 def penalty_estimate(problem: TableProblem, x, pi, pi_l, w, tau=None) -> Float[Array, " d"]:
     r"""At given followers: $\nabla_x f(x,\pi^L) + \frac1w[\nabla_x J(x,\pi) - \nabla_x J(x,\pi^L)]$.
 
@@ -162,6 +169,7 @@ def penalty_estimate(problem: TableProblem, x, pi, pi_l, w, tau=None) -> Float[A
 
 
 @precision.double
+@whole.compiled
 def penalty_hyper_gradient(problem: TableProblem, x, w, tau) -> Float[Array, " d"]:
     r"""$\nabla \Phi_{w,\tau}(x)$, exactly: both followers solved. Its distance from $\nabla\Phi_\tau$ is $O(w)$.
 
@@ -183,6 +191,7 @@ def _is_zero(tau) -> bool:
 
 
 @precision.double
+@whole.compiled
 def lower_gap(problem: TableProblem, x, pi: Float[Array, "S A"], tau) -> Float[Array, ""]:
     r"""$J_\tau(x, \pi^*_\tau(x)) - J_\tau(x, \pi) \ge 0$: how far a follower is from optimal."""
     best = lower_return(problem, x, lower_optimum(problem, x, tau).pi, tau)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bilevel_rl.loop import precision
+from bilevel_rl.loop import precision, whole
 
 TOLERANCE = 1e-14  # ours: relative change of P at which the doubling stops, 64 bit
 DOUBLINGS = 60  # ours: 2^60 steps of value iteration; without a solution P is not finite by then
@@ -65,6 +65,7 @@ class Moments(NamedTuple):
 
 
 @precision.double
+@whole.compiled
 def soft_optimal(lq: LinearQuadratic, tau) -> GaussianPolicy:
     r"""The optimal policy. Differentiable once in everything, by the implicit function theorem.
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.finite.model import linear, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
-from bilevel_rl.loop import precision
+from bilevel_rl.loop import precision, whole
 
 DENSE_LIMIT = 1024  # ours: above this many states a factorisation costs more than sparse products
 REFUSED = 1e-9  # ours: an optimum with a larger relative Bellman residual is none; Newton's steps leave 1e-12 or less
@@ -75,6 +75,7 @@ def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], trans
 
 
 @precision.double
+@whole.compiled
 def policy_value(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, " S"]:
     r"""$V^\pi_\tau = (I - \gamma P_\pi)^{-1} \sum_a \pi (r + \tau E(\pi, \cdot))$. Cost $O(S^3)$ dense."""
     return _solve(mdp, pi, mdp.ongoing(jnp.sum(pi * reward, axis=-1)) + tau * counted_entropy(mdp, pi), transpose=False)
@@ -87,12 +88,14 @@ def action_value(mdp: FiniteMDP, reward: Float[Array, "S A"], V: Float[Array, " 
 
 
 @precision.double
+@whole.compiled
 def expected_return(mdp: FiniteMDP, reward: Float[Array, "S A"], pi: Float[Array, "S A"], tau=0.0) -> Float[Array, ""]:
     r"""$J_\tau(\pi) = \sum_s \rho(s) V^\pi_\tau(s)$, the discounted sum."""
     return jnp.dot(mdp.start, policy_value(mdp, reward, pi, tau))
 
 
 @precision.double
+@whole.compiled
 def visitation(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S"]:
     r"""$d^\pi(s) = (1-\gamma) \sum_k \gamma^k \Pr(s_k = s)$; sums to one."""
     return _solve(mdp, pi, (1 - mdp.discount) * mdp.start, transpose=True)
@@ -111,6 +114,7 @@ def soft_value(Q: Float[Array, "*S A"], tau) -> Float[Array, "*S"]:
 
 
 @precision.double
+@whole.compiled
 def soft_optimal(
     mdp: FiniteMDP,
     reward: Float[Array, "S A"],
@@ -178,6 +182,7 @@ def soft_optimal(
 
 
 @precision.double
+@whole.compiled
 def hard_optimal(mdp: FiniteMDP, reward: Float[Array, "S A"], tie: float = 1e-9, max_iterations: int = 1000) -> Plan:
     r"""The unregularised optimum, and of all optimal policies the limit $\lim_{\tau \to 0} \pi^*_\tau$.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from bilevel_rl.control import ControlProblem, Environment
+from bilevel_rl.control import ControlProblem, Environment, evaluate
 from bilevel_rl.control.followers import SoftQ
 from bilevel_rl.control.hosted import Hosted, train
 from bilevel_rl.control.problems import PendulumShaping
@@ -17,6 +17,7 @@ from bilevel_rl.control.solvers import CoupledPair, Covariance, PartialSGD
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.host import EnvironmentFault, GymnasiumHost
 from bilevel_rl.loop import solve
+from bilevel_rl.loop.checking import check_solver
 
 
 class Upright(ControlProblem):
@@ -84,6 +85,12 @@ def test_a_fault_of_the_environment_keeps_its_name():
     host = GymnasiumHost(lambda: Broken(gymnasium.make("CartPole-v1")), 2)
     with pytest.raises(EnvironmentFault, match="out of order"):
         train(Upright(), SOLVER, host, iterations=1)
+
+
+def test_what_copies_states_refuses_a_world_outside_in_a_sentence():
+    for ask in (lambda: check_solver(SOLVER, Upright()), lambda: evaluate.fresh(Upright(), seeds=1)):
+        with pytest.raises(InvalidProblem, match="steps outside compiled code; its states can't be copied"):
+            ask()
 
 
 def test_the_loop_takes_a_problem_of_the_outside_as_it_is():

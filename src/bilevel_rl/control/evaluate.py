@@ -24,6 +24,7 @@ from bilevel_rl.control.replay import Rows
 from bilevel_rl.control.solvers import PartialSGD
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.loop import noise, precision
+from bilevel_rl.loop.solver import check_compiled
 
 NEVER = 1e18
 
@@ -77,8 +78,10 @@ def fresh(
 
     Raises:
         InvalidConfig: fewer transitions than an iteration takes.
+        InvalidProblem: an environment that steps outside compiled code.
     """
     problem.check(thorough=False)
+    check_compiled("evaluate.fresh", problem)
     solver = PartialSGD(follower=follower or Usual(), leader=Leader(hold=NEVER, evidence=0.0), **options)
     solver.check(problem)
     solver = solver.on(problem)

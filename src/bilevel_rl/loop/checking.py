@@ -11,7 +11,7 @@ import numpy as np
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.loop import noise, precision, stepping
 from bilevel_rl.loop.problem import Problem
-from bilevel_rl.loop.solver import Solver, State, check_fits
+from bilevel_rl.loop.solver import Solver, State, check_compiled, check_fits
 
 AGREE = 1e-6  # ours: relative; a batch adds up in another order than a run alone, which rounding may show
 
@@ -34,6 +34,7 @@ def check_solver(solver: Solver, problem: Problem, iterations: int = 5, seed: in
     """
     problem.check(thorough=False)
     check_fits(solver, problem)
+    check_compiled("check_solver", problem)
     problem = jax.tree.map(jnp.asarray, problem)
     state = solver.init(problem, problem.x0, jax.random.key(seed))
     _check_first(solver, problem, state)

@@ -28,7 +28,7 @@ from bilevel_rl.loop.comparison import Limited, MakeComparison
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.search_folder import Place, SearchFolder
-from bilevel_rl.loop.solver import Solver, State, check_fits
+from bilevel_rl.loop.solver import Solver, State, check_compiled, check_fits
 from bilevel_rl.loop.stages import COMPARING, SETTLING, Shape, Stage, arrange
 from bilevel_rl.loop.starts import checked, checked_seed, starting_points
 from bilevel_rl.loop.trace import NON_FINITE, OK
@@ -161,6 +161,7 @@ class _Search:
     ):  # fmt: skip
         problem.check(thorough=False)
         check_fits(solver, problem)
+        check_compiled("search", problem)
         solver = solver.on(problem)
         self.cost = meter.iteration_cost(problem, solver)
         # solvers that use the model are compared by what is exact, whatever that costs

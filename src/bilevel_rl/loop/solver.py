@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int
 
+from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.loop.noise import Draws
 from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.problem import Problem
@@ -101,3 +102,12 @@ def check_fits(solver: Solver, problem: Problem) -> None:
     """
     problem.accept(solver)
     solver.check(problem)
+
+
+def check_compiled(where: str, problem: Problem) -> None:
+    """Raise `InvalidProblem` where a problem's runs step outside compiled code: what copies states can't follow them."""
+    if problem.stepper() is not None:
+        raise InvalidProblem(
+            message(f"{where} on {problem.name}", "a world that steps outside compiled code",
+                    "its states can't be copied or put back", "Take solve, or run, compare and sweep")
+        )  # fmt: skip

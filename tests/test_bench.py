@@ -8,17 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from bilevel_rl import records, signals
-from bilevel_rl.bench import cell, collect, methods, pool, scaling, suite, tasks, work
+from bilevel_rl.bench import cell, collect, methods, scaling, suite, tasks, work
 from bilevel_rl.commands import bench as commands_bench
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.launch import options
+from bilevel_rl.machines import job as machines_job
+from bilevel_rl.machines import pool
 from bilevel_rl.report import suite as words
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +134,7 @@ def test_a_dead_worker_is_reported_and_tried_once_more(plugin, capsys):
 def asked(plugin, *solvers, out="table", more=()) -> list[Path]:
     """Folders of cells that are asked for and not filled."""
     s = options.parse("bench suite", suite.Settings, argv(plugin, *solvers, more=more))
-    return suite.prepare(plugin.parent / out, suite.asks(s))
+    return suite.prepare(plugin.parent / out, suite.asks(s), s.resume)
 
 
 def test_pool_tries_twice_waits_for_others_and_runs_nothing_again(plugin, monkeypatch):
@@ -142,7 +143,8 @@ def test_pool_tries_twice_waits_for_others_and_runs_nothing_again(plugin, monkey
     walk, slow, dies = sorted(folders, key=lambda f: ("Walk" not in f.name, "Slow" not in f.name))
     calls, events = [], []
 
-    def worker(folder):
+    def worker(job, tell):
+        folder = job.folder
         calls.append(folder)
         if folder == dies:
             return pool.Outcome(-9, "first line\nlast line")
@@ -151,12 +153,13 @@ def test_pool_tries_twice_waits_for_others_and_runs_nothing_again(plugin, monkey
         records.write_json(folder / "cell.json", {"status": "done"})
         return pool.Outcome(0, "")
 
-    pool.fill(folders, worker, 2, lambda event, folder, said: events.append((event, folder, said)))
+    jobs = [cell.job(folder) for folder in folders]
+    pool.fill(jobs, worker, 2, lambda event, job, said: events.append((event, job.folder, said)))
     assert [calls.count(f) for f in (walk, slow, dies)] == [1, 4, 2]
     assert ("died", dies, "killed by signal 9: last line") in events
     assert ("failed", dies, "killed by signal 9: last line") in events
     assert records.read_json(dies / "failed.json")["attempts"] == 2
-    pool.fill(folders, worker, 2)
+    pool.fill(jobs, worker, lambda: 2)
     assert [calls.count(f) for f in (walk, slow, dies)] == [1, 4, 4], "only the failed cell is tried again"
 
 
@@ -176,27 +179,28 @@ def test_after_a_sigkill_of_the_suite_every_cell_runs_once(plugin):
     assert len(set(starts.read_text().split())) == 1
 
 
-def test_a_suite_that_is_told_to_end_ends_its_workers(monkeypatch, tmp_path):
-    """What `local` started is terminated before the error goes on."""
-    code = "import sys, time; open(sys.argv[-1] + '/began', 'w').close(); time.sleep(300)"
-    started = []
-    real = subprocess.Popen
+def test_a_pool_that_is_told_to_end_ends_its_workers(monkeypatch, tmp_path):
+    """What `here` started is terminated before the error goes on."""
+    (tmp_path / "sleeps.py").write_text("import sys, time; open(sys.argv[1] + '/began', 'w').close(); time.sleep(300)")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    outcomes = []
 
-    def begin(argv, **options):
-        started.append(real([sys.executable, "-c", code, argv[-1]], **options))
-        return started[-1]
+    def worker(job, tell):
+        outcomes.append(machines_job.here(job, tell))
+        return outcomes[-1]
 
-    monkeypatch.setattr(pool.subprocess, "Popen", begin)
-
-    def interrupted(running, return_when):
+    def interrupted(running, **options):
         while not (tmp_path / "began").exists():
             time.sleep(0.01)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pool, "wait", interrupted)
+    sleeps = machines_job.Job(tmp_path, ("sleeps", machines_job.FOLDER), lambda folder: False)
     with pytest.raises(KeyboardInterrupt):
-        pool.fill([tmp_path], pool.local, 1)
-    assert started[0].wait(timeout=60) == -signal.SIGTERM
+        pool.fill([sleeps], worker, 1)
+    while not outcomes:
+        time.sleep(0.01)
+    assert outcomes[0].code == -signal.SIGTERM
     assert not (tmp_path / "failed.json").exists()
 
 
@@ -208,21 +212,21 @@ def test_an_unknown_task_of_the_script_is_a_sentence():
     assert "Traceback" not in done.stderr
 
 
-def test_a_benchmark_gets_the_signal_of_its_verb(tmp_path):
-    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
-    code += "open({!r}, 'w'); time.sleep(300)"
-    mark = str(tmp_path / "began")
-
-    def strike():
-        while not Path(mark).exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=strike)
-    with signals.raised(), pytest.raises(signals.Stopped):  # noqa: PT012
-        thread.start()
-        commands_bench.call([sys.executable, "-c", code.format(mark)])
-    thread.join()
+def test_a_benchmark_is_run_by_the_process_of_its_verb(tmp_path):
+    script = tmp_path / "looks.py"
+    script.write_text(
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "Path(__file__).with_name('pid').write_text(f'{os.getpid()} {sys.argv[1:]}')\n"
+        "if 'stop' in sys.argv: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(3 if 'three' in sys.argv else None)\n"
+    )
+    argv, path = sys.argv, list(sys.path)
+    assert commands_bench.call(script, ["a", "three"]) == 3
+    assert (tmp_path / "pid").read_text() == f"{os.getpid()} ['a', 'three']"
+    with signals.raised(), pytest.raises(signals.Stopped):
+        commands_bench.call(script, ["stop"])
+    assert commands_bench.call(script, []) == 0
+    assert (sys.argv, sys.path) == (argv, path)
 
 
 def test_finished_cells_stay_and_other_settings_are_refused(plugin):
@@ -377,37 +381,6 @@ def test_best_known_values_change_only_when_asked(tmp_path):
     facts["tasks"]["toy"]["better"] = {"toy | f2sa": 0.7}
     suite.keep_best(file, facts)
     assert tasks.best_known(file)["toy"] == kept
-
-
-ON_RAY = """
-import sys, ray
-from bilevel_rl.bench import suite
-if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    suite.main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_a_cell_on_a_ray_cluster_of_two_is_the_cell_of_this_machine(plugin):
-    pytest.importorskip("ray")
-    (folder,) = asked(plugin, "Walk", out="here")
-    cell.fill(folder)
-    # the driver in a process of its own: a cluster starts by forking, which JAX warns of
-    command = [
-        sys.executable,
-        "-c",
-        ON_RAY,
-        *argv(plugin, "Walk", "Picky", out="there", more=("--ray", "auto")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 at a time" in done.stdout
-    there = json.loads((plugin.parent / "there/suite.json").read_text())["cells"]
-    here = records.read_arrays(folder / "run/metrics.npz")["objective"][:, -1]
-    assert there["Tiny | Walk"]["final"] == pytest.approx(here, rel=1e-5)
-    assert there["Tiny | Picky"]["status"] == "not applicable"
-    assert pool.finished(plugin.parent / "there/cells/Tiny--Walk")
 
 
 @pytest.mark.slow

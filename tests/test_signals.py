@@ -33,8 +33,20 @@ def test_the_first_signal_waits_and_the_second_does_not(number):
     with signals.raised(), pytest.raises(signals.Stopped) as caught, signals.Deferred() as asked:  # noqa: PT012
         signal.raise_signal(number)
         assert asked.asked == number
+        asked.since -= signals.ECHO  # a launcher's echo is no second signal
         signal.raise_signal(number)
     assert caught.value.code == 128 + number
+
+
+@pytest.mark.parametrize("number", [number for number in ASKED if number != signal.SIGINT])
+def test_the_same_signal_by_way_of_a_launcher_is_one(number):
+    with signals.raised(), pytest.raises(signals.Stopped, match="at a whole state"), signals.Deferred() as asked:  # noqa: PT012
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        with pytest.raises(signals.Stopped) as caught:
+            asked.check()
+        caught.value.args = (f"{caught.value} at a whole state",)
+        raise caught.value
 
 
 def test_a_signal_that_nobody_checked_is_not_lost():

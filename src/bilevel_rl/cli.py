@@ -16,7 +16,8 @@ TRACEBACK = "BILEVEL_RL_TRACEBACK"  # set: errors that nobody foresaw keep their
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 done, 1 the answer is no, 2 wrong input, 128 + signal stopped.
+    """Run one verb and return the exit code: 0 done, 1 the answer is no, 2 wrong input, 75 try again later,
+    128 + signal stopped.
 
     Example:
         >>> main(["--version"])
@@ -34,7 +35,7 @@ def answered(work: Callable[[], int]) -> int:
             return work()
     except BilevelError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.code
     except KeyboardInterrupt as error:
         said, code = signals.farewell(error)
         print(said, file=sys.stderr)

@@ -9,7 +9,13 @@ from types import ModuleType
 
 
 class BilevelError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose.
+
+    Attributes:
+        code: the exit code of a program that ends by it.
+    """
+
+    code = 2
 
 
 class InvalidProblem(BilevelError, ValueError):

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import datetime
 import glob
-import importlib.metadata
 import io
 import json
 import os
@@ -25,7 +24,7 @@ import platform
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,12 @@ import filelock
 import numpy as np
 import numpy.lib.format
 
-from bilevel_rl import __version__, signals
+from bilevel_rl import signals, versions
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
 HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
 STATES = ("running", "finished", "stopped", "failed")
-PACKAGES = (
-    "numpy", "scipy", "jax", "jaxlib", "equinox", "torch", "transformers", "peft", "accelerate",
-)  # fmt: skip
 
 
 # -- files, replaced whole -------------------------------------------------------------------------------------
@@ -56,7 +52,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if left != temporary and not _alive(left.name.split(".")[-2]):
+            if left != temporary and not alive(left.name.split(".")[-2]):
                 left.unlink(missing_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
@@ -77,8 +73,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _alive(process: str) -> bool:
-    """Whether a process of this machine still runs; what is no process number counts as running."""
+def alive(process: str) -> bool:
+    """Whether a process of this machine still runs; what is no process number counts as running.
+
+    Example:
+        >>> alive(str(os.getpid())), alive("a word")
+        (True, True)
+    """
     if not process.isdigit() or int(process) == 0:
         return True
     try:
@@ -477,17 +478,35 @@ def find_runs(folder: str | Path) -> list[Path]:
 
 def provenance(command: str | None = None) -> dict[str, Any]:
     """Versions, hardware, command and time of this process."""
-    versions = {"bilevel-rl": __version__}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command if command is not None else " ".join(["bilevel-rl", *sys.argv[1:]]),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions.here(),
         "hardware": hardware(),
     }
+
+
+def goes_on(folder: Path, name: str, packages: Sequence[str]) -> None:
+    """Take note that this process goes on with what another one began: under the same versions, or so that it can be read.
+
+    Args:
+        folder, name: of the header, `run.json` or another.
+        packages: those on which the numbers depend.
+
+    Raises:
+        InvalidConfig: it was begun under other versions, and nobody has accepted that.
+    """
+    header = read_json(folder / name)
+    made = header.get("provenance") if isinstance(header, dict) else None
+    if not isinstance(made, dict):
+        return
+    before = [made, *(one for one in made.get("continued", []) if isinstance(one, dict))][-1].get("versions")
+    if isinstance(before, dict) and versions.check(before, packages, str(folder)):
+        now = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions.here()}
+        header["provenance"] = made | {"continued": [*made.get("continued", []), now]}
+        checked = header.pop("checksum", None) is not None
+        write_header(folder, header) if checked else write_json(folder / name, header)
 
 
 def written_by(folder: Path) -> str:

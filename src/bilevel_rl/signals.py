@@ -20,9 +20,11 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+ECHO = 5.0  # seconds
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: the terminal has gone; there is none on Windows
 
 
@@ -101,6 +103,9 @@ def raised() -> contextlib.AbstractContextManager[Any]:
 class Deferred(_Handlers):
     """Inside, the first signal waits for `check`; a second one raises `Stopped` at once.
 
+    A scheduler signals every process of a job, and a launcher among them passes it on: the same SIGTERM or SIGHUP again,
+    within `ECHO` seconds, is no second one.
+
     On the way out a signal that nobody checked is sent again to the handler of before. So is a SIGTERM or SIGHUP whose
     `Stopped` leaves the context where nobody but the operating system had a handler: the process then ends by that very
     signal, as without this class, but with its state saved.
@@ -120,11 +125,14 @@ class Deferred(_Handlers):
     def __init__(self) -> None:
         super().__init__()
         self.asked = 0  # the number of the signal that waits
+        self.since = 0.0  # when it came
 
     def handle(self, number: int, frame: Any) -> None:
         if self.asked:
+            if number == self.asked != signal.SIGINT and time.monotonic() - self.since < ECHO:
+                return
             raise Stopped(number)
-        self.asked = number
+        self.asked, self.since = number, time.monotonic()
 
     def check(self) -> None:
         """Raise `Stopped` where a signal waits."""

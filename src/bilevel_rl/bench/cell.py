@@ -22,7 +22,9 @@ from bilevel_rl.bench.methods import HOLD, Contender
 from bilevel_rl.bench.tasks import Task
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.finite import BilevelProblem, Solver, solve, tuning
+from bilevel_rl.launch import load, sources
 from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.machines.job import FOLDER, Job
 
 DONE, REFUSED = "done", "not applicable"
 TUNING_SEED = 1000  # other than that of the final runs
@@ -41,6 +43,7 @@ class CellAsk:
         tuning_runs: seeds of every setting, on half the samples.
         starts: 0, or how many starts a search of the same budget gets.
         chosen: a setting tuned earlier, in place of tuning.
+        sources: digests of the user's own files, `problem` and `solver`, of which the folder has copies.
     """
 
     task: Task
@@ -50,6 +53,7 @@ class CellAsk:
     tuning_runs: int = 3
     starts: int = 0
     chosen: dict[str, float] | None = None
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -79,20 +83,46 @@ class CellAsk:
         method |= {"travels": tuple(method["travels"])}
         return cls(**facts | {"task": Task(**facts["task"]), "method": Contender(**method)})
 
+    def same(self, folder: Path) -> bool:
+        """Whether the cell of a folder is this one."""
+        return records.plain(CellAsk.read(folder).to_json()) == records.plain(self.to_json())
+
+    def located(self, folder: Path) -> CellAsk:
+        """With the copies of the user's own files in a folder, wherever it has been carried."""
+        task, method = self.task, self.method
+        if "problem" in self.sources:
+            task = dataclasses.replace(task, problem=sources.named(folder, "problem", task.problem))
+        if "solver" in self.sources:
+            method = dataclasses.replace(method, solver=sources.named(folder, "solver", method.solver))
+        return dataclasses.replace(self, task=task, method=method)
+
+
+def job(folder: Path) -> Job:
+    """The cell of a folder as a piece of work."""
+    return Job(folder, ("bilevel_rl.bench.work", FOLDER), finished, CellAsk.read(folder).key)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a cell has its result."""
+    return (folder / "cell.json").exists()
+
 
 def fill(folder: Path) -> None:
     """Fill the cell of a folder, or go on with it; a finished one is left alone.
 
     Raises:
         StorageFailed: another process fills it.
+        InvalidConfig, InvalidProblem: no such problem or solver, which says nothing about the pair.
     """
     with records.locked(folder):
-        if (folder / "cell.json").exists():
+        if finished(folder):
             return
         ask = CellAsk.read(folder)
         began = time.perf_counter()
         idle = peak_memory()
         result = {"task": ask.task.name, "method": ask.label, "solver": ask.method.solver}
+        ask = ask.located(folder)
+        load.find_solver(ask.method.solver, load.find_problem(ask.task.problem))  # a file that is missing is no result
         try:
             problem = ask.task.make()
             solver = ask.method.make(ask.task, problem)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from bilevel_rl import records
-from bilevel_rl.bench import cell, collect, methods, pool, tasks
+from bilevel_rl import records, signals
+from bilevel_rl.bench import cell, collect, methods, tasks
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import options
+from bilevel_rl.launch import load, options, sources
+from bilevel_rl.machines import where
 
 arg = tyro.conf.arg
 BEST = Path("benchmarks/best_known.json")
@@ -20,7 +22,7 @@ RESULTS = Path("benchmarks/results/suite.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """The table: every solver on every task, tuned alike, graded by exact oracles at equal samples. Resumable."""
 
     problems: Annotated[tuple[str, ...], arg(help="tasks by name, or FILE.py:NAME; all when empty")] = ()
@@ -46,7 +48,9 @@ class Settings:
     keep_best: Annotated[bool, arg(help="write values better than the best known ones into that file")] = (
         False
     )
-    ray: Annotated[str, arg(help="address of a running Ray cluster, or 'auto'; 'local' starts one here")] = ""
+    resume: Annotated[
+        Literal["auto", "never"], arg(help="a folder that holds this very table: gone on with, or refused")
+    ] = "auto"
 
 
 def asks(s: Settings) -> list[cell.CellAsk]:
@@ -56,6 +60,7 @@ def asks(s: Settings) -> list[cell.CellAsk]:
         InvalidConfig: unknown names or numbers out of range.
     """
     _in_range(s)
+    where.check("bench suite", s)
     rows, columns = tasks.named(s.problems, s.quick), methods.named(s.solvers, s.quick)
     runs, tuning_runs = (min(s.runs, 6), 1) if s.quick else (s.runs, 3)
     chosen = _chosen(s.tuned)
@@ -69,12 +74,27 @@ def asks(s: Settings) -> list[cell.CellAsk]:
             records=5 if s.quick else task.records,
         )
         for method in columns:
-            one = cell.CellAsk(task, method, runs, s.seed, tuning_runs)
+            own = {word: digest for word, name in (("problem", task.problem), ("solver", method.solver))
+                   if (digest := own_file(name, word))}  # fmt: skip
+            one = cell.CellAsk(task, method, runs, s.seed, tuning_runs, sources=own)
             found.append(dataclasses.replace(one, chosen=chosen.get(one.key)))
             if s.starts and task.basins:
                 # a search is tuned as its method is: the same settings
                 found.append(dataclasses.replace(one, starts=s.starts, chosen=chosen.get(one.key)))
     return sorted(found, key=_order)
+
+
+def own_file(name: str, word: str) -> str:
+    """The digest of a user's own file, which must load; empty for what the library has.
+
+    Raises:
+        InvalidConfig, InvalidProblem: no such file, or it doesn't load.
+    """
+    if ":" not in name:
+        return ""
+    target = load.find_problem(name) if word == "problem" else load.find_solver(name)
+    assert target.source is not None
+    return sources.digest(target.source)
 
 
 def _in_range(s: Settings) -> None:
@@ -101,57 +121,41 @@ def _chosen(file: str) -> dict[str, dict[str, float]]:
     return {name: facts["tuning"]["chosen"] for name, facts in cells.items() if "tuning" in facts}
 
 
-def prepare(out: Path, wanted: Sequence[cell.CellAsk]) -> list[Path]:
-    """Folders of the cells, each with its `ask.json`.
+def prepare(out: Path, wanted: Sequence[cell.CellAsk], resume: str = "auto") -> list[Path]:
+    """Folders of the cells, each with its `ask.json` and copies of the user's own files.
 
     Raises:
-        InvalidConfig: a folder holds the same cell under other settings.
+        InvalidConfig: a folder holds the same cell under other settings, or any cell where none may be.
     """
     folders = []
     for ask in wanted:
         folder = out / "cells" / ask.place
-        facts = _plain(ask.to_json())
         if (folder / "ask.json").exists():
-            if records.read_json(folder / "ask.json") != facts:
+            if resume == "never" or not ask.same(folder):
+                what = "a cell already" if resume == "never" else "a cell of an earlier table with other settings"
                 raise InvalidConfig(
-                    message(str(folder), "a cell of an earlier table with other settings", "one folder holds one table",
-                            "Remove it or choose another --out")
-                )  # fmt: skip
+                    message(str(folder), what, "one folder holds one table", "Remove it or choose another --out")
+                )
         else:
             records.make_folder(folder)
-            records.write_json(folder / "ask.json", facts)
+            for word, name in (("problem", ask.task.problem), ("solver", ask.method.solver)):
+                if word in ask.sources:
+                    sources.keep(Path(name.rpartition(":")[0]), folder, word)
+            records.write_json(folder / "ask.json", records.plain(ask.to_json()))
         folders.append(folder)
     return folders
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def run(s: Settings, say=print) -> dict[str, Any]:
-    """Fill every missing cell and write the table; returns it."""
-    wanted = asks(s)
-    folders = prepare(s.out, wanted)
-    worker: pool.Worker = pool.local
-    jobs = s.jobs
-    if s.ray:
-        from bilevel_rl.bench import cluster
+    """Fill every missing cell and write the table; returns it.
 
-        worker, jobs = cluster.connect(s.ray)
-    left = sum(not pool.finished(folder) for folder in folders)
-    say(f"{len(folders)} cells, {left} to fill, {jobs} at a time")
-
-    def watch(event: str, folder: Path, said: str) -> None:
-        nonlocal left
-        left -= event != "died"
-        again = "; once more" if event == "died" else ""
-        say(f"{event:6s} {cell.CellAsk.read(folder).key:56s} {said or _line(folder)}{again} ({left} left)")
-
+    Raises:
+        ClusterLost: no cluster is there, or no longer; the table has what came home, and nothing is booked.
+    """
+    folders = prepare(s.out, asks(s), s.resume)
     try:
-        pool.fill(folders, worker, jobs, watch)
+        with signals.hinted(shlex.join([*_words(s), "--out", str(s.out)])):
+            where.do(s, [cell.job(folder) for folder in folders], s.jobs, say, lambda job: _line(job.folder))
     finally:  # what there is, also after Ctrl-C
         facts = collect.collect(folders, tasks.best_known(s.best), _shown(s), records.provenance(_command(s)))
         for path in filter(None, (s.out / "suite.json", s.keep)):
@@ -179,18 +183,23 @@ def keep_best(file: Path, facts: dict[str, Any]) -> None:
 
 
 def _shown(s: Settings) -> dict[str, Any]:
-    return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(s).items()
-            if key not in ("out", "keep", "best", "ray", "jobs", "keep_best")}  # fmt: skip
+    hidden = {"out", "keep", "best", "jobs", "keep_best", "resume", *where.OPTIONS}
+    return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(s).items() if key not in hidden}
 
 
-def _command(s: Settings) -> str:
-    words = ["bilevel-rl bench suite"]
+def _words(s: Settings) -> list[str]:
+    words = ["bilevel-rl", "bench", "suite"]
     for field in dataclasses.fields(s):
         value = getattr(s, field.name)
         if value != field.default and field.name not in ("out", "best", "keep", "keep_best"):
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append(f"--{field.name}" if value is True else f"--{field.name} {shown}")
-    return " ".join(words)
+            flag = f"--{field.name.replace('_', '-')}"
+            shown = list(map(str, value)) if isinstance(value, tuple) else [str(value)]
+            words += [flag] if value is True else [flag, *shown]
+    return words
+
+
+def _command(s: Settings) -> str:
+    return " ".join(_words(s))
 
 
 def main(argv: Sequence[str], finish: Callable[[dict[str, Any], Path], None] = lambda *_: None) -> int:

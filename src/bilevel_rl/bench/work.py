@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from bilevel_rl import signals
 from bilevel_rl.bench import cell
-from bilevel_rl.errors import StorageFailed
+from bilevel_rl.launch import work
+from bilevel_rl.machines.job import BUSY
 
-BUSY = 75  # exit code: another process fills this cell (EX_TEMPFAIL)
+__all__ = ["BUSY", "main"]
 
 
 def main(argv: list[str]) -> int:
     """Fill the cell of the folder; 0 finished, `BUSY` where another process is at it, 128 + signal when stopped."""
-    try:
-        with signals.raised():
-            cell.fill(Path(argv[0]))
-    except KeyboardInterrupt as error:
-        said, code = signals.farewell(error)
-        print(said, file=sys.stderr)
-        return code
-    except StorageFailed as error:
-        print(error, file=sys.stderr)
-        return BUSY if "another process" in str(error) else 1
-    return 0
+    return work.main(argv, cell.fill)
 
 
 if __name__ == "__main__":

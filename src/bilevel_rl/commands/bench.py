@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,20 +30,26 @@ def main(argv: Sequence[str]) -> int:
             message("bilevel-rl bench", repr(argv[0]), did_you_mean(argv[0], scripts), "Name one of these")
         )
     with signals.hinted(shlex.join(["bilevel-rl", "bench", *argv])):
-        return call([sys.executable, str(scripts[argv[0]]), *argv[1:]])
+        return call(scripts[argv[0]], argv[1:])
 
 
-def call(argv: Sequence[str]) -> int:
-    """Run a program and return its exit code; a signal to this process is passed on, and its end is waited for."""
-    process = subprocess.Popen(argv)
+def call(script: Path, words: Sequence[str]) -> int:
+    """Run a script in this very process, as `python SCRIPT WORDS` would, and return its exit code.
+
+    A program of its own would be one process more to tell of every signal, and one more that a kill leaves behind.
+    """
+    before = sys.argv, list(sys.path)
+    sys.argv = [str(script), *words]
+    sys.path.insert(0, str(script.parent))
     try:
-        return process.wait()
-    except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
-        if number != signal.SIGINT:  # Ctrl-C reaches every process of the terminal by itself
-            process.send_signal(number)
-        process.wait()
-        raise
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ends:
+        if isinstance(ends.code, str):
+            print(ends.code, file=sys.stderr)
+        return ends.code if isinstance(ends.code, int) else int(ends.code is not None)
+    finally:
+        sys.argv, sys.path[:] = before
+    return 0
 
 
 def folder() -> Path:

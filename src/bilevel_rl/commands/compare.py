@@ -6,15 +6,16 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bilevel_rl import signals
+from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, unfinished
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import RECOMMENDED, limits, options
+from bilevel_rl.machines import where
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import execute, load
@@ -23,7 +24,7 @@ arg = tyro.conf.arg
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """Options of a comparison."""
 
     solvers: Annotated[
@@ -39,6 +40,9 @@ class Settings:
     out: Annotated[Path | None, arg(help="folder for the run folders; by default a new one below runs/")] = (
         None
     )
+    resume: Annotated[
+        Literal["auto", "never"], arg(help="a folder that holds this very comparison: gone on with, or refused")
+    ] = "auto"
 
 
 USAGE = "usage: bilevel-rl compare PROBLEM --solvers A B ... --samples N --runs R [--problem.*]"
@@ -73,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     given = options.parse(f"compare {words[0]}", kind, rest, kind.__doc__)
     settings = given.compare
     limits.check("compare", settings)
+    where.check("compare", settings)
     folder = settings.out or screen.new_folder(Path("runs"), f"compare-{_stem(words[0])}")
     problem_options = options.values(given.problem) if problem.options else {}
     asks = [ask(text, problem, problem_options, settings) for text in settings.solvers]
@@ -85,25 +90,51 @@ def main(argv: Sequence[str]) -> int:
                 "Give them different settings: NAME:field=value",
             )
         )
-    facts = {key: value for key, value in dataclasses.asdict(settings).items() if key != "out"}
-    unfinished.begin("compare", folder, unfinished.without_out(argv), problem.source, facts | {"problem": problem_options})
+    hidden = {"out", "resume", *where.OPTIONS}
+    facts = {key: value for key, value in dataclasses.asdict(settings).items() if key not in hidden}
+    words = unfinished.without_out(argv)
+    unfinished.begin("compare", folder, words, problem.source, facts | {"problem": problem_options}, settings.resume)
     with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}"):
+        if settings.elsewhere:
+            _elsewhere(asks, folder, settings)
         rows, exact = _fill(asks, folder)
-    title = f"{words[0]}: {settings.runs} runs of {settings.samples:,} samples"
+    title = f"{problem.name}: {settings.runs} runs of {settings.samples:,} samples"
     screen.console().print(screen.results_table(title, rows))
     screen.show_x([(label, trace) for label, trace, _ in rows], exact)
     screen.say(f"run folders: {folder}   report: bilevel-rl report {screen.quoted(folder)}")
     return 0
 
 
+def _place(folder: Path, one: execute.RunAsk) -> Path:
+    return folder / one.label.replace(":", "-").replace("/", "-")
+
+
+def _elsewhere(asks: Sequence[execute.RunAsk], folder: Path, settings: Settings) -> None:
+    """Have every run done on the machines that are asked for; their folders are filled as if it had been here."""
+    from bilevel_rl.launch import execute, work
+
+    jobs, optimum = [], None
+    for one in asks:
+        place = _place(folder, one)
+        if not (place / "run.json").exists():
+            ready = execute.prepare(one, optimum)
+            optimum = ready.optimum
+            records.make_folder(place)
+            execute.keep_sources(one, ready.config, place)
+            execute.lay(ready, place)
+        jobs.append(work.job(place, one.label))
+    where.do(settings, jobs, say=screen.say)
+    where.done(jobs, f"bilevel-rl resume {screen.quoted(folder)}")
+
+
 def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], execute.Exact | None]:
     """Run what is not there, go on with what was stopped, read what is finished."""
-    from bilevel_rl.launch import execute
+    from bilevel_rl.launch import execute, work
 
     rows: list[Any] = []
     optimum, exact = None, None
     for one in asks:
-        place = folder / one.label.replace(":", "-").replace("/", "-")
+        place = _place(folder, one)
         there = (place / "run.json").exists()
         if there:
             ready, _ = execute.again(place)
@@ -112,7 +143,7 @@ def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], exec
             execute.keep_sources(one, ready.config, place)
         optimum = ready.optimum
         exact = execute.exact_answer(ready) if exact is None else exact
-        if there and execute.finished(place):
+        if there and work.over(place):
             trace = execute.read_trace(place)
         else:
             with screen.progress(one.label, ready.config["iterations"]) as advance:

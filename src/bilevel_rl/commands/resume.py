@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from bilevel_rl import records
+from bilevel_rl import records, versions
 from bilevel_rl.commands import screen, unfinished
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import limits, options
@@ -25,6 +25,9 @@ class Settings:
     samples: Annotated[int | None, arg(help="a larger budget for a run: transitions from its start on")] = None
     iterations: Annotated[int | None, arg(help="likewise in iterations")] = None
     tensorboard: Annotated[bool, arg(help="also write TensorBoard events")] = False
+    accept_versions: Annotated[
+        bool, arg(help="go on under other versions than it was begun with, and write that down")
+    ] = False
     loggers: Annotated[tuple[str, ...], arg(help="tensorboard, wandb, trackio: write there as well")] = ()
 
 
@@ -32,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Resume what the folder holds."""
     given = options.parse("resume", Settings, argv)
     limits.check("resume", given)
+    versions.accept(given.accept_versions)
     limits.place("bilevel-rl resume", str(given.folder))
     more = given.samples is not None or given.iterations is not None
     kind = unfinished.kind(given.folder)

@@ -6,10 +6,11 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from bilevel_rl import versions
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
@@ -30,6 +31,12 @@ class Settings:
     runs: Annotated[int, arg(help="independent seeds, run side by side")] = 10
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
     out: Annotated[Path | None, arg(help="run folder; by default a new one below runs/")] = None
+    resume: Annotated[
+        Literal["never", "auto"], arg(help="where --out holds this very run: an error (never), or gone on with (auto)")
+    ] = "never"
+    accept_versions: Annotated[
+        bool, arg(help="go on under other versions than it was begun with, and write that down")
+    ] = False
     label: Annotated[str, arg(help="name of the method in tables and figures; the solver's when empty")] = ""
     records: Annotated[int, arg(help="how many times a run is graded by the exact oracles")] = 100
     tau: Annotated[
@@ -77,6 +84,14 @@ def main(argv: Sequence[str]) -> int:
     )
     from bilevel_rl.launch import execute
 
+    versions.accept(settings.accept_versions)
+    if settings.resume == "auto" and (folder / "run.json").exists():
+        execute.check_same(folder, ask)
+        if execute.finished(folder):
+            print(f"{folder}: finished already; nothing to do")
+            return 0
+        ready, ask = execute.again(folder)
+        return screen.show_run(ready, ask, folder, resume=True, loggers=screen.loggers(settings))
     execute.check_free(folder)
     return screen.show_run(execute.prepare(ask), ask, folder, loggers=screen.loggers(settings))
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, words
 from bilevel_rl.commands.run import _stem
-from bilevel_rl.errors import RunNotFound, message
+from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.finite import multistart
 from bilevel_rl.launch import RECOMMENDED, execute, load
 from bilevel_rl.loop import search_folder
+from bilevel_rl.machines import where
+from bilevel_rl.machines.job import FOLDER, Job
 
 arg = tyro.conf.arg
 USAGE = (
@@ -25,7 +29,7 @@ USAGE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """Best of many starts under one budget, by successive halving."""
 
     starts: Annotated[int, arg(help="starts: x0, the problem's own structured starts, then random ones")] = 64
@@ -48,10 +52,17 @@ class Settings:
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
     tau: Annotated[float | None, arg(help="temperature at which results are graded; the problem's own when absent")] = None
     out: Annotated[Path | None, arg(help="folder of the search; by default a new one below runs/")] = None
+    resume: Annotated[
+        Literal["never", "auto"], arg(help="where --out holds this very search: an error (never), or gone on with (auto)")
+    ] = "never"
 
     def chosen(self) -> dict[str, Any]:
         """What `multistart.search` is called with."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings) if f.name not in UNASKED}
+
+
+UNASKED = {"out", "resume", *where.OPTIONS}
+ASK = "ask.json"  # in the folder of a search that is done elsewhere, until it has begun: what it is
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,9 +80,71 @@ def main(argv: Sequence[str]) -> int:
         "solver": asked.solver.name, "solver_options": solver_options,
         "seed": s.seed, "command": shlex.join(["bilevel-rl", "search", *argv]), "search": s.chosen(),
     }  # fmt: skip
-    search_folder.check_free(folder)
-    execute.keep_sources(execute.RunAsk(asked.problem, asked.solver), config, folder)
+    where.check("search", s)
+    held = s.resume == "auto" and any((folder / name).exists() for name in (search_folder.HEADER, ASK))
+    if held:
+        _check_same(folder, asked, config)
+    else:
+        search_folder.check_free(folder)
+        execute.keep_sources(execute.RunAsk(asked.problem, asked.solver), config, folder)
+    if s.elsewhere:
+        return _elsewhere(s, folder, config)
+    if held and (folder / search_folder.HEADER).exists():
+        return resume(folder)
     return _show(problem, solver, folder, config, resume=False)
+
+
+def _check_same(folder: Path, asked: words.Read, config: dict[str, Any]) -> None:
+    """Raise `InvalidConfig` unless the search of a folder is the one that is asked for."""
+    theirs, ours = _asked(folder), records.plain(config)
+    odd = [key for key in ("problem_options", "solver_options", "seed", "search") if theirs.get(key) != ours.get(key)]
+    for word, target in (("problem", asked.problem), ("solver", asked.solver)):
+        if target is None or str(theirs.get(word)).rpartition(":")[2] != target.name.rpartition(":")[2]:
+            odd.append(word)
+        elif target.source is not None:
+            kept = folder / f"{word}.py"
+            odd += [f"{word}.py"] if not kept.exists() or kept.read_bytes() != target.source.read_bytes() else []
+    if odd:
+        raise InvalidConfig(
+            message(str(folder), f"a search with another {odd[0]}", "a folder is gone on with by the search that it holds",
+                    "Choose another --out, or `bilevel-rl resume` the folder as it is")
+        )  # fmt: skip
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """How the search of a folder was asked for, begun or not."""
+    if (folder / search_folder.HEADER).exists():
+        return search_folder.read_config(folder)
+    return records.read_json(folder / ASK)
+
+
+def _elsewhere(s: Settings, folder: Path, config: dict[str, Any]) -> int:
+    """Have the search done on a machine of the cluster; its folder is filled as if it had been here."""
+    if not (folder / ASK).exists():
+        records.make_folder(folder)
+        records.write_json(folder / ASK, config)
+    job = Job(folder, ("bilevel_rl.commands.search", FOLDER), _over, folder.name)
+    again = f"bilevel-rl resume {screen.quoted(folder)}"
+    with signals.hinted(again):
+        where.do(s, [job], say=screen.say)
+    where.done([job], again)
+    best = records.Run.read(folder / "best").trace["objective"][0, -1]
+    screen.say(f"best of {s.starts} starts: {best:.5g}   report: bilevel-rl report {screen.quoted(folder)}")
+    return int(records.read_status(folder)["state"] == "failed")
+
+
+def _over(folder: Path) -> bool:
+    return (folder / "best" / "run.json").exists() and records.read_status(folder)["state"] in ("finished", "failed")
+
+
+def fill(folder: Path) -> None:
+    """Do the search that a folder asks for, or go on with it."""
+    if _over(folder):
+        return
+    begun = (folder / search_folder.HEADER).exists()
+    config = _asked(folder)
+    _, problem, _, solver = load.from_config(folder, config | _length(config["search"]))
+    multistart.search(problem, solver, **config["search"], folder=folder, resume=begun, config=config)
 
 
 def resume(folder: Path) -> int:
@@ -80,15 +153,19 @@ def resume(folder: Path) -> int:
         print(f"{folder}: finished already; nothing to do")
         return 0
     config = search_folder.read_config(folder)
-    asked, known = config["search"], {field.name for field in dataclasses.fields(Settings)} - {"out"}
+    asked, known = config["search"], {field.name for field in dataclasses.fields(Settings)} - UNASKED
     if asked.keys() != known:
         raise RunNotFound(
             message(str(folder / search_folder.HEADER), f"the settings {sorted(asked)}", f"they must be {sorted(known)}",
                     "Read it with the version that wrote it (provenance names it), or search again")
         )  # fmt: skip
-    whole = config | {"iterations": asked["iterations"], "runs": asked["starts"]}
-    _, problem, _, solver = load.from_config(folder, whole)
+    _, problem, _, solver = load.from_config(folder, config | _length(asked))
     return _show(problem, solver, folder, config, resume=True)
+
+
+def _length(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the configuration of a run says and that of a search has elsewhere."""
+    return {"iterations": asked["iterations"], "runs": asked["starts"]}
 
 
 def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -> int:
@@ -128,3 +205,9 @@ def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -
 def _short(x) -> str:
     shown = ", ".join(f"{v:.4g}" for v in x[:6])
     return f"({shown}{', ...' if len(x) > 6 else ''})"
+
+
+if __name__ == "__main__":
+    from bilevel_rl.launch import work
+
+    sys.exit(work.main(sys.argv[1:], fill))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -14,13 +15,16 @@ from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, unfinished, words
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import RECOMMENDED, options
+from bilevel_rl.machines import where
+from bilevel_rl.machines.job import FOLDER, Job
 
 arg = tyro.conf.arg
+ASK = "ask.json"  # in the folder of a program that is done elsewhere: what it is
 USAGE = "usage: bilevel-rl sweep PROBLEM [SOLVER] --grid FIELD=V,V FIELD=V,V --samples N --runs R"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """Try every combination of a grid under an equal sample budget; numbers are batched, choices compiled apart."""
 
     grid: Annotated[tuple[str, ...], arg(help="FIELD=V,V,V each; a field inside another is dotted")] = (
@@ -33,6 +37,9 @@ class Settings:
     out: Annotated[
         Path | None, arg(help="folder for what is done, so that it can go on, and sweep-result.json; or a JSON file")
     ] = None
+    resume: Annotated[
+        Literal["auto", "never"], arg(help="a folder that holds this very sweep: gone on with, or refused")
+    ] = "auto"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     from bilevel_rl.loop.solver import check_fits
 
     s, solver, problem = asked.settings, asked.make_solver(), asked.make_problem()
+    where.check("sweep", s)
     problem.check(thorough=False)
     check_fits(solver, problem)
     axes = grid(s.grid)
@@ -53,10 +61,17 @@ def main(argv: Sequence[str]) -> int:
             options.set_dotted(asked.solver.make or type(solver), f"{name}={value}", "sweep --grid")
     folder = s.out if s.out is not None and s.out.suffix != ".json" else None
     if folder is not None:
-        facts = {key: value for key, value in dataclasses.asdict(s).items() if key != "out"}
+        hidden = {"out", "resume", *where.OPTIONS}
+        facts = {key: value for key, value in dataclasses.asdict(s).items() if key not in hidden}
         facts |= {"problem": asked.given_problem, "solver": [solver.name, asked.given_solver]}
-        unfinished.begin("sweep", folder, unfinished.without_out(argv), asked.problem.source, facts)
+        unfinished.begin("sweep", folder, unfinished.without_out(argv), asked.problem.source, facts, s.resume)
+    elif s.elsewhere:
+        raise InvalidConfig(
+            message("bilevel-rl sweep --out", s.out, "what is done elsewhere comes home to a folder", "Name one")
+        )
     with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}" if folder is not None else ""):
+        if folder is not None and s.elsewhere:
+            _elsewhere(asked, axes, folder, argv)
         found = tuning.sweep(
             problem, solver, axes, samples=s.samples, runs=s.runs, seed=s.seed, iterations=s.iterations, folder=folder,
         )  # fmt: skip
@@ -78,6 +93,44 @@ def main(argv: Sequence[str]) -> int:
         print(f"written: {place}")
     screen.say(verdict(found, asked.problem.name, axes, s))
     return int(not np.isfinite(found.scores[found.best]))
+
+
+def _elsewhere(asked: words.Read, axes: dict[str, list[Any]], folder: Path, argv: Sequence[str]) -> None:
+    """Have each compiled program done on the machines that are asked for; folders are filled as if it had been here."""
+    from bilevel_rl.launch import sources, work
+    from bilevel_rl.loop import tuning
+
+    jobs = []
+    _, _, groups = tuning.programs(asked.make_solver(), axes)
+    for number in range(len(groups)):
+        place = records.make_folder(tuning.place(folder, number))
+        own = {word: sources.keep(source, place, word) for word, source in
+               (("problem", asked.problem.source), ("solver", asked.solver and asked.solver.source)) if source}  # fmt: skip
+        if not (place / ASK).exists():
+            records.write_json(place / ASK, {"argv": unfinished.without_out(argv), "own": own, "program": number})
+        jobs.append(Job(place, ("bilevel_rl.commands.sweep", FOLDER), work.over, f"{folder.name}, program {number}"))
+    where.do(asked.settings, jobs, say=screen.say)
+    where.done(jobs, f"bilevel-rl resume {screen.quoted(folder)}")
+
+
+def fill(folder: Path) -> None:
+    """Do the program of a sweep that a folder asks for, or go on with it."""
+    from bilevel_rl.loop import tuning
+
+    ask = records.read_json(folder / ASK)
+    named, rest = screen.split_words(ask["argv"])
+    for i, word in enumerate(("problem", "solver")):
+        if word in ask["own"]:
+            named[i] = f"{folder / ask['own'][word]}:{named[i].rpartition(':')[2]}"
+    asked = words.read("sweep", Settings, [*named, *rest], USAGE, RECOMMENDED)
+    assert asked is not None
+    s = asked.settings
+    settings, solvers, groups = tuning.programs(asked.make_solver(), grid(s.grid))
+    indices = groups[ask["program"]]
+    tuning.program(
+        asked.make_problem(), [solvers[i] for i in indices], [settings[i] for i in indices], samples=s.samples, runs=s.runs,
+        seed=s.seed, iterations=s.iterations, folder=folder,
+    )  # fmt: skip
 
 
 def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str:
@@ -165,3 +218,9 @@ def _value(text: str) -> Any:
 
 def _words(setting: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in setting.items())
+
+
+if __name__ == "__main__":
+    from bilevel_rl.launch import work
+
+    sys.exit(work.main(sys.argv[1:], fill))

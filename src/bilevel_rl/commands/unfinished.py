@@ -13,6 +13,7 @@ from typing import Any
 
 from bilevel_rl import records
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.launch import sources
 
 VERBS = ("compare", "sweep")
 
@@ -22,23 +23,29 @@ def kind(folder: Path) -> str | None:
     return next((verb for verb in VERBS if (folder / f"{verb}.json").exists()), None)
 
 
-def begin(verb: str, folder: Path, argv: Sequence[str], source: Path | None, facts: dict[str, Any]) -> None:
+def begin(
+    verb: str, folder: Path, argv: Sequence[str], source: Path | None, facts: dict[str, Any], resume: str = "auto"
+) -> None:
     """Keep the words of a verb in its folder, or find the same words there.
 
     Args:
         argv: the words without `--out`.
         source: the user's own problem file; its copy is what a resumed verb runs.
         facts: everything else on which the results depend.
+        resume: `auto`, or `never`: what the folder holds is an error, whatever it is.
 
     Raises:
         InvalidConfig: the folder holds a run, or was asked something else.
     """
+    if source is not None:
+        facts = facts | {"own_problem": sources.digest(source)}
     path = folder / f"{verb}.json"
     asked = {"format": records.FORMAT, "argv": list(argv), "facts": facts}
     if path.exists():
-        if read(folder)["facts"] != records.plain(facts):
+        if resume == "never" or read(folder)["facts"] != records.plain(facts):
+            what = "is there already" if resume == "never" else "was asked something else"
             raise InvalidConfig(
-                message(str(folder), f"a {verb} that was asked something else", f"one folder holds one {verb}",
+                message(str(folder), f"a {verb} that {what}", f"one folder holds one {verb}",
                         f"Choose another --out, or continue with `bilevel-rl resume {shlex.quote(str(folder))}`")
             )  # fmt: skip
         return
@@ -50,7 +57,7 @@ def begin(verb: str, folder: Path, argv: Sequence[str], source: Path | None, fac
             )  # fmt: skip
     records.make_folder(folder)
     if source is not None:
-        records.write_bytes(folder / "problem.py", source.read_bytes())
+        sources.keep(source, folder, "problem")
     records.write_json(path, asked | {"own_problem": source is not None, "provenance": records.provenance()})
 
 

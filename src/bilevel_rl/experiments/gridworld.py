@@ -14,15 +14,16 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from bilevel_rl import metrics as M
-from bilevel_rl import records
+from bilevel_rl import records, signals
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import execute
+from bilevel_rl.launch import execute, work
+from bilevel_rl.machines import where
 
 TAU = 0.05  # of the regularised grade that stands beside the unregularised one
 CHOSEN = Path(__file__).with_name("gridworld_settings.json")
@@ -81,13 +82,16 @@ def rows(full: bool = True) -> list[Row]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """The paper's GridWorld experiment: its algorithm as published, with what we add, its baselines, at equal samples."""
 
     samples: Annotated[int, arg(help="transitions of every run")] = REDUCED[0]
     runs: Annotated[int, arg(help="independent seeds of every method")] = REDUCED[1]
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
     out: Annotated[Path, arg(help="folder for the run folders and the report")] = Path("runs/gridworld")
+    resume: Annotated[
+        Literal["auto", "never"], arg(help="a folder that holds this very experiment: gone on with, or refused")
+    ] = "auto"
     full: Annotated[bool, arg(help=f"every row, {FULL[1]} seeds, {FULL[0]:,} transitions")] = False
     quick: Annotated[bool, arg(help="4 seeds and a quarter of the samples: a look, not a result")] = False
 
@@ -108,33 +112,62 @@ def run(settings: Settings, watch: Watch) -> Path:
     Raises:
         InvalidConfig: the folder holds runs of other settings.
     """
+    where.check("experiments gridworld", settings)
+    jobs = []
+    for row in rows(settings.full):
+        folder, ask = _folder(settings, row), _ask(settings, row)
+        if (folder / "run.json").exists() and (settings.resume == "never" or not _same(execute.again(folder)[0], ask)):
+            raise InvalidConfig(
+                message(str(folder), "runs of an earlier experiment", "one folder holds one experiment",
+                        "Remove it or choose another --out")
+            )  # fmt: skip
+        if settings.elsewhere:
+            if not (folder / "run.json").exists():
+                records.make_folder(folder)
+                execute.lay(execute.prepare(ask, _optimum(row)), folder)
+            jobs.append(work.job(folder, f"{row.problem}: {row.label}"))
+    again = f"{_command(settings)} --out {settings.out}"
+    with signals.hinted(again):
+        if jobs:
+            where.do(settings, jobs)
+            where.done(jobs, again)
+        for row in rows(settings.full):
+            _run(row, settings, watch)
+    return settings.out
+
+
+def _folder(settings: Settings, row: Row) -> Path:
+    return settings.out / row.problem / row.label.replace(" ", "_").replace(",", "").replace("+_", "with_")
+
+
+def _ask(settings: Settings, row: Row) -> execute.RunAsk:
+    samples, runs = settings.budget
+    return execute.named(
+        row.problem, row.solver, problem_options=row.problem_options, solver_options=row.options, label=row.label,
+        samples=samples, runs=runs, seed=settings.seed, records=20, tau=0.0, command=_command(settings),
+    )  # fmt: skip
+
+
+def _optimum(row: Row) -> Any:
     from bilevel_rl.finite import oracles
 
-    samples, runs = settings.budget
-    for row in rows(settings.full):
-        found = row.optimum
-        optimum = oracles.Optimum(np.asarray(found["x"], float), found["value"], found["value"])
-        ask = execute.named(
-            row.problem, row.solver, problem_options=row.problem_options, solver_options=row.options, label=row.label,
-            samples=samples, runs=runs, seed=settings.seed, records=20, tau=0.0, command=_command(settings),
-        )  # fmt: skip
-        folder = settings.out / row.problem / row.label.replace(" ", "_").replace(",", "").replace("+_", "with_")
-        if (folder / "run.json").exists():
-            ready, _ = execute.again(folder)
-            if not _same(ready, ask):
-                raise InvalidConfig(
-                    message(str(folder), "runs of an earlier experiment", "one folder holds one experiment",
-                            "Remove it or choose another --out")
-                )  # fmt: skip
-            if execute.finished(folder):
-                continue
-            resume = True
-        else:
-            ready, resume = execute.prepare(ask, optimum), False
+    found = row.optimum
+    return oracles.Optimum(np.asarray(found["x"], float), found["value"], found["value"])
+
+
+def _run(row: Row, settings: Settings, watch: Watch) -> None:
+    """One row, or what an earlier call has left to do of it."""
+    folder, ask = _folder(settings, row), _ask(settings, row)
+    there = (folder / "run.json").exists()
+    if there and work.over(folder) and M.REGULARISED.key in records.Run.read(folder).trace:
+        return
+    ready = execute.again(folder)[0] if there else execute.prepare(ask, _optimum(row))
+    if there and work.over(folder):
+        x = records.Run.read(folder).trace["x"]
+    else:
         with watch(f"{row.problem}: {row.label}", ready.config["iterations"]) as advance:
-            trace = ready.start(folder, resume=resume, on_record=lambda k, _, advance=advance: advance(k))
-        _grade_regularised(folder, ready.problem, trace.x)
-    return settings.out
+            x = ready.start(folder, resume=there, on_record=lambda k, _, advance=advance: advance(k)).x
+    _grade_regularised(folder, ready.problem, x)
 
 
 def _grade_regularised(folder: Path, problem: Any, x: np.ndarray) -> None:
@@ -169,5 +202,6 @@ def _command(settings: Settings) -> str:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value != field.default and field.name != "out":
-            words.append(f"--{field.name}" if value is True else f"--{field.name} {value}")
+            flag = f"--{field.name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {value}")
     return " ".join(words)

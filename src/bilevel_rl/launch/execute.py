@@ -12,10 +12,11 @@ import numpy as np
 
 from bilevel_rl import records
 from bilevel_rl.errors import BilevelError, InvalidConfig, message
-from bilevel_rl.launch import options
+from bilevel_rl.launch import options, sources
 from bilevel_rl.launch.load import Target, find_problem, find_solver, from_config
 from bilevel_rl.loop import Optimum, Trace, noise, solve
 from bilevel_rl.loop.meter import samples_per_iteration
+from bilevel_rl.loop.run_folder import header
 from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import Unstated
 
@@ -136,6 +137,43 @@ def start(
     return ready.start(folder, on_record=on_record)
 
 
+def lay(ready: Ready, folder: Path) -> None:
+    """Write the folder of a run that nobody has begun, so that `resume` there begins it, on whatever machine."""
+    described = header(ready.problem, ready.solver, ready.config["seed"], ready.config)
+    records.write_json(folder / "status.json", {"state": "stopped", "message": "not begun"})
+    records.write_header(folder, described | {"provenance": records.provenance(ready.config["command"] or None)})
+
+
+def check_same(folder: Path, ask: RunAsk) -> None:
+    """Whether the run of a folder is the one that is asked for.
+
+    Raises:
+        InvalidConfig: it is another, naming what differs first.
+        RunNotFound: the folder's run can't be read.
+    """
+    theirs = records.read_header(folder)["config"]
+    ours = records.plain(prepare(dataclasses.replace(ask, search=False)).config)
+    ours |= {f"{word}_source": f"{word}.py" for word in sources.WORDS if getattr(ask, word).source is not None}
+    for word in sources.WORDS:  # of a file, its attribute: the file itself is compared below
+        ours[word], theirs[word] = (str(one[word]).rpartition(":")[2] for one in (ours, theirs))
+    same = [key for key in ours.keys() | theirs.keys() if key not in UNASKED]
+    odd = sorted(key for key in same if ours.get(key) != theirs.get(key))
+    odd += [
+        f"{word}.py" for word in sources.WORDS if (own := getattr(ask, word).source) is not None
+        and (not (folder / f"{word}.py").exists() or (folder / f"{word}.py").read_bytes() != own.read_bytes())
+    ]  # fmt: skip
+    if odd:
+        key = odd[0]
+        what = f"{key}={theirs.get(key)!r} where {ours.get(key)!r} is asked for" if key in same else f"another {key}"
+        raise InvalidConfig(
+            message(str(folder), f"a run with {what}", "a folder is gone on with by the run that it holds",
+                    "Choose another --out, or `bilevel-rl resume` the folder as it is")
+        )  # fmt: skip
+
+
+UNASKED = ("command", "optimum", "exact", "evaluate")  # of a configuration: what no number depends on
+
+
 def check_free(folder: Path) -> None:
     """Raise `InvalidConfig` where a run lives already."""
     if (folder / "run.json").exists():
@@ -150,9 +188,7 @@ def keep_sources(ask: RunAsk, config: dict[str, Any], folder: Path) -> None:
     check_free(folder)
     for word, target in (("problem", ask.problem), ("solver", ask.solver)):
         if target.source is not None:
-            records.make_folder(folder)
-            records.write_bytes(folder / f"{word}.py", target.source.read_bytes())
-            config[f"{word}_source"] = f"{word}.py"
+            config[f"{word}_source"] = sources.keep(target.source, folder, word)
 
 
 def again(folder: Path) -> tuple[Ready, RunAsk]:

@@ -8,6 +8,7 @@ every rank, whatever the data, so no rank waits for another for ever.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message, require
+
+log = logging.getLogger(__name__)
+STARTED = "ACCELERATE_USE_CPU"  # set by `accelerate launch`, whatever it starts
 
 
 class Processes:
@@ -44,6 +48,11 @@ class Processes:
                         "every process must know of the others, or each trains a run of its own",
                         "Start them with torchrun or `accelerate launch`, and make the trainer first")
             )  # fmt: skip
+        if asked == 1 and STARTED in os.environ and not torch.accelerator.is_available():
+            log.warning(
+                "`accelerate launch` has started one process: without a GPU it starts several with --multi_cpu or FSDP "
+                "only. For several: torchrun --nproc-per-node N -m bilevel_rl llm train CONFIG"
+            )
         self.rank, self.count = state.process_index, state.num_processes
         self.device = state.device if device == "auto" else torch.device(device)
         self.main = self.rank == 0

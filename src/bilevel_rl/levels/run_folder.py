@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bilevel_rl import versions
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels import checkpoint
-from bilevel_rl.records import Run, append_line, make_folder, provenance, write_bytes, write_json
+from bilevel_rl.records import (
+    Run,
+    append_line,
+    goes_on,
+    make_folder,
+    provenance,
+    read_header,
+    write_bytes,
+    write_json,
+)
 
 # keys that a resumed run may change
 FREE = {
@@ -31,6 +41,7 @@ class RunFolder:
         self.config, self.problem = config, problem
         self.path = Path(config.out) if config.out and main else None
         self.mine = False  # whether what is in the folder is this run's own
+        self.other_versions: dict[str, str] = {}  # what differs from those that the run was begun with, and was accepted
 
     def begin(self, step: int, digests: Mapping[str, str]) -> None:
         """Make the folder with its header; a new run empties what an earlier one left.
@@ -51,7 +62,10 @@ class RunFolder:
                     old.unlink(missing_ok=True)
         self.mine = True
         self.status("running", "", step)
-        if not (step and (self.path / "run.json").exists()):
+        begun = step and (self.path / "run.json").exists()
+        if begun and self.other_versions:
+            goes_on(self.path, "run.json", versions.OF_TORCH)
+        if not begun:
             run = Run(
                 kind="llm", name=self.config.method, problem=self.problem, config=self.config.asdict(), trace={},
                 status={}, provenance=provenance(), seed=self.config.seed,
@@ -64,6 +78,11 @@ class RunFolder:
         then = getattr(self.config, "resume", "never")
         if self.path is None or step or self.mine or then == "replace":
             return None
+        if then == "auto" and (self.path / "run.json").exists():
+            try:
+                _same_config(self.config.asdict(), read_header(self.path)["config"], str(self.path))
+            except InvalidConfig as error:
+                return error
         metrics = self.path / "metrics.jsonl"
         begun = then == "never" and metrics.exists() and metrics.stat().st_size
         if not has_checkpoint(self.path) and not begun:
@@ -113,7 +132,7 @@ def save(trainer: Any, folder: str | Path) -> None:
         "config": trainer.config.asdict(), "labels": leader.count, "tokens": trainer.engine.samples,
         "replay": leader.labels.dump(leader.replay),
         "rng": checkpoint.rng_state(), "log_tau": trainer.controller.log_factor,
-        "digests": trainer.digests, "recipe": trainer.recipe.describe(),
+        "digests": trainer.digests, "recipe": trainer.recipe.describe(), "versions": versions.here(),
     }  # fmt: skip
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state, getattr(trainer.config, "keep_last", 1))
 
@@ -134,6 +153,8 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True, step: int | Non
     tensors, state = checkpoint.load_checkpoint(folder, step)
     _same_config(trainer.config.asdict(), trainer.known_config(state["config"]))
     _same_recipe(trainer.recipe, state.get("recipe", {}))
+    if goes_on:
+        trainer.folder.other_versions = versions.check(state.get("versions", {}), versions.OF_TORCH, str(folder))
     ours = ("optimizer/", "recipe/", "step_rule/")
     trainer.engine.load({key: value for key, value in tensors.items() if not key.startswith(ours)})
     _same_start(trainer.digests, state.get("digests", {}), ("data", "frozen weights") if goes_on else ("frozen weights",))
@@ -160,11 +181,11 @@ def _holders(trainer: Any) -> dict[str, Any]:
     return {name: holder for name, holder in found.items() if hasattr(holder, "tensors")}
 
 
-def _same_config(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def _same_config(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str = "resume") -> None:
     odd = sorted(k for k in mine.keys() | theirs.keys() if k not in FREE and mine.get(k) != theirs.get(k))
     if odd:
         raise InvalidConfig(
-            message("resume", f"{odd[0]}={mine.get(odd[0])!r} where the checkpoint has {theirs.get(odd[0])!r}"
+            message(where, f"{odd[0]}={mine.get(odd[0])!r} where the checkpoint has {theirs.get(odd[0])!r}"
                     + (f" ({len(odd) - 1} more differ)" if odd[1:] else ""),
                     f"only {', '.join(sorted(FREE))} may change", "Resume with the run's own configuration")
         )  # fmt: skip

@@ -58,14 +58,21 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
     trained = [p for role in roles.names for p in roles.parameters(role).values()]
     own = sum(p.numel() * p.element_size() for p in trained)
     training = own + (sum(p.numel() * _state(p) for p in trained) if config.optimizer == "adam" else 0)
-    # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
     policies = (1 + config.uses_penalised) if not config.micro_batch else 1
-    logits = rows * config.max_new_tokens * (size or 0) * each * (3 * policies + 2)
+    logits = vocabulary_bytes(config, rows, size or 0)
     graphs = policies * (2 if "critic" in roles.names and not config.micro_batch else 1)
     tokens = rows * (config.max_prompt_tokens + config.max_new_tokens)
     held = 2 if config.weights == "bfloat16" or config.quantised else each  # what the blocks keep is of the weights' type
     activations = graphs * tokens * _kept(roles, config.gradient_checkpointing) * held
     return MemoryEstimate(own + _frozen(config, roles), training, logits, activations)
+
+
+def vocabulary_bytes(config: Config, rows: int, size: int) -> int:
+    """Bytes of the vocabulary-wide tensors of a pass with a graph."""
+    each = 8 if config.dtype == "float64" else 4  # statistics of the vocabulary are 32-bit at least
+    policies = (1 + config.uses_penalised) if not config.micro_batch else 1
+    # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
+    return rows * config.max_new_tokens * size * each * (3 * policies + 2)
 
 
 def _state(p: torch.Tensor) -> int:
@@ -105,21 +112,36 @@ def foreseen(config: Config, architecture: Any) -> MemoryEstimate:
         >>> foreseen(Config(backend="lora", lora_targets=["q_proj"]), small).weights > 4 * 10_000
         True
     """
+    roles, size = imagined(config, architecture)
+    return estimate_memory(config, roles, config.micro_batch or config.batch, size)
+
+
+def imagined(
+    config: Config, architecture: Any, critics: bool = False, alone: bool = False
+) -> tuple[Roles, int]:
+    """The roles of a run without a number in them, and the size of the vocabulary.
+
+    Args:
+        config, architecture: as for `foreseen`.
+        critics: whether there are any.
+        alone: the policy's network alone, without those of the other roles.
+    """
     transformers = require("transformers", "llm")
     if isinstance(architecture, str):
         architecture = transformers.AutoConfig.from_pretrained(architecture, trust_remote_code=False)
     coarse = config.weights == "bfloat16" or config.quantised
+    penalised = config.uses_penalised and not alone
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(architecture)
         model.to(torch.bfloat16 if coarse else torch.float64 if config.dtype == "float64" else torch.float32)
         reward = config.reward if config.reward in ("classifier", "linear") else "linear"
         if config.backend == "lora":
             roles: Roles = LoraRoles(
-                model, reward, config.uses_penalised, False, config.lora_rank, config.lora_scale, config.lora_targets
+                model, reward, penalised, critics and not alone, config.lora_rank, config.lora_scale, config.lora_targets
             )
         else:
-            roles = FullRoles(model, reward, config.uses_penalised, train=config.train)
-    return estimate_memory(config, roles, config.micro_batch or config.batch, model.config.vocab_size)
+            roles = FullRoles(model, reward, penalised, critics and not alone, train=config.train)
+    return roles, model.config.vocab_size
 
 
 def _kept(roles: Roles, recomputes: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_rl import records
+from bilevel_rl import records, versions
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.loop import checkpoint, pieces
 from bilevel_rl.loop.problem import Problem
@@ -80,6 +80,7 @@ class RunFolder(records.Held):
                 records.write_header(self.folder, self.header | {"provenance": records.provenance()})
             return 0, log, states
         arrays, meta = checkpoint.read(path, self.fingerprint, "run")
+        records.goes_on(self.folder, "run.json", versions.OF_JAX)
         records.write_json(self.folder / "status.json", running)
         self.began = True
         ring = self.solver.ring(states)

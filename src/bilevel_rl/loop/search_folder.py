@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_rl import metrics as M
-from bilevel_rl import records
+from bilevel_rl import records, versions
 from bilevel_rl.errors import InvalidConfig, RunNotFound, message
 from bilevel_rl.loop import checkpoint
 from bilevel_rl.loop.problem import Problem
@@ -124,6 +124,7 @@ class SearchFolder(records.Held):
             self.began = True
             return place
         arrays, meta = checkpoint.read(self.folder / checkpoint.FILE, self.fingerprint, "search")
+        records.goes_on(self.folder, HEADER, versions.OF_JAX)
         records.write_json(self.folder / "status.json", {"state": "running", "message": ""})
         self.began = True
         return place.restored(self.solver, arrays, meta)

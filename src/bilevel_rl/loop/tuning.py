@@ -19,6 +19,7 @@ from bilevel_rl.loop.meter import iterations_for, samples_per_iteration
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.settings import with_options
 from bilevel_rl.loop.solver import Solver
+from bilevel_rl.loop.trace import Trace
 
 PIECES = 10  # ours: records of a sweep that is kept in a folder
 
@@ -85,20 +86,12 @@ def sweep(
             message("sweep.grid", dict(grid), "at least one field with at least one value is needed",
                     "Give for instance {'scales.zeta.initial': [0.1, 0.3]}")
         )  # fmt: skip
-    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    solvers = [with_options(solver, setting) for setting in settings]
+    settings, solvers, groups = programs(solver, grid)
     scores = np.full(len(settings), np.inf)
-    groups: dict[Any, list[int]] = {}
-    for i, one in enumerate(solvers):
-        groups.setdefault(jax.tree.structure(one), []).append(i)
-    for number, indices in enumerate(groups.values()):
-        count = iterations_for(problem, solvers[indices[0]], samples, iterations)
-        place = None if folder is None else Path(folder) / f"settings-{number}"
-        every = count if place is None else max(1, count // PIECES)  # records are where a stopped sweep goes on
-        trace = solve(
-            problem, [solvers[i] for i in indices], iterations=count, record_every=every, runs=runs, seed=seed, tau=tau,
-            folder=place, resume=place is not None and (place / "run.json").exists(),
-            config={"sweep": [settings[i] for i in indices], "runs": runs},
+    for number, indices in enumerate(groups):
+        trace = program(
+            problem, [solvers[i] for i in indices], [settings[i] for i in indices], samples=samples, runs=runs, seed=seed,
+            tau=tau, iterations=iterations, folder=None if folder is None else place(folder, number),
         )  # fmt: skip
         # where nothing is graded exactly, what the leader got along the run
         reached = trace[M.OBJECTIVE.key] if M.OBJECTIVE.key in trace.metrics else -trace[M.OUTCOME.key]
@@ -110,4 +103,49 @@ def sweep(
     return SweepResult(
         {key: list(values) for key, values in grid.items()}, settings, [float(s) for s in scores], best, solvers[best],
         samples if samples_per_iteration(problem, solver) else None, runs,
+    )  # fmt: skip
+
+
+def programs(
+    solver: Solver, grid: Mapping[str, Sequence[Any]]
+) -> tuple[list[dict[str, Any]], list[Solver], list[list[int]]]:
+    """The settings of a grid, their solvers, and which are one compiled program: those that differ in numbers only."""
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    solvers = [with_options(solver, setting) for setting in settings]
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(solvers):
+        groups.setdefault(jax.tree.structure(one), []).append(i)
+    return settings, solvers, list(groups.values())
+
+
+def place(folder: str | Path, number: int) -> Path:
+    """Where a sweep keeps one of its programs."""
+    return Path(folder) / f"settings-{number}"
+
+
+@precision.double
+def program(
+    problem: Problem,
+    solvers: Sequence[Solver],
+    settings: Sequence[Mapping[str, Any]],
+    *,
+    samples: int,
+    runs: int,
+    seed: int,
+    iterations: int,
+    tau: float | None = None,
+    folder: Path | None = None,
+) -> Trace:
+    """One compiled program of a sweep; from its checkpoint where its folder has one.
+
+    Args:
+        solvers, settings: those of the program.
+        folder: its own; None: nothing is kept.
+        samples, runs, seed, iterations, tau: as for `sweep`.
+    """
+    count = iterations_for(problem, solvers[0], samples, iterations)
+    every = count if folder is None else max(1, count // PIECES)  # records are where a stopped sweep goes on
+    return solve(
+        problem, solvers, iterations=count, record_every=every, runs=runs, seed=seed, tau=tau, folder=folder,
+        resume=folder is not None and (folder / "run.json").exists(), config={"sweep": list(settings), "runs": runs},
     )  # fmt: skip

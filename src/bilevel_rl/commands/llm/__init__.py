@@ -14,6 +14,7 @@ VERBS = {  # verb -> (module with `main(argv) -> int`, what it does)
         "the paper's experiment, whole and offline: models, every method, a table, samples",
     ),
     "train": ("train", "a run of your own; any key of the file as --key value (--recipe grpo)"),
+    "plan": ("plan", "what a run would take of each GPU: memory by its parts, time, communication, labels"),
     "resume": ("resume", "go on with a run that was stopped, to the same bits"),
     "sample": ("sample", "what the trained policy writes"),
     "chat": ("chat", "talk to a checkpoint, through its chat template"),
@@ -22,8 +23,8 @@ VERBS = {  # verb -> (module with `main(argv) -> int`, what it does)
     "judge": ("judge", "label the pairs that a run has put in a queue folder"),
 }
 WORDS = {
-    "train": "CONFIG.yaml", "resume": "RUN", "sample": "RUN", "chat": "RUN", "compare": "A B", "export": "RUN",
-    "judge": "QUEUE",
+    "train": "CONFIG.yaml", "plan": "CONFIG.yaml", "resume": "RUN", "sample": "RUN", "chat": "RUN", "compare": "A B",
+    "export": "RUN", "judge": "QUEUE",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from bilevel_rl import versions
 from bilevel_rl.commands.llm import happy_tweets, screen, train
 from bilevel_rl.experiments import happy_tweets as experiment
 from bilevel_rl.launch import options
@@ -22,11 +23,15 @@ class Settings:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")]
     steps: Annotated[int, tyro.conf.arg(help="new last iteration; 0 keeps the run's own")] = 0
+    accept_versions: Annotated[
+        bool, tyro.conf.arg(help="go on under other versions than it was begun with, and write that down")
+    ] = False
 
 
 def main(argv: Sequence[str]) -> int:
     """`resume RUN [--steps N]`."""
     given = options.parse("llm resume", Settings, argv)
+    versions.accept(given.accept_versions)
     if (given.run.parent / "experiment.json").exists():
         return _experiment(given.run.parent)
     header = read_json(given.run / "run.json")

@@ -1,0 +1,46 @@
+"""`python -m bilevel_rl.machines.child PARENT MODULE WORD ...`: a module as a program that ends with its parent.
+
+Where the parent is killed, nobody tells its children. This one looks, sends itself SIGTERM, and so saves what it has; a
+temporary folder that was its parent's to remove it then removes itself.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from bilevel_rl import compiled
+
+LOOK = 0.5  # seconds between looks at the parent
+SCRATCH = "BILEVEL_RL_SCRATCH"  # a folder that goes when nobody is left to want it
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the module as `python -m` does."""
+    parent, module, *words = argv
+    threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    # as the command line does, before JAX is imported
+    compiled.keep()
+    os.environ.setdefault("JAX_ENABLE_X64", "1")
+    sys.argv = [module, *words]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        if os.getppid() != int(parent) and os.environ.get(SCRATCH):
+            shutil.rmtree(os.environ[SCRATCH], ignore_errors=True)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

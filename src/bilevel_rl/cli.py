@@ -82,6 +82,15 @@ def _dispatch(argv: list[str]) -> int:
                 "`bilevel-rl --help` explains each",
             )
         )
+    if any("://" in word for word in rest):
+        from bilevel_rl.machines import store
+
+        with store.carried([verb, *rest]) as words:
+            return _call(words[0], words[1:])
+    return _call(verb, rest)
+
+
+def _call(verb: str, rest: list[str]) -> int:
     compiled.keep()
     # a program of its own computes in 64 bits throughout; JAX reads this when it is imported
     os.environ.setdefault("JAX_ENABLE_X64", "1")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import glob
 import io
 import json
@@ -37,6 +38,7 @@ from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
 HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 STATES = ("running", "finished", "stopped", "failed")
 
 
@@ -391,7 +393,12 @@ def locked(folder: Path) -> Iterator[None]:
             message(str(folder), "a folder that another process is writing", "one process writes a run folder",
                     "Wait for it to end, or choose another --out")
         ) from error  # fmt: skip
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
+            raise StorageFailed(
+                message(str(folder), "a file system without locks", "a lock keeps two processes from one run folder",
+                        f"Choose another --out, or give it as file://{folder.resolve()}, which brings a lock of its own")
+            ) from error  # fmt: skip
         raise StorageFailed(
             message(str(folder), f"{type(error).__name__} ({error.strerror})", "the run folder must be writable",
                     "Choose another --out")

@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the module as `python -m` does."""
     parent, module, *words = argv
     threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    if hasattr(signal, "SIGUSR2"):  # submitit's word to the task that started this: everyone hears it
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     # as the command line does, before JAX is imported
     compiled.keep()
     os.environ.setdefault("JAX_ENABLE_X64", "1")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -56,12 +58,11 @@ def check(verb: str, where: Where) -> None:
     versions.accept(where.accept_versions)
 
 
-def worker(where: Where, jobs: Sequence[Job], at_once: int) -> tuple[Worker, int | Callable[[], int]]:
+def worker(where: Where, at_once: int) -> tuple[Worker, int | Callable[[], int]]:
     """Who does the jobs, and how many at a time.
 
     Args:
         where: the place.
-        jobs: all of them: SLURM gets them as one array.
         at_once: on this machine.
 
     Raises:
@@ -92,8 +93,21 @@ def do(
     if not left:
         say(f"{len(jobs)} jobs, none to do")
         return
-    found, most = worker(where, left, at_once)
+    if where.slurm:
+        from bilevel_rl.machines import slurm
+
+        say(f"{len(jobs)} jobs, {len(left)} to do")
+        logs = Path(os.path.commonpath([one.folder.resolve().parent for one in left])) / "slurm"
+        needs = Needs(where.cpus, where.gpus, where.memory)
+        slurm.fill(left, where.slurm, needs, _watch(left, say, line), logs, say)
+        return
+    found, most = worker(where, at_once)
     say(f"{len(jobs)} jobs, {len(left)} to do" + ("" if callable(most) else f", {most} at a time"))
+    pool.fill(left, found, most, _watch(left, say, line))
+
+
+def _watch(left: Sequence[Job], say: Callable[[str], Any], line: Callable[[Job], str]) -> pool.Watch:
+    """Says every event, and how many jobs wait and run."""
     running: set[str] = set()
     queued = {one.name for one in left}
     lock = threading.Lock()
@@ -108,7 +122,7 @@ def do(
             words = said or (line(one) if event == "done" else "")
             say(f"{event:7s} {one.name:56s} {words}{again} ({len(queued)} queued, {len(running)} running)")
 
-    pool.fill(left, found, most, watch)
+    return watch
 
 
 def done(jobs: Sequence[Job], again: str) -> None:

@@ -23,21 +23,27 @@ def sbatch(script: str) -> None:
     job = 100 + len(list(HOME.glob("*.job")))
     (HOME / f"{job}.job").touch()
     found = re.search(r"--array=0-(\d+)", Path(script).read_text())
-    count = 1 + int(found[1]) if found else 1
-    for index in range(count):
-        (HOME / f"{job}_{index}.state").write_text("PENDING")
-        subprocess.Popen([sys.executable, __file__, "task", str(job), str(index), script], start_new_session=True)
+    for name in [f"{job}_{index}" for index in range(1 + int(found[1]))] if found else [str(job)]:
+        (HOME / f"{name}.state").write_text("PENDING")
+        apart([sys.executable, __file__, "task", name, script])
     print(f"Submitted batch job {job}")
 
 
-def task(job: str, index: str, script: str) -> None:
+def apart(command: list[str]) -> None:
+    """Start a program that whoever called the stand-in does not wait for."""
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def task(name: str, script: str) -> None:
     """Run the script, again whenever it has asked for that."""
-    name = f"{job}_{index}"
+    job, of_array, index = name.partition("_")
     environment = dict(os.environ) | {
-        "SLURM_JOB_ID": name, "SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": index, "SLURM_NTASKS": "1",
-        "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
-        "SLURM_JOB_NODELIST": "here",
+        "SLURM_JOB_ID": name, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "here",
     }  # fmt: skip
+    if of_array:
+        environment |= {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": index}
     while True:
         process = subprocess.Popen(["bash", script], env=environment, start_new_session=True)
         (HOME / f"{name}.pid").write_text(str(process.pid))
@@ -76,7 +82,7 @@ def scontrol(verb: str, name: str) -> None:
     """requeue: the task is ended and begins again."""
     assert verb == "requeue"
     (HOME / f"{name}.requeue").touch()
-    subprocess.Popen([sys.executable, __file__, "end", name], start_new_session=True)
+    apart([sys.executable, __file__, "end", name])
 
 
 def end(name: str) -> None:

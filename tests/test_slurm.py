@@ -74,8 +74,11 @@ def until(true) -> None:
 
 
 def send(home: Path, task: str, number: int) -> None:
-    """A signal to every process of a task, as SLURM sends it."""
-    os.killpg(int((home / f"{task}.pid").read_text()), number)
+    """A signal to every process of a task's step, as SLURM sends it; the shell around it hears nothing."""
+    import psutil
+
+    for process in psutil.Process(int((home / f"{task}.pid").read_text())).children(recursive=True):
+        process.send_signal(number)
 
 
 @pytest.mark.slow

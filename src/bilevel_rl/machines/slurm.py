@@ -77,7 +77,7 @@ class Task:
         outcome = self.process.outcome()
         if outcome.code in STOPPED:  # preempted: SLURM's signal reaches every process
             _requeue()
-        return tuple(outcome)
+        return outcome.code, outcome.said
 
     def checkpoint(self) -> Any:
         """What submitit calls when the time is up: let the process save, and come back."""

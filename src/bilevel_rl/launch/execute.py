@@ -171,7 +171,7 @@ def check_same(folder: Path, ask: RunAsk) -> None:
         )  # fmt: skip
 
 
-UNASKED = ("command", "optimum", "exact", "evaluate")  # of a configuration: what no number depends on
+UNASKED = ("command", "optimum", "exact", "evaluate", "extended_from")  # of a configuration: no number depends on it
 
 
 def check_free(folder: Path) -> None:

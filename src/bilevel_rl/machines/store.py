@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl.errors import InvalidConfig, StorageFailed, message, require
+from bilevel_rl.errors import BilevelError, InvalidConfig, StorageFailed, message, require
 from bilevel_rl.machines import files
 
 EXTRA = "remote"
@@ -75,13 +75,21 @@ def carried(argv: Sequence[str]) -> Iterator[list[str]]:
                 words[i] = f"{name}={local}" if given is value else local
         try:
             yield words
-        except KeyboardInterrupt as error:
-            hint = getattr(error, "hint", "")
-            for local, address in places.items():
-                hint = hint.replace(local, address)
+        except (KeyboardInterrupt, BilevelError) as error:  # they speak of the address
+            hint = _said(getattr(error, "hint", ""), places)
             if hint:
-                error.hint = hint  # type: ignore[attr-defined]
+                error.hint = hint  # type: ignore[union-attr]
+            if isinstance(error, BilevelError):
+                error.args = tuple(_said(str(word), places) for word in error.args)
             raise
+    for address in {} if reads else dict.fromkeys(places.values()):
+        print(f"kept at {address}")
+
+
+def _said(text: str, places: dict[str, str]) -> str:
+    for local, address in places.items():
+        text = text.replace(local, address)
+    return text
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ State lies in the folder that STAND_IN_SLURM names: JOB_INDEX.state, JOB_INDEX.p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -82,18 +83,14 @@ def scontrol(verb: str, name: str) -> None:
     """requeue: the task is ended and begins again."""
     assert verb == "requeue"
     (HOME / f"{name}.requeue").touch()
-    apart([sys.executable, __file__, "end", name])
+    apart([sys.executable, __file__, "end", (HOME / f"{name}.pid").read_text()])
 
 
-def end(name: str) -> None:
-    """What SLURM does to a task that is put back."""
+def end(process: str) -> None:
+    """What SLURM does to a task that is put back and does not end by itself."""
     time.sleep(0.2)
-    send(name, signal.SIGKILL)
-
-
-def send(name: str, number: int) -> None:
-    """A signal to every process of a task."""
-    os.killpg(int((HOME / f"{name}.pid").read_text()), number)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(int(process), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def test_an_iteration_does_the_operations_that_are_planned(kind):
     one = made(llama() if kind != "full" else wide(), **KINDS[kind])
     with FlopCounterMode(display=False) as counter:
         one.iterate(0)
-    planned = plan.plan(one.config, shape_of(one))
+    config = dataclasses.replace(one.config, reward=KINDS[kind].get("reward", one.config.reward))
+    planned = plan.foresee(config, shape_of(one))
     assert planned.writing + planned.learning == pytest.approx(counter.get_total_flops(), rel=WITHIN)
     assert planned.tokens == one.engine.samples
 
@@ -89,7 +90,7 @@ def test_the_blocks_keep_what_is_planned(policy, backend):
             hidden = hidden_states(model, rollout)
     measured = sum(size for place, size in kept.items() if place not in own)
     assert hidden.requires_grad
-    assert plan.plan(one.config, shape_of(one)).activations == pytest.approx(measured, rel=WITHIN)
+    assert plan.foresee(one.config, shape_of(one)).activations == pytest.approx(measured, rel=WITHIN)
 
 
 def test_writing_caches_what_is_planned():
@@ -107,24 +108,24 @@ def test_what_is_summed_over_processes_is_what_is_planned(backend, monkeypatch):
     sent = []
     monkeypatch.setattr(Processes, "add", lambda self, tensors: sent.extend(t.nbytes for t in tensors))
     one.iterate(0)
-    two = plan.plan(one.config, shape_of(one), gpus=2)
+    two = plan.foresee(one.config, shape_of(one), gpus=2)
     assert two.exchanged == pytest.approx(sum(sent), rel=WITHIN)  # a ring of two sends what it sums, once
 
 
 def test_every_layer_is_like_another():
     config = dataclasses.replace(made(llama()).config, backend="lora")
-    few, many = (plan.plan(config, llama(num_hidden_layers=n).config) for n in (2, 4))
+    few, many = (plan.foresee(config, llama(num_hidden_layers=n).config) for n in (2, 4))
     for name in ("weights", "trained", "activations", "learning"):
         assert getattr(many, name) > getattr(few, name)
-    three = plan.plan(config, llama(num_hidden_layers=3).config)
+    three = plan.foresee(config, llama(num_hidden_layers=3).config)
     assert three.learning == pytest.approx((few.learning + many.learning) / 2)
 
 
 def test_a_base_in_pieces_holds_less_and_sends_more(capsys):
     whole, pieces = (
-        plan.plan(plan.Config.load(RECIPE), plan.known("7B"), 8, sharded=sharded) for sharded in (False, True)
+        plan.foresee(plan.Config.load(RECIPE), plan.known("7B"), 8, sharded=sharded) for sharded in (False, True)
     )
-    assert pieces.weights < 0.3 * whole.weights
+    assert pieces.weights < 0.35 * whole.weights
     assert pieces.gathered > 100 * (whole.gathered + 1)
     assert pieces.seconds["communication"] > whole.seconds["communication"]
     assert whole.fits()
@@ -134,6 +135,6 @@ def test_what_does_not_fit_is_said(capsys):
     assert main(["plan", str(RECIPE), "--size", "7B", "--memory", "8"]) == 1
     assert "it does not fit: try" in capsys.readouterr().out
     with pytest.raises(InvalidConfig, match="each GPU gets equally many"):
-        plan.plan(plan.Config.load(RECIPE), plan.known("7B"), 3)
+        plan.foresee(plan.Config.load(RECIPE), plan.known("7B"), 3)
     with pytest.raises(InvalidConfig, match=r"Did you mean '7B'"):
         plan.known("7.B")

@@ -11,7 +11,7 @@ What an iteration does with them is the trainer's loop:
 
 Time is arithmetic over a card's rate, or weights and cache over its bandwidth where that takes longer, which is what writing
 is bound by. Rates of cards are those of their makers' sheets; what share of them a run reaches is an assumption that the
-plan names (`Card.reaches`, `Card.streams`).
+plan names (`Gpu.reaches`, `Gpu.streams`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class Gpu:
     """A GPU and what connects it.
 
     Attributes:
@@ -59,8 +59,8 @@ class Card:
 
 # NVIDIA's data sheets of the SXM modules; the link is half of "NVLink", which counts both directions
 CARDS = {
-    "h100": Card(80, 989e12, 3.35e12, 450e9), "h200": Card(141, 989e12, 4.8e12, 450e9),
-    "a100": Card(80, 312e12, 2.04e12, 300e9), "rtx4090": Card(24, 165e12, 1.01e12, 32e9, network=3e9, machine=2),
+    "h100": Gpu(80, 989e12, 3.35e12, 450e9), "h200": Gpu(141, 989e12, 4.8e12, 450e9),
+    "a100": Gpu(80, 312e12, 2.04e12, 300e9), "rtx4090": Gpu(24, 165e12, 1.01e12, 32e9, network=3e9, machine=2),
 }  # fmt: skip
 # Qwen2.5's model cards: width, inner width, layers, heads, heads of keys and values, vocabulary, tied
 SIZES = {
@@ -217,6 +217,7 @@ class Standing:
         frozen: weights that never move, and
         blocks: those of them that can be in pieces.
         trained, optimiser: what trains, its gradients and moments.
+        x: what of it is the upper variable.
         read: what writing a token reads: the policy's own weights, frozen and trained.
         critics, referred: whether there are critics, and a reference.
     """
@@ -225,13 +226,14 @@ class Standing:
     blocks: float
     trained: float
     optimiser: float
+    x: float
     read: float
     critics: bool
     referred: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Counts:
+class Counted:
     """What is counted of an architecture, whatever the number of GPUs.
 
     Attributes:
@@ -250,13 +252,13 @@ class Counts:
     cached: float
 
 
-def count(config: Config, shape: Any) -> Counts:
+def count(config: Config, shape: Any) -> Counted:
     """Count an architecture: a transformers configuration, a hub id or a folder."""
     if isinstance(shape, str):
         shape = require("transformers", "llm").AutoConfig.from_pretrained(shape, trust_remote_code=False)
     text, prompt = _text(shape), config.max_prompt_tokens
     layers = text.num_hidden_layers
-    return Counts(
+    return Counted(
         layers, text.hidden_size, text.vocab_size, counted(config, shape, prompt + config.max_new_tokens),
         counted(config, shape, prompt), _standing(config, shape, layers), _cached(config, shape, layers),
     )  # fmt: skip
@@ -266,7 +268,7 @@ def count(config: Config, shape: Any) -> Counts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Planned:
     """What a run takes, of each GPU and for each iteration.
 
     Attributes:
@@ -300,7 +302,7 @@ class Plan:
     tokens: int
     labels: int
     whole_labels: int
-    card: Card
+    card: Gpu
 
     @property
     def total(self) -> float:
@@ -349,8 +351,8 @@ class Plan:
         ]  # fmt: skip
 
 
-def plan(config: Config, shape: Any, gpus: int = 1, card: Card = CARDS["h100"], sharded: bool = False) -> Plan:
-    """Plan a run; see the module's head.
+def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"], sharded: bool = False) -> Planned:
+    """Planned a run; see the module's head.
 
     Args:
         config: of the run.
@@ -365,11 +367,11 @@ def plan(config: Config, shape: Any, gpus: int = 1, card: Card = CARDS["h100"], 
     Example:
         >>> from transformers import GPT2Config
         >>> tiny = GPT2Config(vocab_size=64, n_embd=16, n_layer=3, n_head=2, n_positions=128)
-        >>> one, two = (plan(Config(prompts_per_step=4), tiny, gpus) for gpus in (1, 2))
+        >>> one, two = (foresee(Config(prompts_per_step=4), tiny, gpus) for gpus in (1, 2))
         >>> one.writing == 2 * two.writing, one.exchanged, two.exchanged > 0
         (True, 0.0, True)
     """
-    counts = shape if isinstance(shape, Counts) else count(config, shape)
+    counts = shape if isinstance(shape, Counted) else count(config, shape)
     _check(config, gpus, sharded)
     layers, size, width = counts.layers, counts.vocabulary, counts.width
     rows, prompt, new = config.batch // gpus, config.max_prompt_tokens, config.max_new_tokens
@@ -401,7 +403,8 @@ def plan(config: Config, shape: Any, gpus: int = 1, card: Card = CARDS["h100"], 
 
     # exchange: a ring sends nearly twice what it sums; blocks are gathered for every call
     ring = 2 * (gpus - 1) / gpus
-    exchanged = ring * standing.trained
+    # x's gradient is summed in its two parts: of f, and of how the policy answers
+    exchanged = ring * (standing.trained + (standing.x if method.answers else 0.0))
     gathered = 0.0
     if sharded and gpus > 1:
         blocks = standing.blocks * (gpus - 1) / gpus
@@ -412,7 +415,7 @@ def plan(config: Config, shape: Any, gpus: int = 1, card: Card = CARDS["h100"], 
     if sharded and gpus > 1:
         frozen = frozen - standing.blocks * (1 - 1 / gpus) + 2 * standing.blocks / layers
     graphs = policies if not config.micro_batch else 1
-    return Plan(
+    return Planned(
         gpus, sharded and gpus > 1, frozen, standing.trained, standing.optimiser,
         memory.vocabulary_bytes(config, part, size),
         graphs * part * counts.row.held(layers, config.gradient_checkpointing), cache, writing, learning, streamed,
@@ -429,12 +432,15 @@ def _standing(config: Config, shape: Any, layers: int) -> Standing:
         parts = memory.estimate_memory(config, roles, 1, size)
         trained = sum(p.numel() * p.element_size() for role in roles.names for p in roles.parameters(role).values())
         policy = sum(p.numel() * p.element_size() for p in roles.parameters("policy").values())
+        x = sum(p.numel() * p.element_size() for p in roles.parameters("reward").values())
         frozen = parts.weights - trained
-        found.append((frozen, trained, parts.training, policy + (frozen if config.backend == "lora" or config.train else 0)))
-    frozen, trained, optimiser, read = (Line.through(one, two) for one, two in zip(*found, strict=True))
+        read = policy + (frozen if config.backend == "lora" or config.train else 0)
+        found.append((frozen, trained, parts.training, x, read))
+    frozen, trained, optimiser, x, read = (Line.through(one, two) for one, two in zip(*found, strict=True))
     referred = config.algorithm.asks or config.tau != 0  # as the trainer decides
     return Standing(
-        frozen.at(layers), layers * frozen.each, trained.at(layers), optimiser.at(layers), read.at(layers), critics, referred
+        frozen.at(layers), layers * frozen.each, trained.at(layers), optimiser.at(layers), x.at(layers), read.at(layers),
+        critics, referred,
     )  # fmt: skip
 
 
@@ -450,8 +456,8 @@ def _reward(config: Config, rows: int, forward: float, backward: float) -> float
     """Operations of the reward model: a score of every row, and x's gradient from rows and pairs."""
     if config.reward not in ("classifier", "linear"):
         return 0.0
-    if config.reward == "linear":  # on the features of the reference's own pass
-        return 0.0
+    if config.reward == "linear":  # on features of the reference, which have no gradient; they are not kept
+        return rows * forward * (1 + config.algorithm.answers)
     # x learns from the rows that answer it, and from both sides of each pair
     return rows * forward + (rows if config.algorithm.answers else 0) * (forward + backward)
 

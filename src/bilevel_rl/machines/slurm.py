@@ -52,7 +52,7 @@ def options(text: str) -> dict[str, Any]:
     return found
 
 
-class Task:
+class SlurmTask:
     """A job as SLURM calls it.
 
     Args:
@@ -167,7 +167,7 @@ def _submitted(jobs: Sequence[Job], executor: Any, logs: Path, names: tuple[str,
         return tasks
     ours = versions.here()
     with executor.batch():  # one array
-        made = [executor.submit(Task(one, ours, names)) for one in jobs]
+        made = [executor.submit(SlurmTask(one, ours, names)) for one in jobs]
     tasks = {str(one.folder): task for one, task in zip(jobs, made, strict=True)}
     records.write_json(logs / FILE, {folder: task.job_id for folder, task in tasks.items()})
     say(f"submitted as the array {_array(tasks)}; logs: {logs}")

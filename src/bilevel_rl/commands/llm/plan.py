@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise InvalidConfig(
             message("llm plan", "no model", "the configuration names a policy, or --size a model", "Give one of them")
         )
-    made = plan.plan(config, shape, given.gpus, card, given.sharded)
+    made = plan.foresee(config, shape, given.gpus, card, given.sharded)
     limit = given.memory or card.memory
     screen.show_rows(f"{given.size or config.policy} on {given.gpus} x {given.card}", ("", "", ""), made.rows())
     fits = made.fits(limit)
@@ -66,7 +66,7 @@ def less(config: Config, sharded: bool) -> str:
     return "try " + ", ".join(word for useful, word in ways if useful)
 
 
-def table(config: Config, card: plan.Card) -> str:
+def table(config: Config, card: plan.Gpu) -> str:
     """Sizes by GPUs: GiB of each GPU, seconds of an iteration, and the shares of writing and of communication.
 
     A base that does not fit whole is in pieces where that helps; in brackets what does not fit.
@@ -79,7 +79,7 @@ def table(config: Config, card: plan.Card) -> str:
                 cells.append("")
                 continue
             ways = (False, True) if config.backend == "lora" and gpus > 1 else (False,)
-            found = [plan.plan(config, counts, gpus, card, sharded) for sharded in ways]
+            found = [plan.foresee(config, counts, gpus, card, sharded) for sharded in ways]
             good = [one for one in found if one.fits()]
             fastest = min(good, key=lambda one: sum(one.seconds.values()), default=None)
             cells.append(f"({found[-1].total / plan.GIB:.0f} GiB)" if fastest is None else _cell(fastest))
@@ -87,7 +87,7 @@ def table(config: Config, card: plan.Card) -> str:
     return "\n".join(lines)
 
 
-def _cell(made: plan.Plan) -> str:
+def _cell(made: plan.Planned) -> str:
     time = made.seconds
     whole = sum(time.values())
     pieces = ", pieces" if made.sharded else ""

@@ -268,7 +268,7 @@ def count(config: Config, shape: Any) -> Counted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class Forecast:
     """What a run takes, of each GPU and for each iteration.
 
     Attributes:
@@ -351,8 +351,8 @@ class Planned:
         ]  # fmt: skip
 
 
-def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"], sharded: bool = False) -> Planned:
-    """Planned a run; see the module's head.
+def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"], sharded: bool = False) -> Forecast:
+    """Forecast a run; see the module's head.
 
     Args:
         config: of the run.
@@ -415,7 +415,7 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
     if sharded and gpus > 1:
         frozen = frozen - standing.blocks * (1 - 1 / gpus) + 2 * standing.blocks / layers
     graphs = policies if not config.micro_batch else 1
-    return Planned(
+    return Forecast(
         gpus, sharded and gpus > 1, frozen, standing.trained, standing.optimiser,
         memory.vocabulary_bytes(config, part, size),
         graphs * part * counts.row.held(layers, config.gradient_checkpointing), cache, writing, learning, streamed,

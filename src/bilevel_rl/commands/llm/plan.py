@@ -87,7 +87,7 @@ def table(config: Config, card: plan.Gpu) -> str:
     return "\n".join(lines)
 
 
-def _cell(made: plan.Planned) -> str:
+def _cell(made: plan.Forecast) -> str:
     time = made.seconds
     whole = sum(time.values())
     pieces = ", pieces" if made.sharded else ""

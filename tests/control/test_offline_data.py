@@ -176,6 +176,12 @@ def test_banks_know_returns_to_go_and_pieces_stop_at_the_end_of_their_episode():
     np.testing.assert_array_equal(bank.next_action[3], data.action[3])
 
 
+def test_environments_outside_compiled_code_are_refused():
+    outside = type("Outside", (Pendulum,), {"outside": True})()
+    with pytest.raises(InvalidProblem, match="steps outside compiled code"):
+        protocol.run(BC(), pendulum(), outside)
+
+
 def test_scores_and_settings_are_checked():
     with pytest.raises(InvalidProblem, match="the expert's is the larger one"):
         protocol.normalised([1.0], 2.0, float("nan"))

@@ -36,6 +36,13 @@ def check_data(data: OfflineData, environment: Environment) -> None:
     _check_ends(where, data)
 
 
+def check_compiled(environment: Environment) -> None:
+    """Raise `InvalidProblem` for an environment that steps outside compiled code, in which nothing here can play."""
+    if environment.outside:
+        raise _refuse(f"environment {environment.name}", "steps outside compiled code", "policies are played inside",
+                      "Write it in JAX, or play the learnt networks yourself")  # fmt: skip
+
+
 def _refuse(where: str, got: str, allowed: str, fix: str) -> InvalidProblem:
     return InvalidProblem(message(where, got, allowed, fix))
 

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from bilevel_rl.control import nets, replay, walk
 from bilevel_rl.control.environment import Environment, random_action
 from bilevel_rl.control.followers import Follower, Usual
+from bilevel_rl.control.offline.checks import check_compiled
 from bilevel_rl.control.offline.data import OfflineData, StoredEpisode, joined
 from bilevel_rl.control.offline.protocol import STEPS
 from bilevel_rl.control.problem import ControlProblem
@@ -103,6 +104,7 @@ def make(environment: Environment, recipe: Making = Making(), follower: Follower
         InvalidProblem: a follower that has not become better than random actions.
     """
     recipe.check()
+    check_compiled(environment)
     env = nets.narrow(environment)
     follower = (follower or Usual()).on(env)
     follower.check(env)

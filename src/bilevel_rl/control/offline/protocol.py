@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.control import nets
 from bilevel_rl.control.environment import Environment
 from bilevel_rl.control.offline.bank import Bank, reward_unit
-from bilevel_rl.control.offline.checks import check_data
+from bilevel_rl.control.offline.checks import check_compiled, check_data
 from bilevel_rl.control.offline.data import OfflineData
 from bilevel_rl.control.offline.learner import OfflineLearner, learn
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, NonFiniteState, message
@@ -124,6 +124,7 @@ def run(
         InvalidConfig: settings that are not allowed.
         NonFiniteState: networks that have become infinite or NaN.
     """
+    check_compiled(environment)
     check_data(data, environment)
     learner.check(environment)
     setting.check()

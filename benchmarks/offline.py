@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/offline-data"))
     ask = parser.parse_args()
     facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
-    cells = {f"{env}/{name}": (learner_cell, env, name) for name in CANDIDATES for env in ENVIRONMENTS}
-    cells |= {"speed": (speed_cell,), "levels/mixture": (mixture_cell,), "levels/imitation": (imitation_cell,),
-              "levels/preferences": (preference_cell,)}  # fmt: skip
+    first, second = ({f"{env}/{name}": (learner_cell, env, name) for name in CANDIDATES} for env in ENVIRONMENTS)
+    cells = first | {"speed": (speed_cell,), "levels/mixture": (mixture_cell,)} | second
+    cells |= {"levels/imitation": (imitation_cell,), "levels/preferences": (preference_cell,)}
     for key in [key for key in cells if key not in facts["cells"]][: ask.cells]:
         began = time.process_time()
         kind, *words = cells[key]

@@ -34,10 +34,8 @@ class OfflineLearner(eqx.Module):
     width: int = eqx.field(static=True, default=64)
 
     name: ClassVar[str] = "offline_learner"
-    title: ClassVar[str] = ""  # as tables write it
     discrete: ClassVar[bool | None] = None  # whether it chooses among numbered actions; None for either kind
     likelihood: ClassVar[bool] = False  # whether `log_prob` is there
-    improves: ClassVar[bool] = True  # whether it looks at rewards
     inferred: ClassVar[str] = ""  # what of it is ours, since nobody here has seen it published
 
     @property

@@ -84,7 +84,6 @@ class A2PR(TD3BC):
     detached: bool = eqx.field(static=True, default=False)
 
     name: ClassVar[str] = "a2pr"
-    title: ClassVar[str] = "A2PR"
 
     def check(self, environment):
         super().check(environment)

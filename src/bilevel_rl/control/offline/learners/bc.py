@@ -26,8 +26,6 @@ class BC(Softly):
     """Behaviour cloning: does what was done, whatever it earned."""
 
     name: ClassVar[str] = "bc"
-    title: ClassVar[str] = "BC"
-    improves: ClassVar[bool] = False
 
     def init(self, environment, facts, key):
         return Cloned(nets.Trained.begin(parts.Soft.make(environment, self.width, key)))

@@ -192,7 +192,6 @@ class DecisionMamba(OfflineLearner):
     ask: float = 1.0
 
     name: ClassVar[str] = "decision_mamba"
-    title: ClassVar[str] = "Decision Mamba"
     inferred: ClassVar[str] = "schedule of the evolving targets, sizes, how both grains are joined"
 
     @property

@@ -84,7 +84,6 @@ class DecoupledChunking(OfflineLearner):
     flow_steps: int = eqx.field(static=True, default=10)
 
     name: ClassVar[str] = "decoupled_chunking"
-    title: ClassVar[str] = "Decoupled Q-chunking"
     discrete: ClassVar[bool | None] = False
 
     @property

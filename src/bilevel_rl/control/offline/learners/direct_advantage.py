@@ -50,7 +50,6 @@ class DirectAdvantage(Softly):
     beta: float = 1.0
 
     name: ClassVar[str] = "direct_advantage"
-    title: ClassVar[str] = "Direct advantage"
     inferred: ClassVar[str] = "loss and advantage"
 
     def check(self, environment):

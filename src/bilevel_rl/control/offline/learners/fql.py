@@ -52,7 +52,6 @@ class FQL(OfflineLearner):
     steps: int = eqx.field(static=True, default=10)
 
     name: ClassVar[str] = "fql"
-    title: ClassVar[str] = "FQL"
     discrete: ClassVar[bool | None] = False
 
     def check(self, environment):

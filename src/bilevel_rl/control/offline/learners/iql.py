@@ -49,7 +49,6 @@ class IQL(Softly):
     beta: float = 3.0
 
     name: ClassVar[str] = "iql"
-    title: ClassVar[str] = "IQL"
 
     def check(self, environment):
         super().check(environment)

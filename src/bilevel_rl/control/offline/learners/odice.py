@@ -55,7 +55,6 @@ class ODICE(Softly):
     eta: float = 1.0
 
     name: ClassVar[str] = "odice"
-    title: ClassVar[str] = "ODICE"
 
     def check(self, environment):
         super().check(environment)

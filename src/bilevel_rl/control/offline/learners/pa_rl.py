@@ -65,7 +65,6 @@ class PARL(OfflineLearner):
     warm: float = 1000.0
 
     name: ClassVar[str] = "pa_rl"
-    title: ClassVar[str] = "PA-RL"
 
     def check(self, environment):
         super().check(environment)

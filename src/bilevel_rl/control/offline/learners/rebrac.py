@@ -36,7 +36,6 @@ class ReBRAC(TD3BC):
     critic_beta: float = 0.01
 
     name: ClassVar[str] = "rebrac"
-    title: ClassVar[str] = "ReBRAC"
 
     def check(self, environment):
         super().check(environment)

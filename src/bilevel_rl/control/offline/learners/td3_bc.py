@@ -27,7 +27,6 @@ class TD3BC(Directly):
     delay: int = eqx.field(static=True, default=2)
 
     name: ClassVar[str] = "td3_bc"
-    title: ClassVar[str] = "TD3+BC"
 
     def check(self, environment):
         super().check(environment)

@@ -176,8 +176,8 @@ def expectile_loss(u: Float[Array, "*B"], kappa: Any) -> Float[Array, "*B"]:
     r"""$|\kappa - 1\{u < 0\}|\, u^2$: at .5 half the squared error.
 
     Example:
-        >>> expectile_loss(jnp.array([-1.0, 1.0]), 0.9).tolist()
-        [0.1..., 0.9...]
+        >>> expectile_loss(jnp.array([-1.0, 1.0]), 0.75).tolist()
+        [0.25, 0.75]
     """
     return jnp.abs(kappa - (u < 0)) * u**2
 

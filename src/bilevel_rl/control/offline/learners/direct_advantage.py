@@ -86,6 +86,7 @@ def regression(log_ratio, advantage, beta, weight):
     r"""$E\, \tfrac12 (\beta \log(\pi/\pi_0) - A)^2$.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> float(regression(jnp.array([0.5]), jnp.array([1.0]), 2.0, jnp.ones(1)))
         0.0
     """

@@ -150,7 +150,9 @@ TWEETS: dict[str, Variant] = {
     name: ("recipe", name, {}) for name in ("reinforce", "rloo", "grpo", "dr_grpo", "d3s", "opo")
 }
 # what no family here runs, and why
+ELSEWHERE = ("awm",)  # recipes of flows: benchmarks/flows.py
 NOT_RUN = {
+    "advantage_matching": "a flow's: benchmarks/flows.py", "velocity_gap": "a flow's: benchmarks/flows.py",
     "harpg": "needs Hessian-vector products, which the trainer does not take",
     "kl_reward": "the trainer's own tau", "adam": "the trainer's own optimizer",
 }  # fmt: skip

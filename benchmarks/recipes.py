@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from _recipes_choosing import TUNING, Cells, assess, measure
 from _recipes_families import Family, families, run, run_trl, small
-from _recipes_variants import CHOICES, HOME, NOT_RUN, RATES, SECONDS, TABLES, WHOLE
+from _recipes_variants import CHOICES, ELSEWHERE, HOME, NOT_RUN, RATES, SECONDS, TABLES, WHOLE
 from transformers.utils import logging as transformers_logging
 
 from bilevel_rl import __version__, records
@@ -154,7 +154,7 @@ def named_recipes(folder: Path, cells: Cells, only: set[str], share: int) -> dic
     """Every named recipe, once: the score before and after 3,000 tokens at a learning rate of .001."""
     found = {}
     for recipe in ALL:
-        if only and recipe.name not in only:
+        if recipe.name in ELSEWHERE or (only and recipe.name not in only):
             continue
         home = HOME.get(recipe.name, "text_world")
         family = small(folder, home, 3_000, 1)
@@ -177,7 +177,7 @@ def cost(seeds: int) -> str:
     for name in WHOLE:
         more = len(CHOICES[name]) * len(TUNING) + seeds
         lines.append((f"{name} beside TRL", (len(WHOLE[name]) + 1) * more, SECONDS[name]))
-    lines.append(("named", len(ALL), 4.0))
+    lines.append(("named", len(ALL) - len(ELSEWHERE), 4.0))
     words = []
     for name, number, seconds in lines:
         total += number * seconds

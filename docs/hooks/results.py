@@ -13,6 +13,7 @@ if str(Path(__file__).parent) not in sys.path:  # MkDocs and the tests load this
 from result_pages.claims import claims
 from result_pages.competitors import exact_search, peers, published
 from result_pages.control import control_known
+from result_pages.flows import flows
 from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
 from result_pages.methods import braess, choose, population, quality, reliability, suite
 from result_pages.paper import (
@@ -57,7 +58,7 @@ TOPICS = (
     Topic("competitors", "Published figures, reached and passed",
           ("published", "peers", "exact_search", "four_rooms_samples"),
           "the competing methods at their own budgets, best known values"),
-    Topic("control", "Neural followers", ("control",), "followers with networks in environments"),
+    Topic("control", "Neural followers", ("control", "flows"), "followers with networks in environments; flows"),
     Topic("offline", "Learners from stored data", ("offline",), "eleven learners under one protocol, two levels on data"),
     Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
           "components and recipes beside GRPO of TRL"),
@@ -128,7 +129,7 @@ WRITERS = {
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
     "control_systems": noted,
-    "paper_tweets": paper_tweets, "race_cost": table,
+    "flows": flows, "paper_tweets": paper_tweets, "race_cost": table,
 }  # fmt: skip
 
 if __name__ == "__main__":

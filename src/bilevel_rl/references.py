@@ -62,6 +62,19 @@ BIBTEX: dict[str, str] = {
   journal = {arXiv preprint arXiv:2303.03832},
   year    = {2023}
 }""",
+    "acflow2025": """@misc{acflow2025,
+  title         = {Fine-tuning Flow Matching Generative Models with Intermediate Feedback},
+  eprint        = {2510.18072},
+  archivePrefix = {arXiv},
+  year          = {2025}
+}""",
+    "ctrl2024": """@misc{ctrl2024,
+  title = {Adding Conditional Control to Diffusion Models with Reinforcement Learning}
+}""",
+    "gpc2025": """@misc{gpc2025,
+  title = {Compose Your Policies! Improving Diffusion-based or Flow-based Robot Policies via Test-time Distribution-level
+           Composition}
+}""",
     "nachum2017bridging": """@inproceedings{nachum2017bridging,
   title     = {Bridging the Gap Between Value and Policy Based Reinforcement Learning},
   author    = {Nachum, Ofir and Norouzi, Mohammad and Xu, Kelvin and Schuurmans, Dale},

@@ -8,10 +8,10 @@ from torch import nn
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.flows import FlowEngine, Matching, PathLikelihood, PlaneVelocity, diffusers_velocity, train
-from bilevel_rl.flows.ring import Ring
+from bilevel_rl.flows.spots import Spots
 from bilevel_rl.levels.checks import check_engine
 
-RING = Ring()
+RING = Spots()
 SMALL = PlaneVelocity(2, 0, 4)
 
 
@@ -217,7 +217,7 @@ def test_image_shaped_models_with_the_call_of_diffusers_train():
         (lambda: FlowEngine(SMALL, RING.reward, (2,), likelihood=PathLikelihood(eta=0.0)), "eta above 0"),
         (lambda: diffusers_velocity(SMALL), "hidden_states or sample"),
         (lambda: diffusers_velocity(Image(), ("prompt",)), "'prompt'"),
-        (lambda: Ring(prompts=9), "prompts <= modes"),
+        (lambda: Spots(prompts=9), "prompts <= modes"),
         (lambda: train(SMALL, RING.reward, (2,), steps=0), "steps and rate"),
         (lambda: train(SMALL, RING.reward, (2,), method="amw"), "Did you mean 'awm'"),
     ],

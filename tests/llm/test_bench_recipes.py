@@ -36,7 +36,7 @@ def test_every_component_is_measured_or_named_with_the_reason_why_not():
         for _, recipe, _ in table.values():
             measured |= {c.card.name for c in compose(recipe).components}
     for recipe in ALL:  # each runs once
-        measured |= {c.card.name for c in recipe.components}
+        measured |= {c.card.name for c in recipe.components if recipe.name not in variants.ELSEWHERE}
     names = {cls.card.name for cls in COMPONENTS}
     assert names - measured - set(variants.NOT_RUN) == set()
     assert not measured & set(variants.NOT_RUN)

@@ -74,7 +74,10 @@ def plain(**changes):
     return run(**{"method": "plain", "reward": [gold, length], **changes})
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in ALL])
+FLOWS = ("awm",)  # its loss reads a velocity's error, which a text does not have
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in ALL if recipe.name not in FLOWS])
 def test_every_named_recipe_trains_a_policy_alone_and_as_a_lower_level(name):
     recipe = SMALLER.get(name, name)
     fields = {k: v for k, v in FIELDS.items() if k not in GENERATED}
@@ -89,6 +92,12 @@ def test_every_named_recipe_trains_a_policy_alone_and_as_a_lower_level(name):
         after = weights(one)
         assert all(bool(v.isfinite().all()) for v in after.values())
         assert any(not torch.equal(v, after[k]) for k, v in before.items() if k.startswith("policy/"))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_recipes_of_flows_are_refused_for_texts_before_training(name):
+    with pytest.raises(InvalidConfig, match=r"'matching_error'.*A flow \(flows\.FlowEngine"):
+        plain(recipe=name)
 
 
 @pytest.mark.parametrize("estimator", ["paired", "tilted"])

@@ -66,6 +66,8 @@ class ControlProblem(Problem):
 
     kind: ClassVar[str] = "control"
     name: ClassVar[str] = "control_problem"
+    # whether what `follower_at` says is a policy pi_x that answers x as the optimum under r_x would: estimators run
+    tilts: ClassVar[bool] = False
 
     # -- what x pays for, and what the leader wants: one transition each -----------------------------------------------
 
@@ -96,7 +98,7 @@ class ControlProblem(Problem):
     def follower_at(self, x: Float[Array, " d"], follower: Any, tau: Any) -> tuple[Any, Any]:
         """The learner and its temperature under x, where x sets these (pessimism, temperature); else as they are.
 
-        As with `environment_at`, only the black-box solvers run on a problem that overrides this.
+        As with `environment_at`, only the black-box solvers run on a problem that overrides this, but for one that `tilts`.
 
         Args:
             follower: of the solver, e.g. `followers.STAC`; return it by `dataclasses.replace`, numbers changed alone.
@@ -155,7 +157,8 @@ class ControlProblem(Problem):
             return {}
         env = nets.narrow(self.environment)
         steps = min(env.horizon or drawing.STEPS, drawing.STEPS)
-        return drawing.path(env, lambda obs: follower.on(env).mode(env, F, obs), jax.random.key(0), steps)
+        learner = self.follower_at(jnp.asarray(state.x, jnp.float32), follower.on(env), 1.0)[0]
+        return drawing.path(env, lambda obs: learner.mode(env, F, obs), jax.random.key(0), steps)
 
     def scene(self, x, found):
         return {f"path_{name}": frames for name, frames in (found or {}).items()}
@@ -207,6 +210,9 @@ class ControlProblem(Problem):
         self.environment.accept(solver, f"solver {solver.name} on {self.name}")
         moved = [name for name in ("environment_at", "follower_at")
                  if getattr(type(self), name) is not getattr(ControlProblem, name)]  # fmt: skip
+        if self.tilts:
+            moved.remove("follower_at")
+            self._accept_tilt(solver)
         if moved and not getattr(solver, "black_box", False):
             what = "an environment that x moves" if moved[0] == "environment_at" else "a learner whose settings are x"
             raise InvalidProblem(
@@ -222,6 +228,16 @@ class ControlProblem(Problem):
             return None
         self.accept(solver)
         return solver.rows_each()
+
+    def _accept_tilt(self, solver: Any) -> None:
+        """Raise unless a solver gets by with one policy, which is given and does not learn."""
+        estimator = getattr(solver, "estimator", None)
+        pairs = estimator is None or estimator.other_chains
+        if pairs and not getattr(solver, "black_box", False):
+            raise InvalidProblem(
+                message(f"solver {solver.name} on {self.name}", "a policy that x gives, where a second follower is to learn",
+                        "nothing learns here", "Take tilted_pair, covariance, trajectory or spsa")
+            )  # fmt: skip
 
     def described(self) -> tuple[str, str]:
         e, d = self.environment, self.x0.shape[0]

@@ -60,35 +60,37 @@ def train(
         NonFiniteState: NaN or infinity, naming the quantity and the iteration.
 
     Example:
-        >>> from bilevel_rl.flows.ring import Ring
-        >>> ring = Ring()
-        >>> loop = train(ring.pretrained(steps=2, width=4), ring.reward, (2,), conditions=ring.conditions, steps=2)
+        >>> from bilevel_rl.flows.spots import Spots
+        >>> spots = Spots()
+        >>> loop = train(spots.pretrained(steps=2, width=4), spots.reward, (2,), conditions=spots.conditions, steps=2)
         >>> len(loop.history), loop.engine.samples
         (2, 128)
     """
+    _check(steps, rate, tau)
     text, own = METHODS.get(method, (method, Matching()))
     recipe = recipes.compose(text)
     made = FlowEngine(
         velocity, reward, shape, conditions=conditions, likelihood=likelihood or own, batch=batch, group=group, seed=seed,
         **engine,
     )  # fmt: skip
+    settings = Settings(
+        method="plain", seed=seed, steps=steps, batch=batch, group=group, micro_batch=micro_batch, epochs=epochs,
+        schedules=dataclasses.replace(TimeScales(), alpha=PowerDecay(rate, 0.0), tau=PowerDecay(tau, 0.0)),
+    )  # fmt: skip
+    loop = Loop(
+        made, settings, None, NoLabels(), recipe, fields=made.given, starts=made.prompts,
+        share=Share(0, batch, micro_batch), config=Keeping(out=out, method=method, seed=seed, steps=steps), problem="flow",
+    )  # fmt: skip
+    loop.train()
+    return loop
+
+
+def _check(steps: int, rate: float, tau: float) -> None:
     if steps < 1 or not rate > 0 or tau < 0:
         raise InvalidConfig(
             message("flows.train", f"steps={steps}, rate={rate}, tau={tau}", "steps and rate are above 0, tau is at least 0",
                     "Change it")
         )  # fmt: skip
-    schedules = dataclasses.replace(TimeScales(), alpha=PowerDecay(rate, 0.0), tau=PowerDecay(tau, 0.0))
-    settings = Settings(
-        method="plain", seed=seed, steps=steps, batch=batch, group=group, micro_batch=micro_batch, epochs=epochs,
-        schedules=schedules,
-    )  # fmt: skip
-    keeping = Keeping(out=out, method=method, seed=seed, steps=steps)
-    loop = Loop(
-        made, settings, None, NoLabels(), recipe, fields=made.given, starts=made.prompts,
-        share=Share(0, batch, micro_batch), config=keeping, problem="flow",
-    )  # fmt: skip
-    loop.train()
-    return loop
 
 
 class NoLabels(Labels):

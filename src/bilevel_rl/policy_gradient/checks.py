@@ -94,13 +94,16 @@ def random_batch(seed: int = 0, prompts: int = 3, samples: int = 4, width: int =
         start_features=normal(prompts, 3)[group],
         completions=token,
         pending=torch.arange(n) % 3 == 0,
-        matching_error=normal(n, width).square() + 0.1 + noise,
-        matching_error_old=normal(n, width).square() + 0.1 + noise,
-        matching_time=uniform(n, width) + noise,
-        velocity_gap=normal(n, width).square() + noise,
-        demonstrations=torch.ones(n),
-        gold_answers=torch.ones(n),
+        **_of_a_flow(normal(3, n, width).square() + 0.1 + noise, uniform(n, width) + noise),
+        **dict.fromkeys(("demonstrations", "gold_answers"), torch.ones(n)),
     )
+
+
+def _of_a_flow(errors: Tensor, times: Tensor) -> dict[str, Tensor]:
+    """What a flow says of its samples: three errors [3, N, T], and the times at which they are taken."""
+    return {
+        "matching_error": errors[0], "matching_error_old": errors[1], "velocity_gap": errors[2], "matching_time": times,
+    }  # fmt: skip
 
 
 def scope_of(component: Any) -> Scope:

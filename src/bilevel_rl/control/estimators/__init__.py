@@ -7,10 +7,11 @@ from bilevel_rl.control.estimators.nothing import Nothing
 from bilevel_rl.control.estimators.one_step import OneStep
 from bilevel_rl.control.estimators.pair import Pair
 from bilevel_rl.control.estimators.reinforce import Reinforce
+from bilevel_rl.control.estimators.tilted import TiltedActions
 from bilevel_rl.control.estimators.trajectory import Trajectory
 
-ALL: tuple[type[HyperGradient], ...] = (Covariance, Trajectory, Backward, Reinforce, Pair, OneStep, Nothing)
+ALL: tuple[type[HyperGradient], ...] = (Covariance, Trajectory, Backward, Reinforce, Pair, OneStep, TiltedActions, Nothing)
 __all__ = [
     "ALL", "Backward", "Covariance", "Direction", "Here", "HyperGradient", "Nothing", "OneStep", "Pair", "Reinforce",
-    "Trajectory",
+    "TiltedActions", "Trajectory",
 ]  # fmt: skip

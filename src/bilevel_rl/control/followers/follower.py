@@ -76,6 +76,14 @@ class Follower(eqx.Module):
         """The greedy action."""
         return self.law(environment).mode(self.out(environment, F, obs))
 
+    def drawn(
+        self, environment: Environment, F: Any, obs: Float[Array, "B o"], M: int, key: Array
+    ) -> Float[Array, "B M e"]:
+        """M actions in each state, as critics see them."""
+        law, out = self.law(environment), self.out(environment, F, obs)
+        keys = jax.random.split(key, (obs.shape[0], M))
+        return jax.vmap(lambda o, ks: jax.vmap(lambda k: law.encoded(law.sample(o, k)[0]))(ks))(out, keys)
+
     def check(self, environment: Environment) -> None:
         """Raise `InvalidConfig` for settings that are not allowed, or actions of a kind that it does not take."""
         where = f"follower {self.name}"
@@ -123,14 +131,12 @@ def branch(follower: Follower, environment: Environment, F: Any, obs: Float[Arra
         Encoded actions [B, M, e] and weights [B, M] that sum to one. Means under drawn weights are unbiased; covariances
         need the factor `spread`.
     """
-    law, out = follower.law(environment), follower.out(environment, F, obs)
     B = obs.shape[0]
     if hasattr(environment.action, "n"):
         n = environment.action.n
-        return jnp.broadcast_to(jnp.eye(n, dtype=jnp.float32), (B, n, n)), jax.nn.softmax(out)
-    keys = jax.random.split(key, (B, M))
-    actions = jax.vmap(lambda o, ks: jax.vmap(lambda k: law.encoded(law.sample(o, k)[0]))(ks))(out, keys)
-    return actions, jnp.full((B, M), 1.0 / M, jnp.float32)
+        everything = jnp.broadcast_to(jnp.eye(n, dtype=jnp.float32), (B, n, n))
+        return everything, jax.nn.softmax(follower.out(environment, F, obs))
+    return follower.drawn(environment, F, obs, M, key), jnp.full((B, M), 1.0 / M, jnp.float32)
 
 
 def spread(environment: Environment, M: int) -> float:

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 import equinox as eqx
 
 from bilevel_rl.control.environment import Environment
+from bilevel_rl.control.followers.ac_flow import ACFlow
 from bilevel_rl.control.followers.ail_boost import AILBoost
+from bilevel_rl.control.followers.ctrl import CTRL
 from bilevel_rl.control.followers.follower import Follower
 from bilevel_rl.control.followers.pmoe import PMOE
 from bilevel_rl.control.followers.sac import SAC
@@ -17,7 +19,7 @@ from bilevel_rl.control.followers.srl import SRL
 from bilevel_rl.control.followers.stac import STAC
 from bilevel_rl.control.followers.symphony import Symphony
 
-Kind = Literal["sac", "stac", "symphony", "srl", "pmoe", "ail_boost"]
+Kind = Literal["sac", "stac", "symphony", "srl", "pmoe", "ail_boost", "ac_flow", "ctrl"]
 
 
 class Usual(Follower):
@@ -26,7 +28,7 @@ class Usual(Follower):
     Args:
         soft_q: the follower where actions are numbered.
         sac: the follower where they are vectors, unless another is chosen.
-        stac, symphony, srl, pmoe, ail_boost: followers by these names, where they are chosen.
+        stac, symphony, srl, pmoe, ail_boost, ac_flow, ctrl: followers by these names, where they are chosen.
         chosen: which one acts where actions are vectors.
 
     Example:
@@ -41,6 +43,8 @@ class Usual(Follower):
     srl: SRL = SRL()
     pmoe: PMOE = PMOE()
     ail_boost: AILBoost = AILBoost()
+    ac_flow: ACFlow = ACFlow()
+    ctrl: CTRL = CTRL()
     chosen: Kind = eqx.field(static=True, default="sac")
 
     name: ClassVar[str] = "usual"
@@ -65,6 +69,9 @@ class Usual(Follower):
 
     def out(self, environment, F, obs):
         return self.on(environment).out(environment, F, obs)
+
+    def drawn(self, environment, F, obs, M, key):
+        return self.on(environment).drawn(environment, F, obs, M, key)
 
     def update(self, environment, F, rows, r, gamma, tau, key):
         return self.on(environment).update(environment, F, rows, r, gamma, tau, key)

@@ -43,7 +43,9 @@ class Velocity(eqx.Module):
     net: nets.MLP
 
     @classmethod
-    def make(cls, size: int, observations: int, width: int, key: Array, last: float = 1.0) -> Velocity:
+    def make(
+        cls, size: int, observations: int, width: int, key: Array, last: float = 1.0, outputs: int | None = None
+    ) -> Velocity:
         """Random weights, two hidden layers.
 
         Args:
@@ -51,8 +53,10 @@ class Velocity(eqx.Module):
             observations: o; 0 for a flow without a condition.
             width: units of a hidden layer.
             last: scale of the outputs.
+            outputs: m when None; 1 for a critic of points on the way.
         """
-        return cls(nets.MLP.make((size + 1 + 2 * WAVES + observations, width, width, size), key, last))
+        inputs = size + 1 + 2 * WAVES + observations
+        return cls(nets.MLP.make((inputs, width, width, outputs or size), key, last))
 
     def __call__(self, a: Float[Array, "*B m"], t: Float[Array, " *B"], obs: Float[Array, "*B o"]) -> Float[Array, "*B m"]:
         return self.net(jnp.concatenate([a, clock(t, a.dtype), obs.astype(a.dtype)], -1))

@@ -17,6 +17,7 @@ from bilevel_rl.control.problems.offline import (
     PendulumOfflineImitation,
     PendulumOfflinePreferences,
 )
+from bilevel_rl.control.problems.pendulum_policies import PendulumComposition, PendulumGuidance
 from bilevel_rl.control.problems.pendulum_shaping import PendulumShaping
 from bilevel_rl.control.problems.preferences import PendulumPreferences
 
@@ -24,12 +25,12 @@ ALL = (
     PendulumShaping, LQGShaping, BoundedShaping, LockShaping, InventoryContract, MarketSubsidy, FeedIncentive,
     PendulumImitation, ArmImitation, PendulumPreferences, MazeCurriculum,
     GymnasiumShaping, PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences, TemperatureChoice,
-    PessimismChoice, DecisionFrequency, ArchiveTarget,
+    PessimismChoice, DecisionFrequency, ArchiveTarget, PendulumComposition, PendulumGuidance,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "ArchiveTarget", "ArmImitation", "BoundedShaping", "DecisionFrequency", "FeedIncentive", "GymnasiumShaping",
-    "InventoryContract", "LQGShaping", "LockShaping", "MarketSubsidy", "MazeCurriculum", "PendulumImitation",
-    "PendulumMixture", "PendulumOfflineImitation", "PendulumOfflinePreferences", "PendulumPreferences",
-    "PendulumShaping", "PessimismChoice", "TemperatureChoice",
+    "ALL", "ArchiveTarget", "ArmImitation", "BoundedShaping", "DecisionFrequency", "FeedIncentive",
+    "GymnasiumShaping", "InventoryContract", "LQGShaping", "LockShaping", "MarketSubsidy", "MazeCurriculum",
+    "PendulumComposition", "PendulumGuidance", "PendulumImitation", "PendulumMixture", "PendulumOfflineImitation",
+    "PendulumOfflinePreferences", "PendulumPreferences", "PendulumShaping", "PessimismChoice", "TemperatureChoice",
 ]  # fmt: skip

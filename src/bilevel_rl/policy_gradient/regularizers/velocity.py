@@ -16,9 +16,9 @@ from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Stat
 class VelocityGap:
     r"""$|v_\theta(x_t, t) - v_{ref}(x_t, t)|^2$ at the points where the matching error is taken, a mean over coordinates.
 
-    Along the reference's own paths, with a velocity of Lipschitz constant L, it bounds how far the law of samples moves:
-    $W_2^2 \le e^{2L+1} \int_0^1 E|v_\theta - v_{ref}|^2\, dt$ times the number of coordinates (Groenwall;
-    `control.followers.ac_flow` checks a sharper form on a Gaussian).
+    At one flow's own points, where the other's velocity has the Lipschitz constant L, it bounds how far their laws are:
+    $W_2^2 \le e^{2L} \int_0^1 E|v_\theta - v_{ref}|^2\, dt$, times the number of coordinates (Groenwall;
+    `control.policies.transport` has a sharper form).
 
     Args:
         aggregate: denominator.

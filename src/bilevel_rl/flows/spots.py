@@ -13,7 +13,7 @@ from bilevel_rl.flows.velocities import PlaneVelocity
 
 
 @dataclasses.dataclass(frozen=True)
-class Ring:
+class Spots:
     r"""Points near `modes` spots on a circle; prompt g is paid $e^{-|x - m_g|^2 / 2 s^2}$ for coming near its own.
 
     The pre-trained flow draws all spots alike whatever the prompt says; what it should learn is to listen.
@@ -25,8 +25,8 @@ class Ring:
         reach: s, of the reward; on the scale of the circle's radius, 1.
 
     Example:
-        >>> ring = Ring()
-        >>> ring.reward(ring.wanted, torch.arange(4)).tolist()
+        >>> spots = Spots()
+        >>> spots.reward(spots.wanted, torch.arange(4)).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
 
@@ -38,8 +38,8 @@ class Ring:
     def __post_init__(self) -> None:
         if not (2 <= self.prompts <= self.modes and self.spread > 0 and self.reach > 0):
             raise InvalidConfig(
-                message("Ring", f"modes={self.modes}, prompts={self.prompts}, spread={self.spread}, reach={self.reach}",
-                        "2 <= prompts <= modes, and both widths are above 0", "Use Ring()")
+                message("Spots", f"modes={self.modes}, prompts={self.prompts}, spread={self.spread}, reach={self.reach}",
+                        "2 <= prompts <= modes, and both widths are above 0", "Use Spots()")
             )  # fmt: skip
 
     @property

@@ -135,49 +135,72 @@ GRID = 11  # points of the published search: w = 0, .1, ..., 1
 
 
 def weights(seeds: int) -> dict[str, Any]:
-    """True values on a grid; what a grid search of rollouts finds; what solvers reach, with the transitions they took."""
-    import equinox as eqx
+    """True values on a fine grid; what a grid search of rollouts finds; what solvers reach, by the transitions they took.
+
+    Values are the leader's own, -Phi: discounted means of its utility, less the cost of x.
+    """
     import jax
     import jax.numpy as jnp
 
-    from bilevel_rl.control import evaluate, problems, solvers
+    from bilevel_rl.control import problems, solvers
     from bilevel_rl.control.leader import Leader
-    from bilevel_rl.loop import precision, solve
+    from bilevel_rl.loop import solve
     from bilevel_rl.schedules import PowerDecay
 
     found = {}
-    for kind, zeta in ((problems.PendulumComposition, 0.5), (problems.PendulumGuidance, 5.0)):
+    for kind, zeta in ((problems.PendulumComposition, 1.0), (problems.PendulumGuidance, 4.0)):
         began, problem = time.process_time(), kind()
-        made, solver = jax.tree.map(jnp.asarray, problem), solvers.PartialSGD().on(problem)
+        values = valued(problem)
         low, high = (float(b[0]) for b in problem.box())
-        grid = np.linspace(low, high, GRID)
-
-        @eqx.filter_jit
-        @precision.double
-        def values(xs, key, episodes, made=made, solver=solver):
-            """[n] sums of utilities over an episode, less the cost of x over as many steps."""
-            one = lambda at: evaluate.episode_sums(made, solver, at[None], (), episodes, 200, key, False)[0]  # noqa: E731
-            return 8 * (jax.vmap(one)(xs) - 200 * jax.vmap(lambda at: made.cost(at[None]))(xs))
-
-        fine = np.linspace(low, high, 2 * GRID - 1)
-        truth = np.asarray(values(jnp.asarray(fine), jax.random.key(99), 128))
-        best = float(truth.max())
+        grid, fine = np.linspace(low, high, GRID), np.linspace(low, high, 2 * GRID - 1)
+        truth = values(fine, jax.random.key(99), 256)
         rows = {}
-        for episodes in (2, 8, 32):
-            chosen = [int(np.argmax(values(jnp.asarray(grid), jax.random.key(s), episodes))) for s in range(seeds)]
+        for episodes in (1, 4, 16):
+            chosen = [int(np.argmax(values(grid, jax.random.key(s), episodes))) for s in range(seeds)]
             rows[f"grid, {episodes} episodes a point"] = {
-                "transitions": GRID * episodes * 200, "x": grid[chosen].tolist(),
+                "transitions": GRID * episodes * LENGTH, "x": grid[chosen].tolist(),
                 "value": np.interp(grid[chosen], fine, truth).tolist(),
             }  # fmt: skip
         leader = Leader(zeta=PowerDecay(zeta, 0.5), hold=100.0, drift=0.0)
         for method in (solvers.Covariance, solvers.TiltedPair):
-            trace = solve(problem, method(leader=leader, w=0.1, updates=2), iterations=1600, runs=seeds, record_every=100)
+            solver = method(leader=leader, w=0.1, updates=2)
+            trace = solve(problem, solver, iterations=1600, runs=seeds, record_every=100)
             x = np.asarray(trace.x)[:, :, 0]
-            rows[method.name] = {"transitions": [100 * 16 * k for k in range(x.shape[1])], "x": x.tolist(),
+            rows[method.name] = {"transitions": [100 * solver.chains * k for k in range(x.shape[1])], "x": x.tolist(),
                                  "value": np.interp(x, fine, truth).tolist()}  # fmt: skip
-        found[problem.name] = {"x": fine.tolist(), "truth": truth.tolist(), "best": best, "x0": float(problem.x0[0]),
-                               "methods": rows, "cpu_seconds": round(time.process_time() - began, 1)}  # fmt: skip
+        found[problem.name] = {"x": fine.tolist(), "truth": truth.tolist(), "best": float(truth.max()),
+                               "x0": float(jnp.asarray(problem.x0)[0]), "zeta": zeta, "methods": rows,
+                               "cpu_seconds": round(time.process_time() - began, 1)}  # fmt: skip
     return found
+
+
+LENGTH = 200  # steps of an episode
+
+
+def valued(problem):
+    """(points [n], key, episodes) -> [n] the leader's value at each, by episodes of LENGTH steps."""
+    import jax
+    import jax.numpy as jnp
+
+    from bilevel_rl.control import nets, walk
+
+    p, gamma = nets.narrow(jax.tree.map(jnp.asarray, problem)), float(problem.discount_upper())
+    weight = (1 - gamma) * gamma ** jnp.arange(LENGTH, dtype=jnp.float32)
+
+    def one(x, key, episodes):
+        follower = p.follower_at(x, None, None)[0]
+
+        def step(chains, key):
+            act = lambda obs, key: follower.act(p.environment, (), obs, key)  # noqa: E731
+            chains, seen = walk.step(p.environment, chains, act, key, 0.0)
+            return chains, jnp.mean(jax.vmap(lambda t: p.utility(x, t))(seen.t))
+
+        first = walk.begin(p.environment, episodes, jax.random.fold_in(key, 1))
+        gained = jax.lax.scan(step, first, jax.random.split(key, LENGTH))[1]
+        return weight @ gained - jnp.asarray(p.cost(x), jnp.float32)
+
+    run = jax.jit(jax.vmap(one, (0, None, None)), static_argnums=2)
+    return lambda xs, key, episodes: np.asarray(run(jnp.asarray(xs, jnp.float32)[:, None], key, episodes), float)
 
 
 PARTS = {"matching": (matching, 5), "followers": (followers, 3), "weights": (weights, 5)}

@@ -65,9 +65,9 @@ def _weights(part: dict[str, Any]) -> str:
                 rows.append([method, f"{m['transitions']:,}", _spread(m["x"]), _spread(m["value"])])
         heads = ["Search", "Transitions", "x, median [least, most]", "True value there"]
         words = (
-            f"`{name}`: best value on a fine grid {p['best']:.1f}, at x = {p['x'][p['truth'].index(p['best'])]:.2f}; at the "
-            f"ends {p['truth'][0]:.1f} and {p['truth'][-1]:.1f}; x0 = {p['x0']:g}. Sums over 200 steps, 128 episodes a "
-            "point.\n\n"
+            f"`{name}`: best value on a fine grid {p['best']:.3f}, at x = {p['x'][p['truth'].index(p['best'])]:.2f}; at the "
+            f"ends {p['truth'][0]:.3f} and {p['truth'][-1]:.3f}; x0 = {p['x0']:g}. Values are the leader's, $-\\Phi$, by 256 "
+            "episodes a point.\n\n"
         )
         blocks.append(words + table({"heads": heads, "rows": rows}))
     return "\n\n".join(blocks)
@@ -83,4 +83,4 @@ def _along(method: str, m: dict[str, Any], k: int) -> list[str]:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"

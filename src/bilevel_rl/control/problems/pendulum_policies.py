@@ -15,14 +15,11 @@ from jaxtyping import Array, Float
 from bilevel_rl.control.environment import Environment
 from bilevel_rl.control.environments import Pendulum
 from bilevel_rl.control.followers import GivenChain, GivenFlow
-from bilevel_rl.control.policies import composition, flow
-from bilevel_rl.control.policies.flow import Velocity
+from bilevel_rl.control.policies import composition, flow, guidance
 from bilevel_rl.control.problem import ControlProblem
-from bilevel_rl.control.problems import pretrained
+from bilevel_rl.control.problems.half_policies import STEPS, Half, Pushes, log_likelihood, scale
 from bilevel_rl.control.problems.pendulum_shaping import SCALE
 from bilevel_rl.errors import InvalidProblem, message
-
-MOST = 10.0  # ours: bound on log-ratios of densities, which are estimates where a parent has seen nothing
 
 
 class TiltedPolicy(ControlProblem):
@@ -65,8 +62,8 @@ class TiltedPolicy(ControlProblem):
 class PendulumComposition(TiltedPolicy):
     r"""$x = w$: the velocity is $w\,v_1 + (1-w)\,v_2$ at every step of sampling (GPC).
 
-    The first flow has seen how to swing up, and anything near the top; the second how to hold there, and anything elsewhere.
-    Neither does the task. $\phi = \log \pi_1(a|s) - \log \pi_2(a|s)$, by the flows' exact densities; that the blend's law is
+    The first flow knows how to swing up, and guesses near the top; the second knows how to hold there, and guesses
+    elsewhere. Neither does the task. $\phi = \log \pi_1(a|s) - \log \pi_2(a|s)$; that the blend's law is
     $\pi_1^w \pi_2^{1-w}$ holds where the flow ends and nearly on the way.
 
     Args:
@@ -77,33 +74,29 @@ class PendulumComposition(TiltedPolicy):
         Compose Your Policies (GPC), whose search is a grid over w by rollouts. w as an upper variable is ours.
     """
 
-    parents: tuple[Velocity, Velocity]
-
     name: ClassVar[str] = "pendulum_composition"
     x_names: ClassVar[tuple[str, ...]] = ("w",)
     references: ClassVar[tuple[str, ...]] = ("gpc2025",)
 
-    def __init__(self, x0: tuple[float, ...] = (0.95,), gamma_upper: float = 0.98):
+    def __init__(self, x0: tuple[float, ...] = (0.98,), gamma_upper: float = 0.98):
         super().__init__(x0, gamma_upper)
-        self.parents = pretrained.halves()
 
     def follower_at(self, x, follower: Any, tau: Any):
-        return GivenFlow(velocity=composition.Blend(*self.parents, x[0])), tau
+        return GivenFlow(velocity=composition.Blend(Half(False), Half(True), x[0]), steps=12), tau
 
     def features(self, t):
-        obs, point = t.obs / pretrained.scale(), flow.encoded(self.environment.action, t.action)
-        swing, hold = (flow.log_density(v, point, obs, 8, "midpoint") for v in self.parents)
-        return jnp.clip(swing - hold, -MOST, MOST)[None]
+        obs, action = t.obs / scale(), flow.encoded(self.environment.action, t.action)
+        return (Half(False).log_prob(action, obs) - Half(True).log_prob(action, obs))[None]
 
     def box(self):
         return jnp.zeros(1), jnp.ones(1)
 
 
 class PendulumGuidance(TiltedPolicy):
-    r"""$x = \gamma$: a logged policy, guided towards $p(y|s,a)^\gamma$ by conditional control (CTRL).
+    r"""$x = \gamma$: a policy of random actions, N(0, 1) in half widths, guided towards $p(y|s,a)^\gamma$ (CTRL).
 
-    Three in ten actions of the log are an expert's; a classifier has learnt from a few labels which. The pushes were trained
-    once, for all strengths. $\phi = \log p(y|s,a)$. The leader pays $c(x)$ = `price` times $\gamma^2$ for leaving the log.
+    y says that an action might be the expert's, $\phi = \log p(y|s,a)$. The chain's pushes are the best ones for every
+    strength, in closed form. The leader pays $c(x)$ = `price` times $\gamma^2$ for guidance.
 
     Args:
         x0: [1] gamma.
@@ -115,26 +108,23 @@ class PendulumGuidance(TiltedPolicy):
     """
 
     price: float
-    guided: pretrained.Guided
 
     name: ClassVar[str] = "pendulum_guidance"
     x_names: ClassVar[tuple[str, ...]] = ("strength",)
     references: ClassVar[tuple[str, ...]] = ("ctrl2024",)
 
-    def __init__(self, x0: tuple[float, ...] = (0.5,), gamma_upper: float = 0.98, price: float = 0.002):
+    def __init__(self, x0: tuple[float, ...] = (0.1,), gamma_upper: float = 0.98, price: float = 0.05):
         super().__init__(x0, gamma_upper)
-        self.price, self.guided = price, pretrained.guided()
+        self.price = price
 
     def follower_at(self, x, follower: Any, tau: Any):
-        made = self.guided
-        return GivenChain(chain=made.chain, control=pretrained.Strong(made.control, x[0])), tau
+        return GivenChain(chain=guidance.Broad(STEPS), control=Pushes(x[0])), tau
 
     def features(self, t):
-        obs, point = t.obs / pretrained.scale(), flow.encoded(self.environment.action, t.action)
-        return jnp.maximum(pretrained.log_likelihood(self.guided.classifier, obs, point), -MOST)[None]
+        return log_likelihood(flow.encoded(self.environment.action, t.action), t.obs / scale())[None]
 
     def cost(self, x):
         return self.price * jnp.sum(x**2)
 
     def box(self):
-        return jnp.zeros(1), jnp.full(1, pretrained.STRONGEST)
+        return jnp.zeros(1), jnp.full(1, 4.0)

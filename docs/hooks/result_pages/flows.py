@@ -66,8 +66,8 @@ def _weights(part: dict[str, Any]) -> str:
         heads = ["Search", "Transitions", "x, median [least, most]", "True value there"]
         words = (
             f"`{name}`: best value on a fine grid {p['best']:.3f}, at x = {p['x'][p['truth'].index(p['best'])]:.2f}; at the "
-            f"ends {p['truth'][0]:.3f} and {p['truth'][-1]:.3f}; x0 = {p['x0']:g}. Values are the leader's, $-\\Phi$, by 256 "
-            "episodes a point.\n\n"
+            f"ends {p['truth'][0]:.3f} and {p['truth'][-1]:.3f}; x0 = {p['x0']:g}. Values are the leader's, $-\\Phi$, by "
+            "256 episodes a point.\n\n"
         )
         blocks.append(words + table({"heads": heads, "rows": rows}))
     return "\n\n".join(blocks)

@@ -58,9 +58,9 @@ def test_it_finds_the_boltzmann_law_of_one_decision_with_both_its_hills(follower
     assert np.mean(drawn > 0.05) == pytest.approx(exact[GRID > 0.05].sum(), abs=0.08)
     expected = np.interp(np.linspace(0.05, 0.95, 19), np.cumsum(exact), GRID)
     found = np.quantile(drawn, np.linspace(0.05, 0.95, 19))
-    # the uniform law, from which both begin, is .16 away
-    assert np.abs(found - expected).mean() < 0.13
-    assert np.abs(np.linspace(-0.9, 0.9, 19) - expected).mean() > 0.15
+    # the uniform law, from which both begin, is .14 away
+    assert np.abs(found - expected).mean() < 0.09
+    assert np.abs(np.linspace(-0.9, 0.9, 19) - expected).mean() > 0.13
     branch = follower.drawn(LINE, F, jnp.zeros((3, 1), F32), 5, jax.random.key(4))
     assert branch.shape == (3, 5, 1)
     assert follower.mode(LINE, F, jnp.zeros(1, F32)).shape == (1,)

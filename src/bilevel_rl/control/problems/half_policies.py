@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel_rl.control.environments import pendulum
-from bilevel_rl.control.policies import diffusion
+from bilevel_rl.control.policies import guidance
 from bilevel_rl.control.problems import experts
 
 SURE, UNSURE = 0.15, 1.0  # ours: standard deviations where a parent has seen the expert, and where it has not
@@ -63,14 +63,15 @@ class Pushes(eqx.Module):
 
     Attributes:
         strength: gamma.
+        chain: what is pushed.
     """
 
     strength: Array
-    path: diffusion.VariancePreserving = diffusion.VariancePreserving()
+    chain: guidance.Broad = guidance.Broad(STEPS)
 
     def __call__(self, z: Float[Array, " 1"], t: Float[Array, ""], obs: Float[Array, " 3"]) -> Float[Array, " 1"]:
-        alpha, gamma = self.path.alpha(t), self.strength.astype(z.dtype)
-        std = jnp.sqrt(1 - (alpha / self.path.alpha(jnp.minimum(t + 1 / STEPS, 1))) ** 2)
+        alpha, gamma = self.chain.alpha(t), self.strength.astype(z.dtype)
+        std = jnp.sqrt(1 - (alpha / self.chain.alpha(jnp.minimum(t + 1 / self.chain.steps, 1))) ** 2)
         return std * gamma * alpha * (expert(obs) - alpha * z) / (YES**2 + gamma * (1 - alpha**2))
 
 

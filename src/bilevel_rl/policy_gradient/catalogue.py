@@ -25,8 +25,8 @@ iteration and share them between both followers, or their difference is biased.
 **Formula**: *SEEN*, read in the named source, in notes on it or in its released code; *INFERRED*, reconstructed
 from the abstract or recalled, in the spirit of the paper until somebody compares; *classical*, textbook. Numbers
 under **#** are those of the list of research papers that the library set out to cover. Its systems that act in
-environments (4, 36, 39, 48, 54, 57, 70) are [followers of the control engine](control/systems.md); flows (27, 34, 53, and 60 beside its
-loss here) have [a page](control/flows.md).
+environments (4, 36, 39, 48, 54, 57, 70) are [followers of the control engine](control/systems.md); flows (27, 34, 53,
+and 60 beside its loss here) have [a page](control/flows.md).
 """
 
 

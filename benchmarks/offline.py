@@ -1,6 +1,6 @@
 """Learners from data: eleven of them under one protocol, what they cost, and two levels on stored data.
 
-    python benchmarks/offline.py [--cells 99] [--data runs/offline-data]
+    python benchmarks/offline.py [--cells 99] [--only pendulum speed] [--data runs/offline-data]
 
 Data are made once by the library's own followers and kept below `--data`. A cell is a learner on a data set, a comparison
 of two levels, or the measurement of speed; each is written when it is done, and a second call skips what is there. The
@@ -50,16 +50,20 @@ def main() -> None:
     """Fill in what is missing, then write rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
+    parser.add_argument("--only", nargs="*", default=[""], help="cells whose names begin so")
     parser.add_argument("--data", type=Path, default=Path("runs/offline-data"))
     ask = parser.parse_args()
     facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
     first, second = ({f"{env}/{name}": (learner_cell, env, name) for name in CANDIDATES} for env in ENVIRONMENTS)
     cells = first | {"speed": (speed_cell,), "levels/mixture": (mixture_cell,)} | second
     cells |= {"levels/imitation": (imitation_cell,), "levels/preferences": (preference_cell,)}
-    for key in [key for key in cells if key not in facts["cells"]][: ask.cells]:
+    left = [key for key in cells if key not in facts["cells"] and key.startswith(tuple(ask.only))]
+    for key in left[: ask.cells]:
         began = time.process_time()
         kind, *words = cells[key]
         found = kind(*words, ask.data) if words or kind is speed_cell else kind()
+        if RESULTS.exists():  # another call may have written meanwhile
+            facts["cells"] |= json.loads(RESULTS.read_text())["cells"]
         facts["cells"][key] = found | {"cpu_seconds": round(time.process_time() - began, 1)}
         write(facts)
         print(key, {k: v for k, v in facts["cells"][key].items() if k != "returns"}, flush=True)
@@ -75,8 +79,7 @@ def stored(name: str, folder: Path):
     environment, gamma = ENVIRONMENTS[name]
     if not (folder / name).exists():
         whole = making.make(environment, making.Making(gamma=gamma))
-        minari_folder.save(mixed(whole, MIXTURE, 10_000), environment, folder / f"{name}-part")
-        (folder / f"{name}-part").rename(folder / name)
+        minari_folder.save(mixed(whole, MIXTURE, 10_000), environment, folder / name)
     return minari_folder.load(folder / name, environment)
 
 
@@ -221,10 +224,17 @@ def by_hand(data, updates: int):
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
+def ranked(key: str) -> int:
+    """Where a cell stands: environments in their order, then two levels and speed."""
+    order = [*(f"{env}/{one}" for env in ENVIRONMENTS for one in CANDIDATES), "levels/mixture", "levels/imitation",
+             "levels/preferences", "speed"]  # fmt: skip
+    return order.index(key)
+
+
 def write(facts: dict) -> None:
     """Rows, provenance, the file."""
     rows = []
-    for key, c in facts["cells"].items():
+    for key, c in sorted(facts["cells"].items(), key=lambda cell: ranked(cell[0])):
         place, _, name = key.partition("/")
         if place in ENVIRONMENTS:
             scores = protocol.normalised(c["returns"], c["low"], c["high"])

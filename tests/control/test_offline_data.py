@@ -28,11 +28,13 @@ def pendulum(count=4, **about):
     return OfflineData.of("pendulum", [path(5 + i, i, i % 2, i == 1) for i in range(count)], sources=("a", "b"), **about)
 
 
-def test_a_folder_keeps_everything_and_minari_reads_it(tmp_path):
+def test_a_folder_keeps_everything_and_minari_reads_it(tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
+    monkeypatch.chdir(tmp_path)
     data = pendulum(low=-10.0, high=5.0)
-    folder = save(data, Pendulum(), tmp_path / "set")
-    again = load(folder, Pendulum())
+    folder = save(data, Pendulum(), "set")  # relative to where one is, as one types it
+    again = load("set", Pendulum())
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
     for name in ROWS:
         np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
     assert (again.sources, again.low, again.high) == (data.sources, -10.0, 5.0)

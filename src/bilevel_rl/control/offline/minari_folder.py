@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,16 @@ def save(data: OfflineData, environment: Environment, folder: str | Path, name: 
         StorageFailed: the folder exists.
     """
     check_data(data, environment)
-    minari, folder = _minari(), Path(folder)
+    minari, folder = _minari(), Path(folder).absolute()  # Minari counts bytes below absolute paths alone
     if folder.exists():
         raise StorageFailed(message(str(folder), "a folder that exists", "data sets are not overwritten", "Name another"))
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    folder.mkdir(parents=True)
-    storage = MinariStorage.new(folder, *_spaces(environment), data_format="hdf5")
+    part = folder.with_name(f"{folder.name}.part")  # whole or not at all
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    storage = MinariStorage.new(part, *_spaces(environment), data_format="hdf5")
     storage.update_metadata({
         "dataset_id": name or f"{data.environment}/{'-'.join(data.sources)}-v0", "minari_version": minari.__version__,
         OURS: json.dumps({"environment": data.environment, "sources": data.sources,
@@ -61,7 +64,7 @@ def save(data: OfflineData, environment: Environment, folder: str | Path, name: 
         notes.append({"source": data.sources[data.source[a]], "return": float(data.reward[a:b].sum())})
     storage.update_episodes(buffers)
     storage.update_episode_metadata(notes)
-    return folder
+    return part.rename(folder)
 
 
 def load(where: str | Path, environment: Environment) -> OfflineData:
@@ -74,7 +77,7 @@ def load(where: str | Path, environment: Environment) -> OfflineData:
         InvalidProblem: no such data set, missing keys, or whatever `check_data` finds.
         MissingDependency: the extra `offline` is not installed.
     """
-    minari, path = _minari(), Path(where)
+    minari, path = _minari(), Path(where).absolute()
     try:
         found = minari.MinariDataset(path) if path.is_dir() else minari.load_dataset(str(where))
     except (ValueError, KeyError, OSError, AssertionError) as error:

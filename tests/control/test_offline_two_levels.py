@@ -1,17 +1,19 @@
 """Two levels on stored data: what x does to the data, which solvers run where, and that mixtures leave what is harmful."""
 
-from __future__ import annotations
-
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
-from bilevel_rl.control import nets
+from bilevel_rl.control import Environment, nets
+from bilevel_rl.control.offline import tabular
+from bilevel_rl.control.offline.bank import Bank
 from bilevel_rl.control.offline.learners import BC, IQL, TD3BC
+from bilevel_rl.control.offline.two_levels import OfflineProblem
 from bilevel_rl.control.problems import (
     PendulumMixture,
-    PendulumOfflineImitation,
     PendulumOfflinePreferences,
     PendulumShaping,
 )
@@ -85,16 +87,53 @@ def test_a_step_keeps_shapes_and_widths_and_counts_rows(mixture, kind, learner):
         assert one.dtype != jnp.float64 or not ("learnt" in name or "evaluated" in name), f"{name} is wide"
 
 
-@pytest.mark.slow
-def test_a_mixture_leaves_the_source_that_does_harm(mixture):
-    trace = solve(mixture, OfflineBC(learner=BC(width=32)), iterations=30, runs=2, seed=1, record_every=30)
+class Choice(OfflineProblem):
+    """A chain whose data come from two sources: one always goes left, one right; the leader wants to see right."""
+
+    x0: Float[Array, " d"]
+    environment: Environment
+    bank: Bank
+    held: Bank
+    pays: bool = eqx.field(static=True)
+
+    name = "choice"
+    asks_likelihood = True
+
+    def __init__(self, pays: bool):
+        self.environment, self.pays = tabular.chain(), pays
+        data = tabular.covered(self.environment, 40)
+        self.bank = self.held = eqx.tree_at(lambda b: b.source, Bank.of(data), jnp.asarray(data.action))
+        self.x0 = jnp.zeros(1 if pays else 2)
+
+    def discount_lower(self):
+        return 0.5
+
+    def features(self, t):
+        return t.action[None].astype(jnp.float32)  # 1 for right
+
+    def reward(self, x, features):
+        return x[0] * features[0] if self.pays else features[0]
+
+    def shares(self, x):
+        return None if self.pays else jax.nn.softmax(x)
+
+    def outcome(self, x, judged):
+        right = self.held.t.action == 1
+        return -jnp.sum(right * judged.log_prob(self.held.t.obs, self.held.t.action)) / jnp.sum(right)
+
+
+def test_a_mixture_moves_to_the_source_that_the_leader_wants():
+    """Cloning makes right as likely as its share, so f is -log of the share: what x does is known."""
+    solver = OfflineBC(learner=BC(width=16, rate=1e-2), inner=100, batch=64)
+    trace = solve(Choice(pays=False), solver, iterations=25, runs=2, seed=1, record_every=25)
     shares = np.asarray(jax.nn.softmax(trace.x[:, -1]))
-    assert (shares[:, 2] < 1 / 3).all()
-    assert trace.samples[0, -1] == 30 * 2 * 200 * 128
+    assert (shares[:, 1] > 0.75).all()
+    np.testing.assert_allclose(trace["outcome"][:, -1], np.log(shares[:, 1]), atol=0.2)
+    assert trace["samples"][0, -1] == 25 * 2 * 100 * 64
 
 
 @pytest.mark.slow
-def test_a_reward_is_learnt_under_which_the_expert_is_likely():
-    problem = PendulumOfflineImitation()
-    trace = solve(problem, OfflineIQL(learner=IQL(width=32)), iterations=20, runs=1, seed=1, record_every=20)
-    assert float(trace.x[0, -1, 0]) > 0  # to be high is good
+def test_a_reward_is_learnt_under_which_what_was_shown_is_likely():
+    solver = OfflineIQL(learner=IQL(width=16, rate=1e-2, polyak=0.1), inner=100, batch=64)
+    trace = solve(Choice(pays=True), solver, iterations=25, runs=2, seed=1, record_every=25)
+    assert (trace.x[:, -1, 0] > 0.3).all()

@@ -72,9 +72,9 @@ class OfflineIQL(Solver):
     """
 
     learner: OfflineLearner = IQL()
-    zeta: PowerDecay = PowerDecay(1.0, 0.602)
+    zeta: PowerDecay = PowerDecay(5.0, 0.602)
     radius: PowerDecay = PowerDecay(0.5, 0.101)
-    clip: float = 1.0
+    clip: float = 0.2
     first: float = 5.0
     inner: int = eqx.field(static=True, default=200)
     batch: int = eqx.field(static=True, default=128)

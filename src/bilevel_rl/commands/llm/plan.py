@@ -92,6 +92,6 @@ def _cell(made: plan.Forecast) -> str:
     whole = sum(time.values())
     pieces = ", pieces" if made.sharded else ""
     return (
-        f"{made.total / plan.GIB:.0f} GiB{pieces}; {whole:.2g} s "
+        f"{made.total / plan.GIB:.0f} GiB{pieces}; {float(f'{whole:.2g}'):g} s "
         f"({time['writing'] / whole:.0%}, {time['communication'] / whole:.0%})"
     )

@@ -134,7 +134,8 @@ def _elsewhere(s: Settings, folder: Path, config: dict[str, Any]) -> int:
 
 
 def _over(folder: Path) -> bool:
-    return (folder / "best" / "run.json").exists() and records.read_status(folder)["state"] in ("finished", "failed")
+    ended = (folder / "best" / "run.json").exists() and (folder / "status.json").exists()
+    return ended and records.read_status(folder)["state"] in ("finished", "failed")
 
 
 def fill(folder: Path) -> None:

@@ -20,6 +20,8 @@ def job(folder: Path, name: str) -> Job:
 
 def over(folder: Path) -> bool:
     """Whether a run needs no more work: it is finished, or every one of its seeds has become non-finite."""
+    if not (folder / "status.json").exists():
+        return False
     state = records.read_status(folder).get("state")
     if state != "failed":
         return state == "finished"

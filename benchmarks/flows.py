@@ -206,6 +206,11 @@ def valued(problem):
 PARTS = {"matching": (matching, 5), "followers": (followers, 3), "weights": (weights, 5)}
 
 
+def stored() -> dict[str, Any]:
+    """What is there."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
 def main() -> None:
     """Make one part, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,11 +218,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="0: the part's own number")
     parser.add_argument("--again", action="store_true", help="also where the part is there")
     ask = parser.parse_args()
-    facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if ask.part in facts and not ask.again:
+    if ask.part in stored() and not ask.again:
         return
     made, seeds = PARTS[ask.part]
-    facts[ask.part] = made(ask.seeds or seeds)
+    part = made(ask.seeds or seeds)
+    facts = stored() | {ask.part: part}  # what another process has written meanwhile stays
     facts["hardware"], facts["provenance"] = records.hardware(), records.provenance()
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -105,7 +105,9 @@ EVIDENCE: dict[str, tuple[str, str, str]] = {
     "hybrid": ("limits", CREDIT, "test_gate_extremes_are_pure_rl_and_pure_sft"),
     "sapo": (TRL, BESIDE_TRL, "test_loss_and_gradient_are_trls"),
     "vespo": (TRL, BESIDE_TRL, "test_loss_and_gradient_are_trls"),
-    "advantage_matching": ("pre-training", "test_matching.py", "test_with_advantage_one_its_gradient_is_that_of_pre_training"),
+    "advantage_matching": (
+        "pre-training", "test_matching.py", "test_with_advantage_one_its_gradient_is_that_of_pre_training",
+    ),
     "velocity_gap": ("definition", "test_matching.py", "test_the_pull_to_a_reference_is_the_mean_gap"),
     "exact_kl": ("enumeration", "test_basics.py", "test_kl_estimators_by_enumeration"),
     "sampled_kl": (TRL, BESIDE_TRL, "test_loss_and_gradient_are_trls"),

@@ -63,7 +63,7 @@ def picture(kind: type) -> str:
     return (
         f"## {problem.name.replace('_', ' ').capitalize()}\n\n{about}\n\n"
         f"![{problem.name}: map of rewards, visits and moves](../assets/gallery/{problem.name}.svg)\n\n"
-        f"`bilevel-rl run {problem.name}` · the leader's objective falls from {first:.3g} to {last:.3g}\n"
+        f"`bilevel-rl run {problem.name} --samples 100000` · the leader's objective falls from {first:.3g} to {last:.3g}\n"
     )
 
 

@@ -183,8 +183,9 @@ def figure(parts: dict[str, Any]) -> str:
     """An SVG that reads on white and on near-black."""
     width, height, left, top, gap = 400, 300, 56, 34, 70
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width + gap + left + 16} {top + height + 130}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#7d8590">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width + gap + left + 40} {top + height + 130}" '
+        'font-family="system-ui, sans-serif" font-size="12">'
+        "<style>text{fill:#59616b}@media(prefers-color-scheme:dark){text{fill:#a9b1bb}}</style>"
     ]
     for column, (part, facts) in enumerate(parts.items()):
         x0, low = left + column * (width + gap), facts["best"]

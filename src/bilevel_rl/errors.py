@@ -82,6 +82,6 @@ def require(module: str, extra: str) -> ModuleType:
                 f"import {module}",
                 f"{type(error).__name__} ({error})",
                 f"this feature needs the extra '{extra}'",
-                f"Run: pip install 'bilevel-rl[{extra}]'",
+                f"Run, in a clone of bilevel-rl: pip install '.[{extra}]'",
             )
         ) from error

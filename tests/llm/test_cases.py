@@ -598,5 +598,5 @@ def test_vader_scores_english_and_says_what_it_cannot_read(caplog, monkeypatch):
     with pytest.raises(InvalidConfig, match="an empty lexicon"):
         make_gold("builtin:vader")
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'bilevel-rl\[vader\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install '\.\[vader\]'"):
         make_gold("builtin:vader")

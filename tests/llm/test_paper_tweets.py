@@ -159,7 +159,7 @@ def test_a_missing_analyser_names_the_extra(tmp_path, monkeypatch):
         experiment.Settings(paper=True, cache=tmp_path),
         experiment.Settings(paper=True, cache=tmp_path, data=tmp_path),
     ):
-        with pytest.raises(MissingDependency, match=r"pip install 'bilevel-rl\[vader\]'"):
+        with pytest.raises(MissingDependency, match=r"pip install '\.\[vader\]'"):
             experiment.prepare(settings)
 
 

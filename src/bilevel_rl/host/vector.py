@@ -290,7 +290,7 @@ def _one(environment: Any, horizon: int | None, options: dict, where: str) -> gy
         except gymnasium.error.DependencyNotInstalled as error:
             raise InvalidConfig(
                 message(environment, str(error), "its packages must be installed",
-                        "For MuJoCo: pip install 'bilevel-rl[control]'")
+                        "For MuJoCo, in a clone: pip install '.[control]'")
             ) from error  # fmt: skip
     else:
         env = environment(**options)

@@ -142,6 +142,15 @@ def _from_file(name: str, base: type, word: str) -> Target:
             message(name, f"no file {file!r}", f"a {word} of your own is FILE.py:NAME", "Check the path")
         )
     module = names.load_file(path, name)
+    own = _own(module, base) if ":" not in name and not hasattr(module, attribute) else []
+    if len(own) == 1:
+        (attribute,) = own
+        name = f"{file}:{attribute}"
+    elif own:
+        raise InvalidProblem(
+            message(name, f"several of which each is a {word}: {', '.join(own)}", f"one of them, or one called {word!r}",
+                    f"Say which, {file}:{own[0]}")
+        )  # fmt: skip
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise InvalidProblem(
@@ -165,6 +174,17 @@ def _from_file(name: str, base: type, word: str) -> Target:
             f"Subclass bilevel_rl.finite.{WANTED[word]}",
         )
     )
+
+
+def _own(module: Any, base: type) -> list[str]:
+    """What a file makes, or else defines, of a kind: names of objects; where there is none, of classes of its own."""
+    made = [key for key, value in vars(module).items() if isinstance(value, base) and not key.startswith("_")]
+    defined = [
+        key for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        and not key.startswith("_") and not inspect.isabstract(value)
+    ]  # fmt: skip
+    return made or defined
 
 
 # -- run folders ----------------------------------------------------------------------------------------------------
@@ -212,4 +232,4 @@ def _stored(folder: Path, name: str, source: str | None) -> str:
                     "a run folder holds the files that it runs, by plain names",
                     "Run only folders that you trust; start the run again with `bilevel-rl run`")
         )  # fmt: skip
-    return f"{path}:{name.rpartition(':')[2]}"
+    return f"{path}:{name.rpartition(':')[2]}" if ":" in name else str(path)

@@ -97,7 +97,7 @@ def _figure(section: str, f: figures.Figure) -> dict[str, Any]:
     plot: Any = f.plot
     return {
         "id": f"{section}-{f.key}", "title": f.title, "caption": f.caption, "log_x": f.log_x, "log_y": f.log_y,
-        "switch": f.key not in ("sequences", "profile", "endings", "x"), "plot": json.loads(plot.to_json()),
+        "switch": f.key not in ("sequences", "profile", "endings", "x", "rollout"), "plot": json.loads(plot.to_json()),
     }  # fmt: skip
 
 

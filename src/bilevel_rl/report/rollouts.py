@@ -21,7 +21,11 @@ def draw(go: Any, frames: Mapping[str, np.ndarray]) -> Any:
     Returns:
         Axes of equal units; of bars, heights over time.
     """
-    plot = go.Figure(layout={"showlegend": False, "margin": {"l": 40, "r": 20, "t": 20, "b": 40}})
+    axis = {"zeroline": False, "gridcolor": "rgba(128,134,144,.22)", "automargin": True, "ticklabelstandoff": 5}
+    plot = go.Figure(layout={
+        "template": "none", "showlegend": False, "margin": {"l": 40, "r": 20, "t": 20, "b": 40}, "height": 330,
+        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "xaxis": axis, "yaxis": axis,
+    })  # fmt: skip
     if "bars" in frames:
         for i in range(frames["bars"].shape[1]):
             plot.add_scatter(y=frames["bars"][:, i, 1].round(3).tolist(), mode="lines", name=str(i))
@@ -35,7 +39,8 @@ def draw(go: Any, frames: Mapping[str, np.ndarray]) -> Any:
         if name in frames:
             _lines(plot, name, frames[name], swap="walls" in frames)
     if "goals" in frames:
-        _marks(plot, frames["goals"][-1], "x")
+        goals = frames["goals"][-1]
+        _marks(plot, goals[:, ::-1] if "walls" in frames else goals, "x")
     plot.update_yaxes(scaleanchor="x", autorange="reversed" if "walls" in frames else True)
     return plot
 

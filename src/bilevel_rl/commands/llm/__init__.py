@@ -70,7 +70,7 @@ def _quiet() -> None:
                 "bilevel-rl llm",
                 str(error),
                 "language models need the extra 'llm'",
-                "Run: pip install 'bilevel-rl[llm]'",
+                "Run, in a clone of bilevel-rl: pip install '.[llm]'",
             )
         ) from error
     logging.set_verbosity_error()

@@ -122,7 +122,7 @@ def followers(seeds: int) -> dict[str, Any]:
     loop = {"chains": 8, "updates": 4, "batch": 64}
     for follower in (SAC(width=48), CTRL(width=48, steps=4), ACFlow(width=48, candidates=8)):
         began, rows = time.process_time(), {}
-        for transitions in (4_000, 8_000, 16_000):
+        for transitions in (4_000, 8_000):
             scored = evaluate.fresh(problem, follower=follower, transitions=transitions, seeds=seeds, seed=5, tau=0.05,
                                     **loop)  # fmt: skip
             rows[str(transitions)] = {"greedy": (8 * scored.utility_greedy).tolist(),
@@ -203,7 +203,7 @@ def valued(problem):
     return lambda xs, key, episodes: np.asarray(run(jnp.asarray(xs, jnp.float32)[:, None], key, episodes), float)
 
 
-PARTS = {"matching": (matching, 5), "followers": (followers, 3), "weights": (weights, 5)}
+PARTS = {"matching": (matching, 3), "followers": (followers, 2), "weights": (weights, 5)}
 
 
 def stored() -> dict[str, Any]:

@@ -41,7 +41,7 @@ from bilevel_rl.control.problems import (
 )
 from bilevel_rl.control.problems.pendulum_shaping import SCALE
 from bilevel_rl.control.solvers import SPSA, Covariance, PartialSGD
-from bilevel_rl.loop import solve
+from bilevel_rl.loop import precision, solve
 from bilevel_rl.schedules import PowerDecay
 
 NAME = "control_systems"
@@ -67,6 +67,7 @@ def still(follower: Follower) -> PartialSGD:
     return PartialSGD(follower=follower, leader=leader, tau=TAU, chains=CHAINS)
 
 
+@precision.double
 def trained(problem, follower: Follower):
     """A trace of seeds, and the greedy return of each at its end."""
     solver = still(follower)

@@ -66,7 +66,7 @@ class ExpertMixture(Policy):
     def mode(self, out):
         """The middle of the expert that weighs most."""
         log_w, mean, _ = self.opened(out)
-        return self.each.finish(mean[jnp.argmax(log_w)])[0]
+        return self.each.finish(mean[jax.lax.argmax(log_w, 0, jnp.int32)])[0]
 
     def encoded(self, action):
         return self.each.encoded(action)

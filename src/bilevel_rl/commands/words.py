@@ -115,5 +115,6 @@ def print_settings(kind: type) -> None:
     """The options of a verb by itself, each with its sentence."""
     from typing import get_type_hints
 
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    own = vars(kind).get("__annotations__", {})  # the verb's before those that say where it is done
+    for name, hint in sorted(get_type_hints(kind, include_extras=True).items(), key=lambda item: item[0] not in own):
         print(f"  --{name.replace('_', '-'):<12} {hint.__metadata__[0].help}")

@@ -10,8 +10,10 @@ whole takes about half an hour of one core.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -79,7 +81,9 @@ def stored(name: str, folder: Path):
     environment, gamma = ENVIRONMENTS[name]
     if not (folder / name).exists():
         whole = making.make(environment, making.Making(gamma=gamma))
-        minari_folder.save(mixed(whole, MIXTURE, 10_000), environment, folder / name)
+        mine = minari_folder.save(mixed(whole, MIXTURE, 10_000), environment, folder / f"{name}-{os.getpid()}")
+        with contextlib.suppress(OSError):  # a call beside this one was faster
+            mine.rename(folder / name)
     return minari_folder.load(folder / name, environment)
 
 

@@ -46,7 +46,7 @@ def test_a_learner_is_trained_with_its_own_options(folder, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_data_are_made_and_learners_compared(tmp_path, capsys):
-    folder, few = str(tmp_path / "made"), ["--transitions", "1600", "--rows", "400", "--sources", "random", "replay"]
+    folder, few = str(tmp_path / "made"), ["--transitions", "1600", "--rows", "200", "--sources", "random", "replay"]
     assert main(["offline", "make", "bounded", "--out", folder, *few, "--shares", "0.5", "0.5"]) == 0
     assert "random" in capsys.readouterr().out
     assert main(["offline", "compare", folder, "bounded", "--learners", "bc", "iql", *FEW]) == 0

@@ -128,7 +128,7 @@ WRITERS = {
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
-    "control_systems": noted,
+    "control_systems": noted, "offline": noted,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table,
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ def flows(facts: dict[str, Any]) -> str:
 
 def _matching(part: dict[str, Any]) -> str:
     heads = ["Estimator", "Cosine with the way's policy gradient", "Scatter of 64 samples over the squared mean"]
-    rows = [[name, f"{g['cosine']:.3f}", f"{g['scatter']:.2f}"] for name, g in part["gradients"].items()]
+    rows = [[name, f"{g['cosine']:.4f}", f"{g['scatter']:.3f}"] for name, g in part["gradients"].items()]
     said = "One Gaussian flow on the line, 400 batches (60: advantage weighted matching beside DDPO and Flow-GRPO):\n\n"
     curves = [
         [f"`{name}`", *(f"{_mean(c['rewards'], k):.2f}" for k in (0, 1, 3, 5)), f"{statistics.mean(c['end']):.3f}",

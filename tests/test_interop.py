@@ -78,7 +78,7 @@ def test_loggers_that_are_not_there_are_named(tmp_path, monkeypatch):
     with pytest.raises(InvalidConfig, match="tensorboard"):
         loggers.writers(["tensorbord"], tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingDependency, match=r"bilevel-rl\[wandb\]"):
+    with pytest.raises(MissingDependency, match=r"install .\.\[wandb\]"):
         loggers.writers(["wandb"], tmp_path)
 
 

@@ -277,7 +277,7 @@ def test_ray_that_is_missing_names_its_extra(monkeypatch, capsys, tmp_path):
     from bilevel_rl.errors import MissingDependency
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'bilevel-rl\[ray\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install '\.\[ray\]'"):
         machines_ray.connect("127.0.0.1:1")
 
 

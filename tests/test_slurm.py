@@ -138,7 +138,7 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(tmp_path, monkeypatc
     with pytest.raises(InvalidConfig, match="NAME=VALUE of sbatch"):
         slurm.options("time")
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'bilevel-rl\[slurm\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install '\.\[slurm\]'"):
         slurm._executor("yes", Needs(), tmp_path)
     monkeypatch.undo()
     pytest.importorskip("submitit")

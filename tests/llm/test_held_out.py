@@ -153,7 +153,7 @@ def test_loggers_by_name_write_offline_or_name_their_extra(tmp_path, monkeypatch
         Config(loggers=["wandbb"])
     for name in ("wandb", "trackio"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-        with pytest.raises(MissingDependency, match=rf"bilevel-rl\[{name}\]"):
+        with pytest.raises(MissingDependency, match=rf"install .\.\[{name}\]"):
             loggers.named([name])
 
 
@@ -188,5 +188,5 @@ def test_fewer_bits_and_attention_are_decided_when_a_model_is_loaded(tmp_path):
         trainer(attention="eager")
     with pytest.raises(InvalidConfig, match="it needs backend=lora"):
         config(quantised="4bit")
-    with pytest.raises(MissingDependency, match=r"bilevel-rl\[quantised\]"):
+    with pytest.raises(MissingDependency, match=r"install .\.\[quantised\]"):
         setup.load_policy(config(policy=str(tmp_path / "model"), backend="lora", quantised="4bit"), None)

@@ -18,7 +18,7 @@ if "BILEVEL_RL_TESTS_CACHE" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="bilevel-rl-tests-", ignore_cleanup_errors=True)
     os.environ["BILEVEL_RL_TESTS_CACHE"] = _cache.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["BILEVEL_RL_TESTS_CACHE"]
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Tests compose the library's functions with JAX's own, so they ask for 64 bits, as `use_64_bit` does; their children too.
 os.environ["JAX_ENABLE_X64"] = "1"

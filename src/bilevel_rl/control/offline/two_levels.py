@@ -4,6 +4,7 @@ The leader sees what is stored and nothing else, and judges the learnt policy by
 """
 
 # no `from __future__ import annotations`: Equinox reads `AbstractVar` only where annotations are evaluated
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -57,9 +58,9 @@ class OfflineProblem(ControlProblem):
         """How much each source counts, summing to one; None where x does not say."""
         return None
 
+    @abc.abstractmethod
     def outcome(self, x: Float[Array, " d"], judged: JudgedPolicy) -> Float[Array, ""]:
         """f: what the leader makes of the policy, smaller is better."""
-        raise NotImplementedError(f"{self.name}.outcome")
 
     def bank_at(self, x: Float[Array, " d"]) -> Bank:
         """The data under x."""

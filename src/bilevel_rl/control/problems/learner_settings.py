@@ -12,7 +12,20 @@ from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.errors import InvalidProblem, message
 
 
-class TemperatureChoice(ControlProblem):
+class _Staked(ControlProblem):
+    """The follower is paid what the environment pays, and looks at one stake only; x does not touch its reward."""
+
+    def discount_lower(self):
+        return 0.0
+
+    def reward(self, x, features):
+        return features[0]
+
+    def features(self, t):
+        return t.reward[None]
+
+
+class TemperatureChoice(_Staked):
     r"""The leader wants stakes to be varied, but not wild: $u = v - v^2/(2 v^*)$ with $v = (a - \mu/c)^2$.
 
     x is the logarithm of the follower's temperature. Its stakes have variance $\tau/c$, and the fourth moment of a normal
@@ -30,15 +43,6 @@ class TemperatureChoice(ControlProblem):
 
     name: ClassVar[str] = "temperature_choice"
     x_names: ClassVar[tuple[str, ...]] = ("log_temperature",)
-
-    def discount_lower(self):
-        return 0.0
-
-    def reward(self, x, features):
-        return features[0]
-
-    def features(self, t):
-        return t.reward[None]
 
     def utility(self, x, t):
         v = (t.action[0] - self.environment.gain / self.environment.drag) ** 2
@@ -59,7 +63,7 @@ class TemperatureChoice(ControlProblem):
         return float(jnp.log(self.environment.drag * self.wanted / 3))
 
 
-class PessimismChoice(ControlProblem):
+class PessimismChoice(_Staked):
     r"""An insurer wants bets it can bear: $u = \mu a - \tfrac12 (c + \lambda\sigma^2) a^2$. x is the follower's $\beta$.
 
     A follower that counts $\beta$ standard deviations off (`followers.STAC`, with the discount 0) wants
@@ -77,15 +81,6 @@ class PessimismChoice(ControlProblem):
 
     name: ClassVar[str] = "pessimism_choice"
     x_names: ClassVar[tuple[str, ...]] = ("beta",)
-
-    def discount_lower(self):
-        return 0.0
-
-    def reward(self, x, features):
-        return features[0]
-
-    def features(self, t):
-        return t.reward[None]
 
     def _borne(self) -> float:
         return self.environment.drag + self.aversion * self.environment.risk**2

@@ -44,7 +44,7 @@ class RewardWrapper(gymnasium.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gymnasium.Env, problem: ControlProblem, x: Any = None):
         RecordConstructorArgs.__init__(self, problem=problem, x=x)  # so that Gymnasium can make it again
         gymnasium.Wrapper.__init__(self, env)
-        fits(problem.environment, env)
+        check_same_spaces(problem.environment, env)
         self.problem = problem
         self._names = problem.environment.info_names
         self._arrays, self._rest = eqx.partition(problem, eqx.is_array)
@@ -99,7 +99,7 @@ def numbers(names: tuple[str, ...], info: Mapping[str, Any]) -> np.ndarray:
     return np.asarray([info[name] for name in names], np.float32)
 
 
-def fits(environment: Environment, env: gymnasium.Env) -> None:
+def check_same_spaces(environment: Environment, env: gymnasium.Env) -> None:
     """Raise `InvalidProblem` unless a Gymnasium environment has the observations and actions of a problem's."""
     for word, own, other in (
         ("observations", environment.observation, env.observation_space), ("actions", environment.action, env.action_space),

@@ -13,6 +13,7 @@ from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.experiments import gridworld
 from bilevel_rl.launch import execute
+from bilevel_rl.machines import job, where
 
 ROOT = Path(__file__).parents[1]
 SEARCH = json.loads((ROOT / "benchmarks/results/gridworld_search.json").read_text())
@@ -74,7 +75,7 @@ def test_the_table_is_what_the_seeds_say():
 
 
 @pytest.mark.slow
-def test_a_second_call_reuses_finished_runs_and_refuses_other_settings(tmp_path, monkeypatch, capsys):
+def test_a_second_call_reuses_finished_runs_and_refuses_other_settings_here_and_elsewhere(tmp_path, monkeypatch, capsys):
     few = [
         dataclasses.replace(row, options=row.options | {"chains": 16})
         for row in gridworld.rows()
@@ -98,3 +99,11 @@ def test_a_second_call_reuses_finished_runs_and_refuses_other_settings(tmp_path,
     capsys.readouterr()
     assert main([*argv[:-2], "--seed", "1", "--out", str(tmp_path / "g")]) == 2
     assert "runs of an earlier experiment" in capsys.readouterr().err
+    monkeypatch.setattr(where, "worker", lambda *_: (job.here, 2))
+    assert main([*argv[:-1], str(tmp_path / "there"), "--ray", "auto"]) == 0
+    assert "2 jobs, 2 to do" in capsys.readouterr().out
+    for run in records.find_runs(tmp_path / "g"):
+        ours, theirs = (records.read_arrays(folder / "metrics.npz")
+                        for folder in (run, tmp_path / "there" / run.relative_to(tmp_path / "g")))  # fmt: skip
+        assert ours.keys() == theirs.keys()
+        assert all((ours[key] == theirs[key]).all() for key in ours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 
 import pytest
@@ -13,11 +14,13 @@ import yaml
 from bilevel_rl.commands import llm as commands
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.experiments import happy_tweets as experiment
+from bilevel_rl.launch import options
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.judges.builtin import HumanQueue
 from bilevel_rl.llm.judges.by_name import make_judge
 from bilevel_rl.llm.tasks import corpus, pretrain
 from bilevel_rl.llm.tasks import happy_tweets as task
+from bilevel_rl.machines import job, where
 from bilevel_rl.records import Run
 
 TINY = pretrain.LanguageModelConfig(vocabulary=300, layers=1, width=16, heads=2, steps=30, batch=16)
@@ -202,6 +205,47 @@ def test_happy_tweets_runs_every_method_once(tiny_task, tmp_path, capsys, method
     shutil.rmtree(tmp_path / "ht" / "nested-0")
     assert commands.main(["resume", str(tmp_path / "ht" / "partial_sgd-0")]) == 0
     assert (tmp_path / "ht" / "nested-0" / "evaluation.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+@pytest.mark.parametrize("there", ["this process", pytest.param("another process", marks=pytest.mark.slow)])
+def test_happy_tweets_done_elsewhere_are_those_done_here(there, tiny_task, models, tmp_path, monkeypatch, capsys):
+    """A job knows its folder alone: neither the cache nor the data of the machine that asked."""
+    argv = ["happy-tweets", "--methods", "partial_sgd", "--rollouts", "4", "--labels", "12", "--out"]
+    assert commands.main([*argv, str(tmp_path / "here")]) == 0
+    seen = []
+
+    def worker(one, tell):
+        tell("running", "on there")
+        seen.append(sorted(path.name for path in (one.folder / "task").iterdir()))
+        if there == "another process":
+            return job.here(one, tell)
+        return job.Outcome(job.carried_out([str(one.folder)], experiment.fill), "")
+
+    monkeypatch.setattr(where, "worker", lambda *_: (worker, 1))
+    again = [*argv, str(tmp_path / "there"), "--ray", "auto", "--cpus", "2"]
+    assert commands.main(again) == 0
+    assert "running partial_sgd-0" in " ".join(capsys.readouterr().out.split())
+    assert seen == [["classifier", "model", "task.json"]]
+    ours, theirs = (tmp_path / name / "partial_sgd-0" for name in ("here", "there"))
+    assert sorted(path.name for path in theirs.iterdir()) == sorted(path.name for path in ours.iterdir())
+    for key, value in trace(ours).items():
+        if key not in ("seconds", "tokens_per_second", "memory"):
+            assert value.tolist() == trace(theirs)[key].tolist(), key
+    configs = [Run.read(folder).config for folder in (ours, theirs)]
+    assert configs[0] | {"out": ""} == configs[1] | {"out": ""}
+    grades = [json.loads((folder / "evaluation.json").read_text()) for folder in (ours, theirs)]
+    assert grades[0] | {"seconds": 0} == grades[1] | {"seconds": 0}
+    assert commands.main(again[:-4]) == 0  # the same experiment, wherever it is done
+    with pytest.raises(InvalidConfig, match="runs of an earlier experiment"):
+        commands.main([*again[:-4], "--resume", "never"])
+
+
+def test_the_command_of_an_experiment_can_be_given_again(tmp_path):
+    settings = experiment.Settings(paper=True, ray="auto", methods=("nested", "partial_sgd"), out=tmp_path / "a b", runs=2)
+    assert experiment.command(settings) == "bilevel-rl llm happy-tweets --paper --runs 2 --methods nested partial_sgd"
+    words = shlex.split(experiment.command(settings, whole=True))[3:]
+    assert options.parse("llm happy-tweets", experiment.Settings, words) == settings
 
 
 def test_every_method_may_spend_the_same(models):

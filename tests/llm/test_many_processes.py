@@ -79,9 +79,15 @@ def start(place: Path, out: Path, count: int, options: dict, **environment: str)
 
 def ended(ranks: list[subprocess.Popen]) -> list[int]:
     """Exit codes; what was said is shown where a test fails."""
-    for rank in ranks:
-        print(rank.communicate(timeout=400)[0][-800:])
+    said(ranks)
     return [rank.returncode for rank in ranks]
+
+
+def said(ranks: list[subprocess.Popen]) -> list[str]:
+    """Last words of each rank, waited for."""
+    words = [rank.communicate(timeout=400)[0][-800:] for rank in ranks]
+    print(*words, sep="\n")
+    return words
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +130,8 @@ def test_a_signal_to_one_rank_stops_all_at_one_iteration(place, tmp_path):
     ranks = start(place, out, 2, long)
     wait_for(out, 2)
     ranks[1].send_signal(signal.SIGTERM)  # preempted; a launcher would pass it on to the other
-    codes = ended(ranks)
+    assert all(f"go on with: bilevel-rl llm resume {out}" in words for words in said(ranks))
+    codes = [rank.returncode for rank in ranks]
     assert codes[1] == 128 + signal.SIGTERM
     assert codes[0] in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert read_status(out)["state"] == "stopped"

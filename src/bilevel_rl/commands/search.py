@@ -20,7 +20,7 @@ from bilevel_rl.finite import multistart
 from bilevel_rl.launch import RECOMMENDED, execute, load
 from bilevel_rl.loop import search_folder
 from bilevel_rl.machines import where
-from bilevel_rl.machines.job import FOLDER, Job
+from bilevel_rl.machines.job import FOLDER, Job, carried_out
 
 arg = tyro.conf.arg
 USAGE = (
@@ -209,6 +209,4 @@ def _short(x) -> str:
 
 
 if __name__ == "__main__":
-    from bilevel_rl.launch import work
-
-    sys.exit(work.main(sys.argv[1:], fill))
+    sys.exit(carried_out(sys.argv[1:], fill))

@@ -16,7 +16,7 @@ from bilevel_rl.commands import screen, unfinished, words
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import RECOMMENDED, options
 from bilevel_rl.machines import where
-from bilevel_rl.machines.job import FOLDER, Job
+from bilevel_rl.machines.job import FOLDER, Job, carried_out
 
 arg = tyro.conf.arg
 ASK = "ask.json"  # in the folder of a program that is done elsewhere: what it is
@@ -221,6 +221,4 @@ def _words(setting: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from bilevel_rl.launch import work
-
-    sys.exit(work.main(sys.argv[1:], fill))
+    sys.exit(carried_out(sys.argv[1:], fill))

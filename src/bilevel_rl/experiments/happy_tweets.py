@@ -14,6 +14,8 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,13 +25,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from bilevel_rl import records, statistics
+from bilevel_rl import records, signals, statistics, versions
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
-from bilevel_rl.experiments import paper_tweets
+from bilevel_rl.experiments import paper_tweets, travelling
+from bilevel_rl.machines import where
+from bilevel_rl.machines.job import FOLDER, Job, carried_out
 
 arg = tyro.conf.arg
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
+ASK = "ask.json"  # in the folder of a run that is done elsewhere: what it is
+FREE = where.OPTIONS | {"out", "cache", "resume"}  # settings on which no result depends
 BATCH = {"prompts_per_step": 8, "group": 4}
 PAIRS = 2  # judged pairs a rollout of 32 completions
 # Shared by all methods; ours: the same small grid for each, docs/llm/happy-tweets.md.
@@ -58,7 +64,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(where.Where):
     """Happy tweets: bi-level RLHF and its baselines at equal labels and tokens, from nothing, offline."""
 
     data: Annotated[
@@ -66,6 +72,9 @@ class Settings:
         arg(help="folder with TweetEval's emoji, sentiment and emotion; absent: our grammar's tweets"),
     ] = None
     out: Annotated[Path, arg(help="folder for the run folders and the results")] = Path("runs/happy_tweets")
+    resume: Annotated[
+        Literal["auto", "never"], arg(help="a folder that holds this very experiment: gone on with, or refused")
+    ] = "auto"
     cache: Annotated[Path, arg(help="folder for the models that are made on the way")] = Path("runs/cache")
     size: Annotated[
         Literal["auto", "small", "large"],
@@ -249,15 +258,18 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
     import torch
 
     settings.check()
+    where.check("experiments happy_tweets", settings)
     given, settings = settings, settings.filled()
     torch.set_num_threads(1)  # ours: models this small lose more to a second thread than they gain
     task = prepare(settings, progress)
     out = records.make_folder(settings.out)
     _same_experiment(out, settings)
     gold, tokenizer = task.gold(), task.tokenizer()
-    rows = []
-    for seed in range(settings.seed, settings.seed + settings.runs):
-        for label in settings.methods:
+    rows, again = [], command(given, whole=True)
+    with signals.hinted(again):
+        if settings.elsewhere:
+            _elsewhere(settings, task, again)
+        for label, seed in _cells(settings):
             config = configuration(settings, label, seed, task)
             rows.append(_one(config, label, task, gold, tokenizer, settings, watch))
     results = {
@@ -275,6 +287,48 @@ def run(settings: Settings, watch: Watch, progress: bool = False) -> Path:
     return out
 
 
+def _cells(settings: Settings) -> list[tuple[str, int]]:
+    """Every method and seed."""
+    seeds = range(settings.seed, settings.seed + settings.runs)
+    return [(label, seed) for seed in seeds for label in settings.methods]
+
+
+def _elsewhere(settings: Settings, task: Any, again: str) -> None:
+    """Have every run done and graded on the machines that are asked for; folders are filled as if it had been here."""
+    jobs = []
+    for label, seed in _cells(settings):
+        folder = records.make_folder(settings.out / f"{label}-{seed}")
+        if not _graded(folder):
+            travelling.pack(task, folder)
+            ask = {"settings": _plain(settings), "label": label, "seed": seed, "policy": str(task.model)}
+            records.write_json(folder / ASK, ask)
+        jobs.append(Job(folder, ("bilevel_rl.experiments.happy_tweets", FOLDER), _graded, folder.name))
+    where.do(settings, jobs, names=versions.OF_TORCH)
+    where.done(jobs, again)
+    for one in jobs:
+        travelling.remove(one.folder)
+        (one.folder / ASK).unlink(missing_ok=True)
+
+
+def _graded(folder: Path) -> bool:
+    return (folder / "evaluation.json").exists()
+
+
+def fill(folder: Path) -> None:
+    """Do and grade the run that a folder asks for, or go on with it, on any machine."""
+    import torch
+
+    if _graded(folder):
+        return
+    torch.set_num_threads(1)
+    ask, task = records.read_json(folder / ASK), travelling.unpack(folder)
+    settings = read_settings(ask["settings"])
+    config = configuration(settings, ask["label"], ask["seed"], task)
+    # a run says where its policy came from by the name that it has at home
+    config = dataclasses.replace(config, out=str(folder), policy=ask["policy"])
+    _one(config, ask["label"], task, task.gold(), task.tokenizer(), settings, silent)
+
+
 def _one(
     config: Any, label: str, task: Any, gold: Any, tokenizer: Any, settings: Settings, watch: Watch
 ) -> dict[str, Any]:  # fmt: skip
@@ -283,13 +337,13 @@ def _one(
     from bilevel_rl.llm.trainer import BilevelTrainer
 
     folder = Path(config.out)
-    if (folder / "evaluation.json").exists():
+    if _graded(folder):
         return records.read_json(folder / "evaluation.json")
     begin = time.perf_counter()
     resume = (folder / "checkpoint" / "state.json").exists()
     with watch(f"{label}, seed {config.seed}", config.steps) as advance:
         trainer = BilevelTrainer(
-            config, None, None, task.prompts, tokenizer=tokenizer, gold=gold,
+            config, str(task.model), None, task.prompts, tokenizer=tokenizer, gold=gold,
             judge=_judge(task, settings, config.seed, gold), callbacks=[_ticker(advance)], resume=resume,
             problem=f"happy_tweets_{task.name}",
         )  # fmt: skip
@@ -397,18 +451,23 @@ def paired_gaps(rows: Sequence[Mapping[str, Any]], ours: str, theirs: str) -> li
 # -- small things --------------------------------------------------------------------------------------------
 
 
-def command(settings: Settings) -> str:
-    """The command line that makes these results, paths left out."""
-    words = ["bilevel-rl llm happy-tweets"]
+def command(settings: Settings, whole: bool = False) -> str:
+    """The command line that makes these results.
+
+    Args:
+        whole: with the folders and the machines, on which no result depends.
+    """
+    words = ["bilevel-rl", "llm", "happy-tweets"]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if value == field.default or field.name in ("out", "cache"):
+        if value == field.default or (field.name in FREE and not whole):
             continue
-        text = (
-            " ".join(value) if isinstance(value, tuple) else "FOLDER" if field.name == "data" else str(value)
-        )
-        words.append(f"--{field.name} {text}")
-    return " ".join(words)
+        words.append(f"--{field.name.replace('_', '-')}")
+        if isinstance(value, tuple):
+            words += value
+        elif value is not True:
+            words.append("FOLDER" if field.name == "data" and not whole else str(value))
+    return shlex.join(words)
 
 
 def _ticker(advance: Callable[[int], None]) -> Any:
@@ -422,10 +481,23 @@ def _ticker(advance: Callable[[int], None]) -> Any:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
+    """As JSON, without what is only about where and when the work is done."""
+    values = {key: value for key, value in dataclasses.asdict(settings).items() if key not in where.OPTIONS | {"resume"}}
     values["data"] = None if settings.data is None else settings.data.name
     values["out"], values["cache"] = str(settings.out), str(settings.cache)
     return json.loads(json.dumps(values))
+
+
+def read_settings(plain: Mapping[str, Any], **given: Any) -> Settings:
+    """Settings that were written as JSON.
+
+    Args:
+        plain: as `experiment.json` has them.
+        given: what is to be another value.
+    """
+    values = {**plain, **given}
+    folders = {key: Path(values[key]) for key in ("out", "cache", "data") if values[key]}
+    return Settings(**values | folders | {"methods": tuple(values["methods"])})
 
 
 def _same_experiment(out: Path, settings: Settings) -> None:
@@ -439,13 +511,10 @@ def _same_experiment(out: Path, settings: Settings) -> None:
     if path.exists():
         with contextlib.suppress(KeyError):
             plain = {"paper": False, "ties": "skip"}  # folders of before say nothing of these
-            if plain | records.read_json(path)["fixed"] == fixed:
+            if plain | records.read_json(path)["fixed"] == fixed and settings.resume == "auto":
                 return
-        raise InvalidConfig(
-            message(
-                str(out), "runs of other settings", "one folder holds one experiment", "Choose another --out"
-            )
-        )
+        what = "runs of an earlier experiment" if settings.resume == "never" else "runs of other settings"
+        raise InvalidConfig(message(str(out), what, "one folder holds one experiment", "Choose another --out"))
     records.write_json(path, {"fixed": fixed, "settings": _plain(settings), "data": str(settings.data or "")})
 
 
@@ -453,3 +522,7 @@ def _same_experiment(out: Path, settings: Settings) -> None:
 def silent(label: str, total: int) -> Any:
     """A `Watch` that shows nothing."""
     yield lambda done: None
+
+
+if __name__ == "__main__":
+    sys.exit(carried_out(sys.argv[1:], fill))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bilevel_rl import records, signals
-from bilevel_rl.errors import StorageFailed
+from bilevel_rl import records
 from bilevel_rl.launch import execute
 from bilevel_rl.loop import checkpoint
-from bilevel_rl.machines.job import BUSY, FOLDER, Job
+from bilevel_rl.machines.job import FOLDER, Job, carried_out
 
 
 def job(folder: Path, name: str) -> Job:
@@ -41,20 +39,5 @@ def fill(folder: Path) -> None:
     ready.start(folder, resume=True)
 
 
-def main(argv: list[str], fill: Callable[[Path], None] = fill) -> int:
-    """Do the work of a folder; 0 finished, `BUSY` where another process is at it, 128 + signal when stopped."""
-    try:
-        with signals.raised():
-            fill(Path(argv[0]))
-    except KeyboardInterrupt as error:
-        said, code = signals.farewell(error)
-        print(said, file=sys.stderr)
-        return code
-    except StorageFailed as error:
-        print(error, file=sys.stderr)
-        return BUSY if "another process" in str(error) else 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(carried_out(sys.argv[1:], fill))

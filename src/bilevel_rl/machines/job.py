@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bilevel_rl.errors import BilevelError
+from bilevel_rl import signals
+from bilevel_rl.errors import BilevelError, StorageFailed
 
 FOLDER = "@FOLDER@"  # in the words of a job: its folder, wherever that is
 BUSY = 75  # exit code: another process does it (EX_TEMPFAIL of sysexits.h)
@@ -119,6 +120,29 @@ class Process:
         said = self._said.read().decode(errors="replace")
         self._said.close()
         return Outcome(code, said)
+
+
+def carried_out(words: Sequence[str], fill: Callable[[Path], None]) -> int:
+    """The program of a job: do the work of a folder, here and now.
+
+    Args:
+        words: the program's own; the first is the folder.
+        fill: does the work, or goes on with it.
+
+    Returns:
+        The exit code: 0 finished, `BUSY` where another process is at it, 128 + signal when stopped.
+    """
+    try:
+        with signals.raised():
+            fill(Path(words[0]))
+    except KeyboardInterrupt as error:
+        said, code = signals.farewell(error)
+        print(said, file=sys.stderr)
+        return code
+    except StorageFailed as error:
+        print(error, file=sys.stderr)
+        return BUSY if "another process" in str(error) else 1
+    return 0
 
 
 _running: set[Process] = set()

@@ -58,12 +58,15 @@ def check(verb: str, where: Where) -> None:
     versions.accept(where.accept_versions)
 
 
-def worker(where: Where, at_once: int) -> tuple[Worker, int | Callable[[], int]]:
+def worker(
+    where: Where, at_once: int, names: tuple[str, ...] = versions.OF_JAX
+) -> tuple[Worker, int | Callable[[], int]]:
     """Who does the jobs, and how many at a time.
 
     Args:
         where: the place.
         at_once: on this machine.
+        names: packages whose versions must be this process's.
 
     Raises:
         MissingDependency, ClusterLost, InvalidConfig: the place can't be reached, before anything starts.
@@ -72,14 +75,14 @@ def worker(where: Where, at_once: int) -> tuple[Worker, int | Callable[[], int]]
     if where.ray:
         from bilevel_rl.machines import ray
 
-        return ray.connect(where.ray, needs)
+        return ray.connect(where.ray, needs, names)
     return work.here, at_once
 
 
 def do(
     where: Where, jobs: Sequence[Job], at_once: int = 1, say: Callable[[str], Any] = print,
-    line: Callable[[Job], str] = lambda _: "",
-) -> None:
+    line: Callable[[Job], str] = lambda _: "", names: tuple[str, ...] = versions.OF_JAX,
+) -> None:  # fmt: skip
     """Do every job that is not finished, and say what is queued, what runs where, what is done.
 
     Args:
@@ -88,6 +91,7 @@ def do(
         at_once: how many at a time, on this machine.
         say: prints a line.
         line: what is said of a job that is done.
+        names: packages on whose versions the results depend.
     """
     left = [one for one in jobs if not one.done]
     if not left:
@@ -99,9 +103,9 @@ def do(
         say(f"{len(jobs)} jobs, {len(left)} to do")
         logs = Path(os.path.commonpath([one.folder.resolve().parent for one in left])) / "slurm"
         needs = Needs(where.cpus, where.gpus, where.memory)
-        slurm.fill(left, where.slurm, needs, _watch(left, say, line), logs, say)
+        slurm.fill(left, where.slurm, needs, _watch(left, say, line), logs, say, names)
         return
-    found, most = worker(where, at_once)
+    found, most = worker(where, at_once, names)
     say(f"{len(jobs)} jobs, {len(left)} to do" + ("" if callable(most) else f", {most} at a time"))
     pool.fill(left, found, most, _watch(left, say, line))
 

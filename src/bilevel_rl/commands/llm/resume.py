@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _experiment(folder: Path) -> int:
     saved = read_json(folder / "experiment.json")
-    values = {**saved["settings"], "out": folder, "data": Path(saved["data"]) if saved["data"] else None}
-    values["cache"], values["methods"] = Path(values["cache"]), tuple(values["methods"])
-    experiment.run(experiment.Settings(**values), screen.bar)
+    settings = experiment.read_settings(saved["settings"], out=folder, data=saved["data"] or None)
+    experiment.run(settings, screen.bar)
     happy_tweets.show(folder)
     return 0

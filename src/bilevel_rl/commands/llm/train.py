@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def run(config: Config, resume: bool) -> int:
     held_out = load_prompts(config.eval_prompts, duplicates="drop") if config.eval_prompts else []
     judge, scorer = make_judge(config.judge, config.seed)
     console = screen.console()
-    with screen.bar(f"{config.method}", config.steps) as advance:
+    with _kept(config.out), screen.bar(f"{config.method}", config.steps) as advance:
         given["gold"] = make_gold(config.gold) or scorer or given.get("gold")
         trainer = BilevelTrainer(
             config, judge=judge, preferences=preferences, cost=make_gold(config.cost, "config.cost"), held_out=held_out,
@@ -118,6 +120,19 @@ def run(config: Config, resume: bool) -> int:
         if config.out:
             console.print(f"run folder: {config.out}", highlight=False, soft_wrap=True)
     return 0
+
+
+@contextlib.contextmanager
+def _kept(out: str) -> Iterator[None]:
+    """Inside, an interruption says how to go on, where there is anything to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        from bilevel_rl.levels.run_folder import has_checkpoint
+
+        if out and has_checkpoint(out):
+            error.hint = f"bilevel-rl llm resume {shlex.quote(out)}"  # type: ignore[attr-defined]
+        raise
 
 
 def _stopped(config: Config, step: int) -> None:

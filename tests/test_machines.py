@@ -25,7 +25,7 @@ from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.launch import options, sources
 from bilevel_rl.machines import files, where
 from bilevel_rl.machines import ray as machines_ray
-from bilevel_rl.machines.job import FOLDER, ClusterLost, Job, Outcome, Process
+from bilevel_rl.machines.job import FOLDER, ClusterLost, Job, Needs, Outcome, Process
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = """
@@ -244,6 +244,53 @@ def test_a_process_says_its_last_words(tmp_path):
     assert (code, "no-such-file" in said) == (2, True)
 
 
+SHOWS = """
+import json, os, sys
+from pathlib import Path
+Path(sys.argv[1], "shown").write_text(json.dumps([os.environ.get("JAX_COMPILATION_CACHE_DIR"), os.environ["TASK"]]))
+"""
+
+
+def test_the_jobs_of_a_node_share_one_cache_of_compiled_programs(tmp_path, monkeypatch):
+    """Each lies in a folder of its own; the cache does not."""
+    from bilevel_rl import compiled
+
+    monkeypatch.delenv(compiled.DIRECTORY, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    (tmp_path / "shows.py").write_text(SHOWS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    shown = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        assert Process(("shows", FOLDER), folder, {"TASK": name}).outcome().code == 0
+        shown.append(json.loads((folder / "shown").read_text()))
+    assert [task for _, task in shown] == ["one", "two"]
+    assert shown[0][0] == shown[1][0]
+    assert Path(shown[0][0]).parents[1] == tmp_path / "node"
+
+
+# -- resources --------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_given_what_it_needs_and_no_more_run_than_fit():
+    node = {"CPU": 8.0, "GPU": 2.0, "memory": 16 * 2.0**30}
+    assert machines_ray._fit(node, Needs(cpus=3)) == 2
+    assert machines_ray._fit(node, Needs(cpus=1, gpus=0.5)) == 4
+    assert machines_ray._fit(node, Needs(cpus=1, memory=6)) == 2
+    assert machines_ray._fit(node, Needs(cpus=1, gpus=4)) == 0
+    given = {}
+
+    class Stand:
+        @staticmethod
+        def remote(**options):
+            given.update(options)
+            return lambda function: function
+
+    machines_ray.Cluster(Stand, "place", Needs(cpus=2, gpus=1, memory=3), versions.OF_JAX)
+    assert (given["num_cpus"], given["num_gpus"], given["memory"]) == (2, 1, 3 * 2**30)
+
+
 # -- addresses --------------------------------------------------------------------------------------------------------
 
 
@@ -400,16 +447,21 @@ def test_cells_on_a_cluster_are_the_cells_of_this_machine(plugin, nodes, tmp_pat
     """Bits, the user's files, temporary folders, and a node that joins while work waits."""
     (folder,) = asked(plugin, "Walk", out=tmp_path / "here")
     cell.fill(folder)
-    scratch = tmp_path / "scratch"
+    scratch, waits, out = tmp_path / "scratch", tmp_path / "waits", tmp_path / "there"
     scratch.mkdir()
-    nodes.start(TMPDIR=str(scratch))
+    waits.touch()
+    nodes.start(TMPDIR=str(scratch), WAITS=str(waits))  # one processor, and Slow keeps it
     nodes.ready()
-    job = bench(plugin, "Walk", "Slow", out=tmp_path / "there", more=("--ray", nodes.address))
+    job = bench(plugin, "Slow", "Walk", out=out, more=("--ray", nodes.address))
+    until((out / "cells/Tiny--Slow/tuning.json").exists, 240)
+    assert not (out / "cells/Tiny--Walk/cell.json").exists()
     nodes.start(TMPDIR=str(scratch))
+    until((out / "cells/Tiny--Walk/cell.json").exists, 240)  # the node that has joined does it
+    waits.unlink()
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
-    assert re.search(r"running\s+Tiny \| Walk\s+on \S+ \(process \d+\)", said), said
-    assert same_run(folder, tmp_path / "there/cells/Tiny--Walk")
+    assert re.search(r"running\s+Tiny \| Walk\s+on \S+ \(process \d+\) \(0 queued, 2 running\)", said), said
+    assert same_run(folder, out / "cells/Tiny--Walk")
     assert not list(scratch.glob("bilevel-rl-*")), "temporary folders go"
 
 

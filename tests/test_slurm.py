@@ -134,6 +134,13 @@ def test_a_job_that_dies_twice_is_booked_with_its_last_words(cluster, tmp_path):
     assert records.read_json(one.folder / "failed.json")["reason"] == "exit code 1: no luck"
 
 
+def test_a_task_of_the_array_is_given_what_a_job_needs(cluster, tmp_path):
+    executor = slurm._executor("time=90,partition=long", Needs(cpus=1.5, gpus=1, memory=2.5), tmp_path / "logs")
+    given = executor.parameters
+    assert (given["cpus_per_task"], given["gpus_per_node"], given["mem"]) == (2, 1, "3GB")
+    assert (given["time"], given["partition"]) == (90, "long")
+
+
 def test_what_is_wrong_is_said_before_anything_is_submitted(tmp_path, monkeypatch):
     with pytest.raises(InvalidConfig, match="NAME=VALUE of sbatch"):
         slurm.options("time")

@@ -30,7 +30,7 @@ from result_pages.paper import (
     subsidy_table,
 )
 from result_pages.recipes import recipes
-from result_pages.speed import moving, scaling
+from result_pages.speed import many_processes, moving, scaling, states
 from result_pages.words import aged, machine, noted, plain, table
 
 HEAD = """Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there
@@ -63,8 +63,8 @@ TOPICS = (
     Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
           "components and recipes beside GRPO of TRL"),
     Topic("speed", "Speed and scaling", ("speed", "scaling", "moving", "counted_memory", "llm_speed", "peers_speed",
-          "race_cost", "paired_speed"),
-          "cost and memory along states, dimensions, runs and tokens"),
+          "race_cost", "paired_speed", "states", "many_processes"),
+          "cost and memory along states, dimensions, runs, tokens and processes"),
     Topic("more", "More", ("",), "whatever has no topic yet"),
 )  # fmt: skip
 
@@ -117,7 +117,7 @@ WRITERS = {
     "exact_search": exact_search,
     "published": published,
     "peers": peers, "reliability": reliability,
-    "scaling": scaling, "moving": moving, "braess": braess,
+    "scaling": scaling, "moving": moving, "braess": braess, "states": states, "many_processes": many_processes,
     "search": table, "four_rooms_samples": table, "counted_memory": table,
     "population": population, "quality": quality, "gridworld": gridworld, "gridworld_search": gridworld_search,
     "gridworld_optima": gridworld_optima,

@@ -13,6 +13,7 @@ from gymnasium.envs.toy_text.taxi import TaxiEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.finite import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.model.mdp import _alias_table
 
@@ -132,3 +133,38 @@ def test_large_sparse_costs_linear_memory():
     successors = np.stack([(np.arange(S) + 1) % S, np.arange(S)], -1)[:, None]
     mdp = FiniteMDP.from_sparse(successors, np.full((S, 1, 2), 0.5))
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(mdp)) < 60 * S
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_blocks_of_rows_are_the_table(block):
+    rng = np.random.default_rng(0)
+    S, A, K = 7, 2, 3
+    successors, p = rng.integers(0, S + 1, (S, A, K)), rng.standard_exponential((S, A, K))
+    p /= p.sum(-1, keepdims=True)
+    allowed, ends = rng.uniform(size=(S, A)) < 0.7, np.arange(S) == 4
+    allowed[:, 0], successors[4] = True, 4
+    asked = []
+
+    def rows(s):
+        asked.append(len(s))
+        return successors[s], p[s]
+
+    given = {"start": np.arange(1, S + 1) / 28, "discount": 0.8, "ends": ends, "allowed": allowed}
+    made = FiniteMDP.from_blocks(rows, S, **given, block=block)
+    assert (sum(asked), max(asked)) == (S, min(block, S))
+    jax.tree.map(np.testing.assert_array_equal, made, FiniteMDP.from_sparse(successors, p, **given))
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    (lambda s: (np.zeros((len(s), 1, 1 + s[0]), int), np.ones((len(s), 1, 1 + s[0]))),
+     r"states from 2 on: got shape \(2, 1, 3\); successors must be \[B, A, K\] = \[2, 1, 1\]"),
+    (lambda s: (np.zeros((len(s), 1, 1), int), (1.0 - 0.5 * (s == 3))[:, None, None]),
+     r"states from 2 on: probabilities\[1, 0\]: got a row that sums to 0.5"),
+    (lambda s: (np.full((len(s), 1, 1), 9), np.ones((len(s), 1, 1))), r"from 0 on: successors: got int64 in \[9, 9\]"),
+    (lambda s: (np.zeros(len(s), int), np.ones(len(s))), r"states from 0 on: successors: got shapes \(2,\)"),
+])  # fmt: skip
+def test_a_block_that_is_wrong_is_named(rows, said):
+    with pytest.raises(InvalidProblem, match=said):
+        FiniteMDP.from_blocks(rows, 5, block=2)
+    with pytest.raises(InvalidProblem, match="states=0, block="):
+        FiniteMDP.from_blocks(rows, 0)

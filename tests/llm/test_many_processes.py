@@ -117,6 +117,19 @@ def test_one_two_and_four_processes_are_one_run(name, place, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_the_command_twice_in_fresh_processes_is_the_same_run(name, place, tmp_path):
+    options = VARIANTS[name] | {"estimator": "shared", "recipe": "credit=gae, loss=clipped"}
+    for salt in ("1", "2"):
+        assert ended(start(place, tmp_path / salt, 1, options, PYTHONHASHSEED=salt)) == [0]
+    close(tmp_path / "1", tmp_path / "2", exactly=True)
+    assert read_json(tmp_path / "1/digests.json") == read_json(tmp_path / "2/digests.json")
+    assert ended(start(place, tmp_path / "3", 1, options | {"seed": 5})) == [0]
+    ours, other = weights(tmp_path / "1"), weights(tmp_path / "3")
+    assert any(not torch.equal(value, other[key]) for key, value in ours.items())
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_two_then_one_then_four(place, tmp_path):
     assert ended(start(place, tmp_path / "whole", 1, {"backend": "lora"})) == [0]
     for steps, count in ((1, 2), (2, 1), (3, 4)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ TOLERANCE = 1e-8  # ours: how far a row of probabilities may be from 1, in 64 bi
 ROUNDING = 8  # ours: and how many units of its type's rounding, times the root of its length
 EXACT = 1e-12  # ours: rows that miss 1 by less are left as they are
 NEVER = -1e9  # ours: a logit, or a value in units of reward, at which no action is ever taken, and yet finite
+BLOCK = 2**18  # ours: states of a block, so that its rows are some tens of MiB
 KEYS = ("P", "successors", "probabilities", "start", "discount", "ends", "allowed")
 
 
@@ -167,30 +169,74 @@ class FiniteMDP(eqx.Module):
         Raises:
             InvalidProblem: as `from_dense`, an index out of range, an end that can be left, a state without an action.
         """
-        offered = _offered(allowed)
-        given, successors = probabilities, np.asarray(successors)
-        probabilities = _numbers("FiniteMDP.probabilities", probabilities, ignore=offered)
-        if successors.ndim != 3 or successors.shape != probabilities.shape or 0 in successors.shape:
+        offered, successors = _offered(allowed), np.asarray(successors)
+        rows = _rows(successors, probabilities, len(successors), offered)
+        return cls._of(*rows, start, discount, ends, offered)
+
+    @classmethod
+    @precision.double
+    def from_blocks(
+        cls,
+        rows: Callable[[Int[np.ndarray, " B"]], tuple[ArrayLike, ArrayLike]],
+        states: int,
+        start: ArrayLike | None = None,
+        discount: float = 0.95,
+        ends: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+        block: int = BLOCK,
+    ) -> FiniteMDP:
+        """From a rule that gives the successors of some states, asked block by block; the same as `from_sparse` of all.
+
+        For MDPs of millions of states: while it is made, nothing is in memory but the MDP itself and one block.
+
+        Args:
+            rows: from B states to their successors [B, A, K] and probabilities [B, A, K], as `from_sparse` has them.
+            states: S.
+            start, discount, ends, allowed: as in `from_sparse`.
+            block: most states of a call.
+
+        Raises:
+            InvalidProblem: as `from_sparse`, naming the block's first state, and blocks of unlike shapes.
+
+        Example:
+            >>> def queue(s):  # one more or one less, as likely as not
+            ...     to = np.clip(s[:, None, None] + np.array([-1, 1]), 0, 999)
+            ...     return to, np.full(to.shape, 0.5)
+            >>> FiniteMDP.from_blocks(queue, 1_000).successors[7].tolist()
+            [[6, 8]]
+        """
+        if states < 1 or block < 1:
             raise InvalidProblem(
-                message("FiniteMDP.successors", f"shapes {successors.shape} and {probabilities.shape}",
-                        "successors and probabilities must both be [S, A, K]", "Give both the same shape")
-            )  # fmt: skip
-        S, A, _ = successors.shape
-        if offered is not None:
-            if offered.shape != (S, A) or not offered.any(1).all():
+                message("FiniteMDP.from_blocks", f"states={states}, block={block}", "both must be at least 1", "Raise them")
+            )
+        offered, made = _offered(allowed), None
+        for first in range(0, states, block):
+            s = np.arange(first, min(first + block, states))
+            to, p = rows(s)
+            to = np.asarray(to)
+            want = (len(s), *to.shape[1:]) if made is None else (len(s), *made[0].shape[1:])
+            if to.shape != want:
                 raise InvalidProblem(
-                    message("FiniteMDP.allowed", f"shape {list(offered.shape)}, {offered.sum()} actions allowed",
-                            f"it must be [S, A] = [{S}, {A}] with at least one action a state", "Allow one in each state")
+                    message(f"FiniteMDP.from_blocks, states from {first} on", f"shape {to.shape}",
+                            f"successors must be [B, A, K] = {list(want)}", "Pad rows with successors of probability 0")
                 )  # fmt: skip
-            # an action that is not offered is a loop that nobody takes
-            successors = np.where(offered[..., None], successors, np.arange(S)[:, None, None])
-            probabilities = np.where(offered[..., None], probabilities, np.arange(successors.shape[2]) == 0)
-        if not np.issubdtype(successors.dtype, np.integer) or successors.min() < 0 or successors.max() > S:
-            raise InvalidProblem(
-                message("FiniteMDP.successors", f"{successors.dtype} in [{successors.min()}, {successors.max()}]",
-                        f"indices must be integers in 0..{S} ({S} restarts the episode)", "Number the states from 0")
-            )  # fmt: skip
-        probabilities = _distributions("FiniteMDP.probabilities", probabilities, given)
+            if offered is not None and made is None:
+                _check_offered(offered, (states, *to.shape[1:2]))
+            part = None if offered is None else offered[s]
+            to, p = _rows(to, p, states, part, first, f"FiniteMDP.from_blocks, states from {first} on: ")
+            if made is None:
+                made = np.empty((states, *to.shape[1:]), np.int32), np.empty((states, *to.shape[1:]))
+            made[0][s], made[1][s] = to, p
+        assert made is not None
+        return cls._of(*made, start, discount, ends, offered)
+
+    @classmethod
+    def _of(
+        cls, successors: np.ndarray, probabilities: np.ndarray, start: ArrayLike | None, discount: float,
+        ends: ArrayLike | None, offered: np.ndarray | None,
+    ) -> FiniteMDP:  # fmt: skip
+        """From rows that are checked."""
+        S = len(successors)
         rho = np.full(S, 1 / S) if start is None else _numbers("FiniteMDP.start", start)
         if rho.shape != (S,):
             raise InvalidProblem(
@@ -438,6 +484,45 @@ def _absorbing(ends: ArrayLike, successors: np.ndarray, probabilities: np.ndarra
                     "Let its successors be itself, or do not mark it")
         )  # fmt: skip
     return marked
+
+
+def _rows(
+    successors: np.ndarray, probabilities: ArrayLike, states: int, offered: np.ndarray | None, first: int = 0,
+    where: str = "FiniteMDP.",
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Successors and probabilities of some states, checked; an action that is not offered is a loop that nobody takes.
+
+    Args:
+        successors, probabilities: [B, A, K] of the states from `first` on.
+        states: S.
+        offered: [B, A].
+        where: for errors.
+    """
+    given, probabilities = probabilities, _numbers(f"{where}probabilities", probabilities, ignore=offered)
+    if successors.ndim != 3 or successors.shape != probabilities.shape or 0 in successors.shape:
+        raise InvalidProblem(
+            message(f"{where}successors", f"shapes {successors.shape} and {probabilities.shape}",
+                    "successors and probabilities must both be [S, A, K]", "Give both the same shape")
+        )  # fmt: skip
+    if offered is not None:
+        _check_offered(offered, successors.shape[:2])
+        itself = np.arange(first, first + len(successors))[:, None, None]
+        successors = np.where(offered[..., None], successors, itself)
+        probabilities = np.where(offered[..., None], probabilities, np.arange(successors.shape[2]) == 0)
+    if not np.issubdtype(successors.dtype, np.integer) or successors.min() < 0 or successors.max() > states:
+        raise InvalidProblem(
+            message(f"{where}successors", f"{successors.dtype} in [{successors.min()}, {successors.max()}]",
+                    f"indices must be integers in 0..{states} ({states} restarts the episode)", "Number the states from 0")
+        )  # fmt: skip
+    return successors, _distributions(f"{where}probabilities", probabilities, given)
+
+
+def _check_offered(offered: np.ndarray, want: tuple[int, ...]) -> None:
+    if offered.shape != want or not offered.any(1).all():
+        raise InvalidProblem(
+            message("FiniteMDP.allowed", f"shape {list(offered.shape)}, {offered.sum()} actions allowed",
+                    f"it must be [S, A] = {list(want)} with at least one action a state", "Allow one in each state")
+        )  # fmt: skip
 
 
 def _offered(allowed: ArrayLike | None) -> np.ndarray | None:

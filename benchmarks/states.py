@@ -1,0 +1,163 @@
+"""Memory and cost of the finite engine from ten thousand to ten million states.
+
+    python benchmarks/states.py [--largest 1000000]     two minutes of a processor to a million states, six to ten million
+
+The problem is a corridor whose successors are a rule (s - 1, s, s + 1; two actions), read block by block
+(`FiniteMDP.from_blocks`); reward and upper objective are functions of the state, x has two numbers. No table of S x A x S
+is made, and none of rewards. A process a size: seconds to make the MDP, what it and a state of `coupled_penalty` hold, the
+processor's nanoseconds of a transition (one run, the least of eight intervals of 500 iterations), the peak of the process.
+For `certainty_equivalence` (2,048 transitions an iteration, room for 65,536 of them) XLA's own account of one compiled
+iteration. Results go to `results/states.json` after every size; a second call runs what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl import records
+from bilevel_rl.finite import BilevelProblem, FiniteMDP, UpperObjective
+from bilevel_rl.finite.solvers import CertaintyEquivalence, CoupledPenalty
+from bilevel_rl.loop import stepping, use_64_bit
+
+use_64_bit()
+
+RESULTS = Path(__file__).parent / "results" / "states.json"
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+INTERVAL, TURNS = 500, 8
+COUNTING = CertaintyEquivalence(memory=65_536, descents=2, tau=0.05)
+
+
+class Wave(UpperObjective):
+    """The leader's utility of a state: a wave along the corridor."""
+
+    def bonus(self, x):
+        raise AssertionError("nobody makes the table")
+
+    def bonus_at(self, x, s, a):
+        return jnp.sin(s * 0.1)
+
+    def cost(self, x):
+        return 0.05 * jnp.sum(x**2)
+
+    def value(self, x, pi, problem):
+        raise AssertionError("nothing is graded")
+
+
+class Corridor(BilevelProblem):
+    """S states in a row; x pays for two waves along it."""
+
+    def __init__(self, states: int):
+        def rows(s):
+            to = np.clip(s[:, None, None] + np.array([-1, 0, 1]), 0, states - 1)
+            p = np.broadcast_to(np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]]), (len(s), 2, 3))
+            return np.broadcast_to(to, p.shape), p
+
+        self.mdp = FiniteMDP.from_blocks(rows, states, discount=0.9)
+        self.objective = Wave()
+        self.x0 = jnp.array([0.5, 0.5])
+
+    def reward(self, x):
+        return self.reward_at(x, jnp.arange(self.mdp.n_states)[:, None], jnp.zeros(2, int))
+
+    def reward_at(self, x, s, a):
+        return x[0] * jnp.cos(s * 0.05) + x[1] * jnp.sin(s * 0.02)
+
+    def box(self):
+        return -jnp.ones(2), jnp.ones(2)
+
+
+def mib(tree: Any) -> float:
+    """What the arrays of a tree hold."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**20
+
+
+def peak() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def sampled(states: int) -> dict[str, float]:
+    """`coupled_penalty`."""
+    idle, began = peak(), time.process_time()
+    problem = Corridor(states)
+    made, making = peak(), time.process_time() - began
+    problem = jax.tree.map(jnp.asarray, problem)
+    solver, keys = stepping.stack([CoupledPenalty().on(problem)], 1), stepping.run_keys(0, 1)
+    run = stepping.stepper(problem, solver, keys)
+    state, k, spent = run.first(problem.x0[None]), 0, []
+    for turn in range(2 + TURNS):  # the first two compile
+        before, began = float(state.samples[0]), time.process_time()
+        state, _ = jax.block_until_ready(run.advance(state, k, INTERVAL))
+        k += INTERVAL
+        if turn > 1:
+            spent.append((time.process_time() - began) / (float(state.samples[0]) - before))
+    return {
+        "mdp_mib": mib(problem.mdp), "seconds_to_make": making, "peak_to_make_mib": made - idle, "state_mib": mib(state),
+        "nanoseconds": 1e9 * min(spent), "peak_mib": peak(),
+    }  # fmt: skip
+
+
+def counted(states: int) -> dict[str, float]:
+    """`certainty_equivalence`: what a run keeps, and the temporaries of an iteration."""
+    problem = jax.tree.map(jnp.asarray, Corridor(states))
+    state = jax.eval_shape(lambda key: COUNTING.init(problem, problem.x0, key), jax.random.key(0))
+    draws = jax.ShapeDtypeStruct((COUNTING.draws(problem),), float)
+    dynamic, static = eqx.partition(problem, eqx.is_array)
+
+    def step(dynamic, state, u):
+        return COUNTING.step(eqx.combine(dynamic, static), state, jnp.array(0), u)
+
+    made = jax.jit(step).lower(dynamic, state, draws).compile().memory_analysis()
+    return {"counted_state_mib": mib(state), "counted_temporaries_mib": made.temp_size_in_bytes / 2**20}
+
+
+def main() -> None:
+    """Measure what is missing, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=SIZES[-1])
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        kind, states = options.one
+        print(json.dumps({"sampled": sampled, "counted": counted}[kind](int(states))))
+        return
+    facts = records.read_json(RESULTS) if RESULTS.exists() else {"sizes": {}}
+    for states in (size for size in SIZES if size <= options.largest):
+        if str(states) in facts["sizes"]:
+            continue
+        row: dict[str, float] = {}
+        for kind in ("sampled", "counted"):
+            words = [sys.executable, __file__, "--one", kind, str(states)]
+            said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+            row |= json.loads(said.splitlines()[-1])
+        facts["sizes"][str(states)] = {key: round(value, 2) for key, value in row.items()}
+        facts |= {"slopes": slopes(facts["sizes"]), "hardware": records.hardware(),
+                  "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
+        records.write_json(RESULTS, facts)
+        print(states, facts["sizes"][str(states)], flush=True)
+
+
+def slopes(sizes: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Of the logarithm of each figure against the logarithm of S, between the two largest sizes."""
+    if len(sizes) < 2:
+        return {}
+    (few, least), (many, most) = sorted(((int(size), row) for size, row in sizes.items()), key=lambda pair: pair[0])[-2:]
+    across = np.log(many / few)
+    return {key: round(float(np.log(most[key] / least[key]) / across), 3) for key in least if least[key] > 0 < most[key]}
+
+
+if __name__ == "__main__":
+    main()

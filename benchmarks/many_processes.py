@@ -5,7 +5,7 @@
 
 `trainer`: a GPT-2 of two layers of width 128 and 4,096 words, method `bilevel`, estimator `shared`; 64 completions of 32
 tokens an iteration, in all (strong) or of each process (weak). A process has one thread. All groups of processes are there
-from the start and take turns, two iterations each, so that whatever else the machine does slows all of them alike; two
+from the start and take turns, an iteration each, so that whatever else the machine does slows all of them alike; two
 processes that know nothing of each other take a turn too. Figures are medians over rounds. `efficiency` is a group's
 tokens a second over those of the two independent processes in the same round; `processor` the same by processor time.
 
@@ -33,7 +33,7 @@ from bilevel_rl import records
 
 RESULTS = Path(__file__).parent / "results" / "many_processes.json"
 PROMPTS, GROUP, TOKENS = 16, 4, 32  # of an iteration of one process
-TURN, ROUNDS = 2, 9  # iterations of a turn; rounds, of which the first is not counted
+TURN, ROUNDS = 1, 13  # iterations of a turn; rounds, of which the first is not counted
 GROUPS = {"alone": 1, "independent": 1, "two": 2, "four": 4}  # name -> processes; "independent" works beside "alone"
 SOLVERS = ("coupled_penalty", "penalty_actor_critic", "hpgd", "f2sa", "partial_sgd", "nested_penalty", "finite_difference",
            "boltzmann_covariance")  # fmt: skip

@@ -3,11 +3,12 @@
     python benchmarks/states.py [--largest 1000000]     two minutes of a processor to a million states, six to ten million
 
 The problem is a corridor whose successors are a rule (s - 1, s, s + 1; two actions), read block by block
-(`FiniteMDP.from_blocks`); reward and upper objective are functions of the state, x has two numbers. No table of S x A x S
-is made, and none of rewards. A process a size: seconds to make the MDP, what it and a state of `coupled_penalty` hold, the
-processor's nanoseconds of a transition (one run, the least of eight intervals of 500 iterations), the peak of the process.
-For `certainty_equivalence` (2,048 transitions an iteration, room for 65,536 of them) XLA's own account of one compiled
-iteration. Results go to `results/states.json` after every size; a second call runs what is missing.
+(`FiniteMDP.from_blocks`); the reward is a function of the state, x has two numbers. No table of S x A x S is made, and
+`coupled_penalty` makes none of rewards. A process a size: seconds to make the MDP, what it and a state of
+`coupled_penalty` hold, the processor's nanoseconds of a transition (one run, the least of eight intervals of 500
+iterations), the peak of the process. For `certainty_equivalence` (2,048 transitions an iteration, room for 65,536 of
+them) XLA's own account of one compiled iteration. Results go to `results/states.json` after every size; a second call
+runs what is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.finite import BilevelProblem, FiniteMDP, UpperObjective
+from bilevel_rl.finite import BilevelProblem, FiniteMDP
+from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
 from bilevel_rl.finite.solvers import CertaintyEquivalence, CoupledPenalty
 from bilevel_rl.loop import stepping, use_64_bit
 
@@ -37,22 +39,6 @@ RESULTS = Path(__file__).parent / "results" / "states.json"
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 INTERVAL, TURNS = 500, 8
 COUNTING = CertaintyEquivalence(memory=65_536, descents=2, tau=0.05)
-
-
-class Wave(UpperObjective):
-    """The leader's utility of a state: a wave along the corridor."""
-
-    def bonus(self, x):
-        raise AssertionError("nobody makes the table")
-
-    def bonus_at(self, x, s, a):
-        return jnp.sin(s * 0.1)
-
-    def cost(self, x):
-        return 0.05 * jnp.sum(x**2)
-
-    def value(self, x, pi, problem):
-        raise AssertionError("nothing is graded")
 
 
 class Corridor(BilevelProblem):
@@ -65,7 +51,7 @@ class Corridor(BilevelProblem):
             return np.broadcast_to(to, p.shape), p
 
         self.mdp = FiniteMDP.from_blocks(rows, states, discount=0.9)
-        self.objective = Wave()
+        self.objective = VisitationUtility(np.sin(0.1 * np.arange(states)), weight=0.05)
         self.x0 = jnp.array([0.5, 0.5])
 
     def reward(self, x):
@@ -136,18 +122,17 @@ def main() -> None:
         return
     facts = records.read_json(RESULTS) if RESULTS.exists() else {"sizes": {}}
     for states in (size for size in SIZES if size <= options.largest):
-        if str(states) in facts["sizes"]:
-            continue
-        row: dict[str, float] = {}
-        for kind in ("sampled", "counted"):
+        row = facts["sizes"].setdefault(str(states), {})
+        for kind, one in (("sampled", "nanoseconds"), ("counted", "counted_state_mib")):
+            if one in row:
+                continue
             words = [sys.executable, __file__, "--one", kind, str(states)]
             said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
-            row |= json.loads(said.splitlines()[-1])
-        facts["sizes"][str(states)] = {key: round(value, 2) for key, value in row.items()}
-        facts |= {"slopes": slopes(facts["sizes"]), "hardware": records.hardware(),
-                  "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
-        records.write_json(RESULTS, facts)
-        print(states, facts["sizes"][str(states)], flush=True)
+            row |= {key: round(value, 2) for key, value in json.loads(said.splitlines()[-1]).items()}
+            facts |= {"slopes": slopes(facts["sizes"]), "hardware": records.hardware(),
+                      "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
+            records.write_json(RESULTS, facts)
+        print(states, row, flush=True)
 
 
 def slopes(sizes: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -156,7 +141,8 @@ def slopes(sizes: dict[str, dict[str, float]]) -> dict[str, float]:
         return {}
     (few, least), (many, most) = sorted(((int(size), row) for size, row in sizes.items()), key=lambda pair: pair[0])[-2:]
     across = np.log(many / few)
-    return {key: round(float(np.log(most[key] / least[key]) / across), 3) for key in least if least[key] > 0 < most[key]}
+    both = [key for key in least.keys() & most.keys() if least[key] > 0 < most[key]]
+    return {key: round(float(np.log(most[key] / least[key]) / across), 3) for key in sorted(both)}
 
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ class Slow(Walk):
         tuned = Path(__file__).with_name("tuning.json").exists()
         while tuned and os.environ.get("WAITS") and os.path.exists(os.environ["WAITS"]):
             time.sleep(0.1)
+
+
+class Later(Slow):
+    name = "later"
 """
 
 
@@ -445,23 +449,24 @@ def same_run(one: Path, two: Path) -> bool:
 @pytest.mark.slow
 def test_cells_on_a_cluster_are_the_cells_of_this_machine(plugin, nodes, tmp_path):
     """Bits, the user's files, temporary folders, and a node that joins while work waits."""
-    (folder,) = asked(plugin, "Walk", out=tmp_path / "here")
-    cell.fill(folder)
+    here = asked(plugin, "Slow", "Later", out=tmp_path / "here")
+    for folder in here:
+        cell.fill(folder)
     scratch, waits, out = tmp_path / "scratch", tmp_path / "waits", tmp_path / "there"
     scratch.mkdir()
     waits.touch()
-    nodes.start(TMPDIR=str(scratch), WAITS=str(waits))  # one processor, and Slow keeps it
+    nodes.start(TMPDIR=str(scratch), WAITS=str(waits))  # one processor: whichever comes first keeps it
     nodes.ready()
-    job = bench(plugin, "Slow", "Walk", out=out, more=("--ray", nodes.address))
-    until((out / "cells/Tiny--Slow/tuning.json").exists, 240)
-    assert not (out / "cells/Tiny--Walk/cell.json").exists()
+    job = bench(plugin, "Slow", "Later", out=out, more=("--ray", nodes.address))
+    until(lambda: list(out.rglob("tuning.json")), 240)
+    assert not list(out.rglob("cell.json"))
     nodes.start(TMPDIR=str(scratch))
-    until((out / "cells/Tiny--Walk/cell.json").exists, 240)  # the node that has joined does it
+    until(lambda: list(out.rglob("cell.json")), 240)  # the node that has joined has done the other
     waits.unlink()
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
-    assert re.search(r"running\s+Tiny \| Walk\s+on \S+ \(process \d+\) \(0 queued, 2 running\)", said), said
-    assert same_run(folder, out / "cells/Tiny--Walk")
+    assert re.search(r"running\s+Tiny \| \w+\s+on \S+ \(process \d+\) \(0 queued, 2 running\)", said), said
+    assert all(same_run(folder, out / "cells" / folder.name) for folder in here)
     assert not list(scratch.glob("bilevel-rl-*")), "temporary folders go"
 
 
@@ -469,7 +474,7 @@ def test_cells_on_a_cluster_are_the_cells_of_this_machine(plugin, nodes, tmp_pat
 def test_a_lost_node_and_a_lost_cluster_cost_no_finished_work(plugin, nodes, tmp_path):
     waits, out = tmp_path / "waits", tmp_path / "there"
     waits.touch()
-    nodes.start(WAITS=str(waits))
+    nodes.start(cpus=2, WAITS=str(waits))  # a processor for each: they come in any order
     nodes.ready()
     job = bench(plugin, "Walk", "Slow", out=out, more=("--ray", nodes.address))
     until((out / "cells/Tiny--Walk/cell.json").exists, 240)

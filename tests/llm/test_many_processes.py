@@ -55,16 +55,21 @@ def place(tmp_path_factory):
     return home
 
 
-def start(place: Path, out: Path, count: int, options: dict, **environment: str) -> list[subprocess.Popen]:
-    """`llm train` on so many ranks, as torchrun starts them."""
-    options = dict(options)
-    sharded = options.pop("fsdp", False) and count > 1
+def written(place: Path, out: Path, options: dict) -> Path:
+    """A configuration's file."""
     config = COMMON | {"policy": str(place / "model"), "prompts": str(place / "prompts.jsonl"),
                        "gold": f"{place / 'gold.py'}:sevens", "out": str(out)} | options  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.parent / f"{out.name}.yaml"
     path.write_text(yaml.safe_dump(config))
-    port, found = free_port(), []
+    return path
+
+
+def start(place: Path, out: Path, count: int, options: dict, **environment: str) -> list[subprocess.Popen]:
+    """`llm train` on so many ranks, as torchrun starts them."""
+    options = dict(options)
+    sharded = options.pop("fsdp", False) and count > 1
+    path, port, found = written(place, out, options), free_port(), []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -223,3 +228,15 @@ def test_a_launcher_that_starts_one_process_is_named(monkeypatch):
     monkeypatch.setenv(processes.STARTED, "true")
     processes.Processes("cpu")
     assert [line for line in said if line.startswith("`accelerate launch` has started one process")]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_without_a_gpu_says_that_it_has_started_one_process(place, tmp_path):
+    path = written(place, tmp_path / "run", {"steps": 1})
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    command = [*launch, "-m", "bilevel_rl", "llm", "train", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stderr.split())
+    assert "`accelerate launch` has started one process" in words
+    assert "torchrun --nproc-per-node N -m bilevel_rl llm train CONFIG" in words

@@ -80,6 +80,6 @@ def _trainer(facts: dict[str, Any]) -> str:
 
 def _suite(facts: dict[str, Any]) -> str:
     rows = ["The suite: eight cells on raylets of one processor each, compiled programs kept.\n",
-            "| Raylets | Seconds | Cells a minute | Processors busy, others' work included |", "|---|---|---|---|"]  # fmt: skip
+            "| Raylets | Seconds | Cells a minute | Processors busy, others' included |", "|---|---|---|---|"]  # fmt: skip
     keys = ("raylets", "seconds", "cells_a_minute", "busy_processors")
     return "\n".join([*rows, *(f"| {' | '.join(str(row[key]) for key in keys)} |" for row in facts["rows"])])

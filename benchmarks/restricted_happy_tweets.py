@@ -2,9 +2,15 @@ r"""Happy tweets where the policy can't be its reward's tilt: the grammar's lang
 
 Four settings, named before any fresh seed: adapters of rank 1 and rank 2, a frozen trunk (the last layer's MLP and norm
 train), and a rank-1 policy under a whole reward model (`larger reward`). In each, at equal labels and with tau controlled to
-equal KL: x fitted on fresh labels (`partial_sgd`), the usual pipeline (`fixed_reward`), and bi-level by `tilted`, `fisher`
-(conjugate gradients on the batch) and `shared`.
+equal KL: x fitted on fresh labels (`partial_sgd`), the usual pipeline (`fixed_reward`), bi-level by `shared`, `paired` and
+`fisher` (conjugate gradients on the batch), and TRL's online DPO, whose beta the same controller moves and whose pairs are
+labelled by the same law (8 times the gold score plus Gumbel noise ranks a pair as the judge does).
 
+Every method has four settings of its own (`SEARCHED`), tried on three tuning seeds in rank 1 and in the frozen trunk; rank 2
+and the larger reward take rank 1's choice. The rate of the policy is the same for all of ours and was set on the gold score
+itself. Ten fresh seeds; what is compared is the mean gold score of the last `LATE` iterations.
+
+    python benchmarks/restricted_happy_tweets.py tune          the tuning seeds' runs that are not there yet
     python benchmarks/restricted_happy_tweets.py run           every run of fresh seeds that is not there yet
     python benchmarks/restricted_happy_tweets.py collect       writes benchmarks/results/restricted_happy_tweets.json
 """
@@ -13,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,53 +29,89 @@ import scipy.stats
 import torch
 
 from bilevel_rl.experiments import happy_tweets as experiment
+from bilevel_rl.levels.kl_controller import KlController
 from bilevel_rl.llm.config import Config
-from bilevel_rl.llm.evaluation import evaluate
 from bilevel_rl.llm.tasks import happy_tweets as task_of
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import hardware, make_folder, read_json, write_json
 
 TARGET = 2.0  # nats a completion
-LABELS, STEPS, LATE = 100, 50, 15
-FRESH = tuple(range(10))
+STEPS, PAIRS, LATE = 200, 8, 60
+LABELS = STEPS * PAIRS
+TAU, KL_RATE = 0.5, 0.05
+FRESH, TUNING = tuple(range(10)), (100, 101, 102)
 FIT = {"label_likelihood": 1.0}
+ADAPTER, TRUNK = (
+    {"backend": "lora", "alpha": 1e-2},
+    {"backend": "full", "train": ["h.1.mlp", "ln_f"], "alpha": 5e-3},
+)
 SETTINGS: dict[str, dict[str, Any]] = {
-    "rank 1": {"backend": "lora", "lora_rank": 1},
-    "rank 2": {"backend": "lora", "lora_rank": 2},
-    "frozen trunk": {"backend": "full", "train": ["h.1.mlp", "ln_f"]},
-    "larger reward": {"backend": "lora", "lora_rank": 1, "whole_reward": True},
+    "rank 1": {**ADAPTER, "lora_rank": 1},
+    "rank 2": {**ADAPTER, "lora_rank": 2},
+    "frozen trunk": TRUNK,
+    "larger reward": {**ADAPTER, "lora_rank": 1, "whole_reward": True},
 }
+TUNED_IN = {"rank 1": "rank 1", "rank 2": "rank 1", "frozen trunk": "frozen trunk", "larger reward": "rank 1"}
+TRL = "trl online_dpo"
 METHODS: dict[str, dict[str, Any]] = {
     "partial_sgd": {"method": "partial_sgd", "objective": FIT},
     "fixed_reward": {"method": "fixed_reward", "objective": FIT},
-    "tilted": {"estimator": "tilted"},
-    "fisher": {"estimator": "fisher", "fisher_steps": 4},
+    "paired": {"estimator": "paired"},
+    "fisher": {"estimator": "fisher", "fisher_steps": 2},
     "shared": {"estimator": "shared"},
+    TRL: {},
 }
-# weights of the win rate that happy tweets was tuned to, not tuned again
-WEIGHTS = {"tilted": 0.05, "fisher": 0.05, "shared": 3.0}
+BILEVEL = ("paired", "fisher", "shared")
+_RATES = [{"zeta": z} for z in (3e-3, 1e-2, 3e-2, 1e-1)]
+SEARCHED: dict[str, list[dict[str, float]]] = {
+    "partial_sgd": _RATES,
+    "fixed_reward": _RATES,
+    "paired": [{"zeta": z, "win_rate": w} for z in (1e-2, 3e-2) for w in (1.0, 3.0)],
+    "fisher": [{"zeta": z, "win_rate": w} for z in (1e-2, 3e-2) for w in (0.05, 0.5)],
+    "shared": [{"zeta": z, "win_rate": w} for z in (1e-2, 3e-2) for w in (1.0, 3.0)],
+    TRL: [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2, 3e-2)],
+}
 FOLDER, LIMIT = Path("runs/restricted_happy_tweets"), [float("inf")]
 
 
-def configuration(setting: str, method: str, seed: int, weight: float, task: Any) -> Config:
+def configuration(setting: str, method: str, seed: int, own: dict[str, float], task: Any) -> Config:
     """One run's keys: the setting's, the method's, and budgets equal to every other's."""
-    own = {k: v for k, v in SETTINGS[setting].items() if k != "whole_reward"}
-    values = experiment.COMMON | own | METHODS[method] | {
-        "seed": seed, "policy": str(task.model), "steps": STEPS, "label_budget": LABELS, "pairs_per_step": LABELS // STEPS,
-        "target_kl": TARGET, "kl_rate": 0.05, "tau": 0.5, "alpha": 2e-3 if own["backend"] == "lora" else 1e-3,
+    places = {k: v for k, v in SETTINGS[setting].items() if k != "whole_reward"}
+    values = experiment.COMMON | places | METHODS[method] | {
+        "seed": seed, "policy": str(task.model), "steps": STEPS, "label_budget": LABELS, "pairs_per_step": PAIRS,
+        "replay_pairs": 4 * PAIRS, "target_kl": TARGET, "kl_rate": KL_RATE, "tau": TAU, "zeta": own["zeta"],
         "save_every": 0, "samples_every": 0,
     }  # fmt: skip
-    if "objective" not in METHODS[method]:
-        values |= {"method": "bilevel", "objective": FIT | {"win_rate": weight}}
+    if method in BILEVEL:
+        values |= {"method": "bilevel", "objective": FIT | {"win_rate": own["win_rate"]}}
     if method == "fixed_reward":
-        values |= {"pairs_per_step": 10, "reward_steps": LABELS // 10 + STEPS // 2, "steps": STEPS + STEPS // 2}
+        # all labels, 16 an iteration, then x alone; then the policy for as long as the others
+        alone = LABELS // 16 + STEPS // 2
+        values |= {"pairs_per_step": 16, "reward_steps": alone, "steps": alone + STEPS}
     return Config(**values)
 
 
-def one(setting: str, method: str, seed: int, weight: float, task: Any, gold: Any, tokenizer: Any) -> dict[str, Any]:
-    """A run, graded on held-out prompts."""
+def one(
+    setting: str, method: str, seed: int, own: dict[str, float], task: Any, gold: Any, tokenizer: Any
+) -> dict[str, Any]:
+    """A run, graded by the gold score of its last iterations."""
     began = time.process_time()
-    config = configuration(setting, method, seed, weight, task)
+    run = online_dpo if method == TRL else ours
+    history = run(setting, method, seed, own, task, gold, tokenizer)
+    kl, score = (np.array([line[key] for line in history]) for key in ("kl", "gold"))
+    return {
+        "setting": setting, "method": method, "seed": seed, "own": own, "labels": LABELS, "iterations": len(history),
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "kl": float(kl[-LATE:].mean()), "gold": float(score[-LATE:].mean()), "kl_spread": float(kl[-LATE:].std()),
+        "curve": [[round(float(x[i : i + 20].mean()), 4) for x in (kl, score)] for i in range(0, len(kl), 20)],
+    }  # fmt: skip
+
+
+def ours(
+    setting: str, method: str, seed: int, own: dict[str, float], task: Any, gold: Any, tokenizer: Any
+) -> list[dict[str, float]]:
+    """The iterations of a run of the library's trainer."""
+    config = configuration(setting, method, seed, own, task)
     reward = None
     if SETTINGS[setting].get("whole_reward"):
         from transformers import AutoModelForCausalLM
@@ -76,87 +119,191 @@ def one(setting: str, method: str, seed: int, weight: float, task: Any, gold: An
         from bilevel_rl.llm.rewards.models import ClassifierReward
         from bilevel_rl.llm.roles.backend import classifier_like, trainable
 
-        reward = trainable(ClassifierReward(classifier_like(AutoModelForCausalLM.from_pretrained(task.model))))
+        reward = trainable(
+            ClassifierReward(classifier_like(AutoModelForCausalLM.from_pretrained(task.model)))
+        )
     trainer = BilevelTrainer(
         config, None, reward, task.prompts, tokenizer=tokenizer, gold=gold, judge=task.judge(8.0, seed, gold)
     )
     trainer.train()
-    figures, _ = evaluate(
-        trainer.roles, task.held_out, trainer.generator, tokenizer, gold, max_new_tokens=config.max_new_tokens, seed=0
-    )
-    return {
-        "setting": setting, "method": method, "seed": seed, "weight": weight, "labels": trainer.labels,
-        "tokens": trainer.tokens, "cpu_seconds": round(time.process_time() - began, 1),
-        **{f"late_{key}": float(np.mean([line[key] for line in trainer.history[-LATE:]])) for key in ("kl", "gold")},
-        **{key: figures[key] for key in ("gold", "gold_error", "kl", "kl_error", "length", "distinct")},
-    }  # fmt: skip
+    return trainer.history
 
 
-def kept(setting: str, method: str, seed: int, weight: float, things: list) -> dict[str, Any]:
-    """`one`, from its file where it is there."""
-    path = FOLDER / f"{setting}-{method}-{seed}-{weight}.json".replace(" ", "_")
+def online_dpo(
+    setting: str, method: str, seed: int, own: dict[str, float], task: Any, gold: Any, tokenizer: Any
+) -> list[dict[str, float]]:
+    """The iterations of TRL's online DPO: one pair for each of `PAIRS` prompts, which is what its trainer draws."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    places = SETTINGS[setting]
+    model, reference = (AutoModelForCausalLM.from_pretrained(task.model) for _ in range(2))
+    adapter = None
+    if places["backend"] == "lora":
+        rank = places["lora_rank"]
+        adapter, reference = LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM"), None
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(any(part in name for part in places["train"]))
+    noise, golds = np.random.default_rng([seed, 8]), []
+
+    def labelled(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        scores = gold(prompts=prompts, completions=completions)
+        golds.append(float(np.mean(scores)))
+        return [8.0 * float(x) + noise.gumbel() for x in scores]
+
+    class Control(TrainerCallback):
+        def __init__(self) -> None:
+            self.controller, self.seen = KlController(TARGET, KL_RATE), []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.seen.append(trainer.stats["objective/kl"][-1])
+            self.controller.see(self.seen[-1])
+            trainer._beta = TAU * self.controller.factor
+
+    control = Control()
+    config = OnlineDPOConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=PAIRS, max_new_tokens=experiment.COMMON["max_new_tokens"],
+        max_length=128, temperature=1.0, beta=[TAU], learning_rate=own["learning_rate"], lr_scheduler_type="constant",
+        max_steps=STEPS, seed=seed, report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no",
+        disable_tqdm=True, bf16=False, gradient_checkpointing=False, max_grad_norm=1.0,
+    )  # fmt: skip
+    rows = Dataset.from_dict({"prompt": list(task.prompts)})
+    trainer = OnlineDPOTrainer(
+        model=model, ref_model=reference, reward_funcs=labelled, args=config, train_dataset=rows, processing_class=tokenizer,
+        peft_config=adapter, callbacks=[control],
+    )  # fmt: skip
+    trainer.train()
+    return [{"kl": kl, "gold": score} for kl, score in zip(control.seen, golds, strict=True)]
+
+
+def kept(setting: str, method: str, seed: int, choice: int, things: list) -> dict[str, Any]:
+    """`one` with the method's setting number `choice`, from its file where it is there."""
+    path = FOLDER / f"{setting}-{method}-{choice}-{seed}.json".replace(" ", "_")
     if not path.exists():
         if time.process_time() > LIMIT[0]:
             raise SystemExit(f"{path.stem} is next")
         if not things:
             task = task_of.from_grammar(Path("runs/cache"), *task_of.sized("small", "grammar"))
             things += [task, task.gold(), task.tokenizer()]
-        write_json(path, one(setting, method, seed, weight, *things))
+        write_json(path, one(setting, method, seed, SEARCHED[method][choice], *things) | {"choice": choice})
         print(json.dumps(read_json(path)), flush=True)
     return read_json(path)
 
 
+def scored(rows: list[dict[str, Any]], setting: str, method: str) -> dict[int, tuple[float, float]]:
+    """Mean gold score and KL on the tuning seeds, of every setting that has them all."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["setting"], row["method"]) == (setting, method) and row["seed"] in TUNING:
+            found.setdefault(row["choice"], []).append(row["gold"])
+    return {
+        choice: float(np.mean(golds)) for choice, golds in sorted(found.items()) if len(golds) == len(TUNING)
+    }
+
+
+def chosen(rows: list[dict[str, Any]], setting: str, method: str) -> int:
+    """The best of a method's settings on the tuning seeds, of those within half the target's KL of it; else the nearest."""
+    means = scored(rows, TUNED_IN[setting], method)
+    if len(means) < len(SEARCHED[method]):
+        raise SystemExit(
+            f"{method} in {TUNED_IN[setting]}: {len(means)} of its settings have all tuning seeds; `tune` first"
+        )
+    near = [c for c, (_, kl) in means.items() if abs(kl - TARGET) <= TARGET / 2]
+    return max(near, key=means.__getitem__) if near else min(means, key=lambda c: abs(means[c][1] - TARGET))
+
+
+def found() -> list[dict[str, Any]]:
+    """Every run on record."""
+    return [read_json(path) for path in sorted(FOLDER.glob("*-*-*.json"))]
+
+
 def collect(seeds: int) -> dict[str, Any]:
     """Differences to `partial_sgd` by seed with 95 % intervals, Holm's correction over the settings, and the KLs."""
-    rows = [read_json(path) for path in sorted(FOLDER.glob("*-*-*.json"))]
-    fresh = [r for r in rows if r["seed"] in FRESH[:seeds] and r["weight"] == WEIGHTS.get(r["method"], 0.0)]
+    rows = found()
+    tuned = [
+        m for m in METHODS if all(len(scored(rows, s, m)) == len(SEARCHED[m]) for s in TUNED_IN.values())
+    ]
+    choices = {(setting, method): chosen(rows, setting, method) for setting in SETTINGS for method in tuned}
+    fresh = [
+        r for r in rows if r["seed"] in FRESH[:seeds] and r["choice"] == choices[r["setting"], r["method"]]
+    ]
     by = {(r["setting"], r["method"], r["seed"]): r for r in fresh}
     lines = []
-    for setting in SETTINGS:
-        for method in METHODS:
-            mine = [by[setting, method, s] for s in FRESH[:seeds] if (setting, method, s) in by]
-            if not mine:
-                continue
-            line = {"setting": setting, "method": method, "seeds": len(mine)}
-            for key in ("gold", "kl", "late_gold", "late_kl"):
-                line[key] = [float(np.mean([r[key] for r in mine])), float(np.std([r[key] for r in mine], ddof=1))]
-            pairs = [(r, by[setting, "partial_sgd", r["seed"]]) for r in mine if (setting, "partial_sgd", r["seed"]) in by]
-            gap = np.array([a["late_gold"] - b["late_gold"] for a, b in pairs])
-            if method != "partial_sgd" and len(gap) > 1:
-                half = scipy.stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
-                line |= {"gap": float(gap.mean()), "half": float(half), "ahead": int((gap > 0).sum()),
-                         "kl_gap": float(np.mean([a["late_kl"] - b["late_kl"] for a, b in pairs])),
-                         "p": float(scipy.stats.ttest_1samp(gap, 0.0).pvalue)}  # fmt: skip
-            lines.append(line)
-    for method in WEIGHTS:  # Holm over the four settings
-        mine = sorted((line for line in lines if line["method"] == method and "p" in line), key=lambda line: line["p"])
+    for (setting, method), choice in choices.items():
+        mine = [by[setting, method, s] for s in FRESH[:seeds] if (setting, method, s) in by]
+        if len(mine) < 2:
+            continue
+        line = {"setting": setting, "method": method, "own": SEARCHED[method][choice], "seeds": len(mine)}
+        for key in ("gold", "kl"):
+            values = np.array([r[key] for r in mine])
+            line[key] = [float(values.mean()), float(values.std(ddof=1))]
+        pairs = [
+            (r, by[setting, "partial_sgd", r["seed"]])
+            for r in mine
+            if (setting, "partial_sgd", r["seed"]) in by
+        ]
+        if method != "partial_sgd" and len(pairs) > 1:
+            gap = np.array([a["gold"] - b["gold"] for a, b in pairs])
+            interval = scipy.stats.ttest_1samp(gap, 0.0).confidence_interval()
+            line |= {"gap": float(gap.mean()), "interval": [float(interval.low), float(interval.high)],
+                     "ahead": int((gap > 0).sum()), "kl_gap": float(np.mean([a["kl"] - b["kl"] for a, b in pairs])),
+                     "p": float(scipy.stats.ttest_1samp(gap, 0.0).pvalue)}  # fmt: skip
+        lines.append(line)
+    for method in METHODS:  # Holm over the four settings
+        mine = sorted(
+            (line for line in lines if line["method"] == method and "p" in line), key=lambda line: line["p"]
+        )
         worst = 0.0
         for i, line in enumerate(mine):
             worst = max(worst, min(1.0, (len(mine) - i) * line["p"]))
             line["p_holm"] = worst
+    tuning = [
+        {
+            "setting": setting,
+            "method": method,
+            "settings": SEARCHED[method],
+            "gold": scored(rows, setting, method),
+        }
+        for setting in dict.fromkeys(TUNED_IN.values())
+        for method in METHODS
+    ]
     return {
-        "what": __doc__, "target_kl": TARGET, "labels": LABELS, "steps": STEPS, "late": LATE, "weights": WEIGHTS,
+        "what": __doc__, "target_kl": TARGET, "labels": LABELS, "steps": STEPS, "late": LATE, "tuning": tuning,
         "summary": lines, "runs": rows, "cpu_seconds": round(sum(r["cpu_seconds"] for r in rows), 1), "hardware": hardware(),
     }  # fmt: skip
 
 
 def main() -> None:
-    """Run or collect."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "collect"))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="of processor time; then call again")
+    """Tune, run or collect."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("tune", "run", "collect"))
+    parser.add_argument("--seeds", type=int, default=len(FRESH))
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="of processor time; then call again"
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     LIMIT[0] = options.seconds
     make_folder(FOLDER)
     things: list[Any] = []
+    if options.what == "tune":
+        for seed in TUNING:
+            for setting in dict.fromkeys(TUNED_IN.values()):
+                for method in options.methods:
+                    for choice in range(len(SEARCHED[method])):
+                        kept(setting, method, seed, choice, things)
     if options.what == "run":
+        rows = found()
         for seed in FRESH[: options.seeds]:
             for setting in SETTINGS:
                 for method in options.methods:
-                    kept(setting, method, seed, WEIGHTS.get(method, 0.0), things)
+                    kept(setting, method, seed, chosen(rows, setting, method), things)
     if options.what == "collect":
         path = Path(__file__).parent / "results/restricted_happy_tweets.json"
         path.write_text(json.dumps(collect(options.seeds), indent=1) + "\n")

@@ -88,15 +88,23 @@ def test_the_controller_brings_the_kl_to_its_target_and_resumes(tmp_path):
     options = {"estimator": "tilted", "target_kl": 0.05, "kl_rate": 0.5, "tau": 0.3}
     made = trainer(steps=4, **options)
     made.train()
-    expected = 1.0
+    total = 0.0
     for before, line in itertools.pairwise(made.history):
-        expected *= math.exp(0.5 * max(-1.0, min(1.0, before["kl"] / 0.05 - 1)))
-        assert line["tau"] == pytest.approx(0.3 * expected)
+        error = max(-1.0, min(1.0, before["kl"] / 0.05 - 1))
+        total += 0.5 * error
+        assert line["tau"] == pytest.approx(0.3 * math.exp(total + error))
     half = trainer(steps=2, out=str(tmp_path / "run"), **options)
     half.train()
     rest = trainer(steps=4, out=str(tmp_path / "run"), resume=True, **options)
     rest.train()
     assert all(torch.equal(v, weights(rest)[k]) for k, v in weights(made).items())
+
+
+def test_the_controller_waits_while_only_x_learns():
+    made = trainer(steps=4, method="fixed_reward", reward_steps=2, target_kl=0.05, tau=0.3)
+    made.train()
+    assert [line["tau"] for line in made.history[:3]] == pytest.approx([0.3] * 3)
+    assert made.history[3]["tau"] != pytest.approx(0.3)
 
 
 def test_plain_learning_without_tau_holds_no_reference():

@@ -14,7 +14,7 @@ from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts, prompts_of
 from bilevel_rl.llm.roles.policy import completion_logits
 from bilevel_rl.llm.sampling import decoding
-from bilevel_rl.llm.sampling.gathering import widen
+from bilevel_rl.llm.sampling.gathering import gather, widen
 from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.sampling.sampler import Sampler, inverse_cdf, uniforms
 
@@ -187,6 +187,35 @@ def test_given_tokens_are_read_and_are_no_ones_choice():
     assert torch.equal(part.mask, rows.mask[[1, 3]])
     wide = widen(rows, rows.width + 2, rows.horizon + 1, 2)
     assert torch.equal(wide.mask[:, : rows.horizon], rows.mask)
+
+
+def test_what_was_found_while_sampling_is_gathered_from_every_process():
+    class Two:
+        """The first of two processes, which knows what the second one sends."""
+
+        count, theirs = 2, 5
+
+        def __init__(self):
+            self.sent = []
+
+        def largest(self, value):
+            return max(value, self.theirs)
+
+        def gather(self, value):
+            assert value.dtype != torch.bool  # not every backend sends it
+            self.sent.append(value)
+            return torch.cat([value, value])
+
+    mine = Sampler((1,), pad_id=2)(gpt2(), PADDED[:2], uniforms(2, 3, 0))
+    extras = {"probe": torch.rand(2, 3), "known": torch.tensor([True, False]), "state": torch.rand(2, 3, 4)}
+    prompts = PADDED[:2] * 2
+    whole = gather(Two(), dataclasses.replace(mine, extras=extras), prompts, 2, lambda rows: [""] * rows.size)
+    assert whole.horizon == 5
+    for half in (whole.rows(slice(0, 2)), whole.rows(slice(2, 4))):
+        assert torch.equal(half.extras["known"], extras["known"])
+        assert torch.equal(half.extras["probe"], torch.nn.functional.pad(extras["probe"], (0, 2)))
+        assert half.extras["state"].shape == (2, 5, 4)
+        assert torch.equal(half.extras["state"][:, :3], extras["state"])
 
 
 def test_a_row_that_ends_with_a_given_token_is_refused():

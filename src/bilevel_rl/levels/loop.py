@@ -239,6 +239,7 @@ class Loop:
         """One iteration with what is kept of it; where labels are pending, nothing has happened."""
         self.callbacks.event("step_begin", self.step)
         samples, labels, pairs = self.engine.samples, self.leader.count, len(self.leader.replay)
+        updates = self.updates
         states = checkpoint.random_states()
         try:
             with self._ahead():
@@ -249,7 +250,7 @@ class Loop:
             checkpoint.set_random_states(states)
             raise
         self.step += 1
-        if "kl" in line:
+        if "kl" in line and self.updates > updates:  # a policy that stands still says nothing about tau
             self.controller.see(line["kl"])
         self._record(line)
         self.after()

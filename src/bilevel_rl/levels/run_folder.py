@@ -131,7 +131,7 @@ def save(trainer: Any, folder: str | Path) -> None:
     state = {
         "config": trainer.config.asdict(), "labels": leader.count, "tokens": trainer.engine.samples,
         "replay": leader.labels.dump(leader.replay),
-        "rng": checkpoint.rng_state(), "log_tau": trainer.controller.log_factor,
+        "rng": checkpoint.rng_state(), "controller": trainer.controller.state(),
         "digests": trainer.digests, "recipe": trainer.recipe.describe(), "versions": versions.here(),
     }  # fmt: skip
     checkpoint.save_checkpoint(folder, trainer.step, tensors, state, getattr(trainer.config, "keep_last", 1))
@@ -168,7 +168,8 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True, step: int | Non
     for name, optimizer in trainer.optimizers.items():
         checkpoint.load_optimizer(name, optimizer, tensors)
     leader = trainer.leader
-    trainer.controller.log_factor = state.get("log_tau", 0.0)
+    if "controller" in state:
+        trainer.controller.restore(state["controller"])
     trainer.step, leader.count, trainer.engine.samples = state["step"], state["labels"], state["tokens"]
     leader.replay = leader.labels.load(state["replay"])
     checkpoint.set_rng_state(state["rng"])

@@ -161,7 +161,7 @@ class Config:
         "exact", "over the vocabulary, or the one-sample estimators k1, k3", KL_ESTIMATORS
     )
     target_kl: float = _key(0.0, "nats a completion that tau is controlled to; 0: tau is as scheduled", rule=FROM)
-    kl_rate: float = _key(0.1, "largest change of log tau an iteration, where it is controlled", rule=ABOVE)
+    kl_rate: float = _key(0.1, "largest lasting change of log tau an iteration, where it is controlled", rule=ABOVE)
     recipe: str = _key("", "how a policy learns: a name, or parts (credit=..., loss=...); empty: token_rloo")
     epochs: int = _key(1, "passes over a batch; more than one uses the clipped surrogate", rule=SOME)
 

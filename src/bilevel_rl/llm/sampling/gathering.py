@@ -29,18 +29,36 @@ def gather(processes: Processes, mine: Rollout, prompts: Sequence[Any], pad_id: 
     numbers: dict[Any, int] = {}
     whole = Rollout(
         prompts, processes.gather(mine.ids), processes.gather(mine.attention), processes.gather(mine.lengths),
-        processes.gather(mine.ended.to(torch.uint8)).bool(), processes.gather(mine.logp),
+        _gathered(processes, mine.ended), processes.gather(mine.logp),
         torch.tensor([numbers.setdefault(p.ids, len(numbers)) for p in prompts], device=mine.ids.device),
         mask=processes.gather(mine.mask),
+        extras={name: _gathered(processes, mine.extras[name]) for name in sorted(mine.extras)},  # in one order on all
     )  # fmt: skip
     return dataclasses.replace(whole, texts=text(whole))
 
 
+def _gathered(processes: Processes, value: torch.Tensor) -> torch.Tensor:
+    """A field of all rows; marks travel as bytes, which every backend can send."""
+    if value.dtype == torch.bool:
+        return processes.gather(value.to(torch.uint8)).bool()
+    return processes.gather(value)
+
+
 def widen(rollout: Rollout, width: int, horizon: int, pad_id: int) -> Rollout:
-    """The same rows with more padding: prompts to `width` on the left, completions to `horizon` on the right."""
+    """The same rows with more padding: prompts to `width` on the left, completions to `horizon` on the right.
+
+    Fields found while sampling that have a number a token, [N, T, ...], are as wide as the completions and padded with 0.
+    """
     left, right = width - rollout.width, horizon - rollout.horizon
     pad = torch.nn.functional.pad
+
+    def wider(value: torch.Tensor) -> torch.Tensor:
+        if value.dim() < 2 or value.shape[1] != rollout.horizon:
+            return value
+        return pad(value, (0, 0) * (value.dim() - 2) + (0, right))
+
     return dataclasses.replace(
         rollout, ids=pad(rollout.ids, (left, right), value=pad_id), attention=pad(rollout.attention, (left, right)),
         logp=pad(rollout.logp, (0, right)), mask=pad(rollout.mask, (0, right)),
+        extras={name: wider(value) for name, value in rollout.extras.items()},
     )  # fmt: skip

@@ -98,7 +98,8 @@ def one(
     began = time.process_time()
     run = online_dpo if method == TRL else ours
     history = run(setting, method, seed, own, task, gold, tokenizer)
-    kl, score = (np.array([line[key] for line in history]) for key in ("kl", "gold"))
+    written = [line for line in history if "kl" in line]  # iterations that only fit x write nothing
+    kl, score = (np.array([line[key] for line in written]) for key in ("kl", "gold"))
     return {
         "setting": setting, "method": method, "seed": seed, "own": own, "labels": LABELS, "iterations": len(history),
         "cpu_seconds": round(time.process_time() - began, 1),

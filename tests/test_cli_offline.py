@@ -80,3 +80,20 @@ def test_each_verb_explains_itself(verb, capsys):
         code = stop.code
     assert not code
     assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("a2pr", "liu2024a2pr"), ("offline_iql", "le2019batch"), ("lirpg", "zheng2018lirpg"), ("pa_rl", "nakamoto2023calql"),
+])  # fmt: skip
+def test_learners_and_solvers_of_parts_can_be_cited(name, key, capsys):
+    assert main(["cite", name]) == 0
+    assert f"{{{key}," in capsys.readouterr().out
+
+
+def test_every_learner_of_a_paper_names_it():
+    from bilevel_rl.control.offline import learners
+    from bilevel_rl.references import BIBTEX
+
+    for kind in learners.ALL:
+        assert set(kind.references) <= set(BIBTEX), kind.name
+        assert kind.references or kind.name == "bc"

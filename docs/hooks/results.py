@@ -16,6 +16,7 @@ from result_pages.control import control_known
 from result_pages.flows import flows
 from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
 from result_pages.methods import braess, choose, population, quality, reliability, suite
+from result_pages.offline import offline
 from result_pages.paper import (
     closer_table,
     first_search_table,
@@ -128,7 +129,7 @@ WRITERS = {
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
-    "control_systems": noted, "offline": noted,
+    "control_systems": noted, "offline": offline,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table,
 }  # fmt: skip
 

@@ -75,6 +75,100 @@ BIBTEX: dict[str, str] = {
   title = {Compose Your Policies! Improving Diffusion-based or Flow-based Robot Policies via Test-time Distribution-level
            Composition}
 }""",
+    "fujimoto2021td3bc": """@inproceedings{fujimoto2021td3bc,
+  title     = {A Minimalist Approach to Offline Reinforcement Learning},
+  author    = {Fujimoto, Scott and Gu, Shixiang Shane},
+  booktitle = {Advances in Neural Information Processing Systems},
+  note      = {arXiv:2106.06860},
+  year      = {2021}
+}""",
+    "kostrikov2021iql": """@article{kostrikov2021iql,
+  title   = {Offline Reinforcement Learning with Implicit {Q}-Learning},
+  author  = {Kostrikov, Ilya and Nair, Ashvin and Levine, Sergey},
+  journal = {arXiv preprint arXiv:2110.06169},
+  year    = {2021}
+}""",
+    "tarasov2023rebrac": """@inproceedings{tarasov2023rebrac,
+  title     = {Revisiting the Minimalist Approach to Offline Reinforcement Learning},
+  author    = {Tarasov, Denis and Kurenkov, Vladislav and Nikulin, Alexander and Kolesnikov, Sergey},
+  booktitle = {Advances in Neural Information Processing Systems},
+  note      = {arXiv:2305.09836},
+  year      = {2023}
+}""",
+    "park2025fql": """@article{park2025fql,
+  title   = {Flow {Q}-Learning},
+  author  = {Park, Seohong and Li, Qiyang and Levine, Sergey},
+  journal = {arXiv preprint arXiv:2502.02538},
+  year    = {2025}
+}""",
+    "mao2024odice": """@article{mao2024odice,
+  title   = {{ODICE}: Revealing the Mystery of Distribution Correction Estimation via Orthogonal-gradient Update},
+  author  = {Mao, Liyuan and Xu, Haoran and Zhang, Weinan and Zhan, Xianyuan},
+  journal = {arXiv preprint arXiv:2402.00348},
+  year    = {2024}
+}""",
+    "liu2024a2pr": """@article{liu2024a2pr,
+  title   = {Adaptive Advantage-Guided Policy Regularization for Offline Reinforcement Learning},
+  author  = {Liu, Tenglong and Li, Yang and Lan, Yixing and Gao, Hao and Pan, Wei and Xu, Xin},
+  journal = {arXiv preprint arXiv:2405.19909},
+  year    = {2024}
+}""",
+    "li2025dqc": """@misc{li2025dqc,
+  title  = {Decoupled {Q}-Chunking},
+  author = {Li, Qiyang and Park, Seohong and Levine, Sergey},
+  note   = {Code: https://github.com/ColinQiyangLi/dqc},
+  year   = {2025}
+}""",
+    "lv2024decisionmamba": """@article{lv2024decisionmamba,
+  title   = {Decision {Mamba}: A Multi-Grained State Space Model with Self-Evolution Regularization for Offline {RL}},
+  author  = {Lv, Qi and Deng, Xiang and Chen, Gongwei and Wang, Michael Yu and Nie, Liqiang},
+  journal = {arXiv preprint arXiv:2406.05427},
+  year    = {2024}
+}""",
+    "mark2024parl": """@article{mark2024parl,
+  title   = {Policy Agnostic {RL}: Offline {RL} and Online {RL} Fine-Tuning of Any Class and Backbone},
+  author  = {Mark, Max Sobol and Gao, Tian and Sampaio, Georgia Gabriela and Srirama, Mohan Kumar and Sharma, Archit and
+             Finn, Chelsea and Kumar, Aviral},
+  journal = {arXiv preprint arXiv:2412.06685},
+  year    = {2024}
+}""",
+    "nakamoto2023calql": """@article{nakamoto2023calql,
+  title   = {{Cal-QL}: Calibrated Offline {RL} Pre-Training for Efficient Online Fine-Tuning},
+  author  = {Nakamoto, Mitsuhiko and Zhai, Yuexiang and Singh, Anikait and Mark, Max Sobol and Ma, Yi and Finn, Chelsea and
+             Kumar, Aviral and Levine, Sergey},
+  journal = {arXiv preprint arXiv:2303.05479},
+  year    = {2023}
+}""",
+    "liu2024directadvantage": """@article{liu2024directadvantage,
+  title   = {Improving Multi-Step Reasoning Abilities of Large Language Models with Direct Advantage Policy Optimization},
+  author  = {Liu, Jiacai and Wang, Chaojie and Liu, Chris Yuhao and Zeng, Liang and Yan, Rui and Sun, Yiwen and Liu, Yang and
+             Zhou, Yahui},
+  journal = {arXiv preprint arXiv:2412.18279},
+  year    = {2024}
+}""",
+    "le2019batch": """@inproceedings{le2019batch,
+  title     = {Batch Policy Learning under Constraints},
+  author    = {Le, Hoang M. and Voloshin, Cameron and Yue, Yisong},
+  booktitle = {International Conference on Machine Learning},
+  note      = {arXiv:1903.08738},
+  year      = {2019}
+}""",
+    "xue2025awm": """@misc{xue2025awm,
+  title = {Advantage Weighted Matching: Aligning {RL} with Pretraining in Diffusion Models},
+  note  = {Code: https://github.com/scxue/advantage_weighted_matching}
+}""",
+    "liu2025flowgrpo": """@misc{liu2025flowgrpo,
+  title         = {{Flow-GRPO}: Training Flow Matching Models via Online {RL}},
+  eprint        = {2505.05470},
+  archivePrefix = {arXiv},
+  year          = {2025}
+}""",
+    "black2023ddpo": """@article{black2023ddpo,
+  title   = {Training Diffusion Models with Reinforcement Learning},
+  author  = {Black, Kevin and Janner, Michael and Du, Yilun and Kostrikov, Ilya and Levine, Sergey},
+  journal = {arXiv preprint arXiv:2305.13301},
+  year    = {2023}
+}""",
     "nachum2017bridging": """@inproceedings{nachum2017bridging,
   title     = {Bridging the Gap Between Value and Policy Based Reinforcement Learning},
   author    = {Nachum, Ofir and Norouzi, Mohammad and Xu, Kelvin and Schuurmans, Dale},

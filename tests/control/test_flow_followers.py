@@ -30,18 +30,18 @@ def boltzmann(tau):
     return p / p.sum()
 
 
-def trained(follower, tau, steps, batch=128):
+def trained(follower, tau, steps, batch=128, env=LINE, worth=lambda a: two_hills(a[:, 0])):
     """A follower of one decision, whose actions are drawn anew for every update."""
 
     def step(F, key):
         k_rows, k_learn = jax.random.split(key)
-        action = jax.random.uniform(k_rows, (batch, 1), F32, -1, 1)
-        zeros, never = jnp.zeros((batch, 1), F32), jnp.zeros(batch, bool)
+        action = jax.random.uniform(k_rows, (batch, env.size), F32, -1, 1)
+        zeros, never = jnp.zeros((batch, env.size), F32), jnp.zeros(batch, bool)
         t = Transition(zeros, action, zeros, zeros[:, 0], jnp.zeros((batch, 0), F32), jnp.ones(batch, bool))
         rows = replay.Rows(t, jnp.zeros((batch, 0), F32), never, never)
-        return follower.update(LINE, F, rows, two_hills(action[:, 0]), F32(0.9), F32(tau), k_learn), None
+        return follower.update(env, F, rows, worth(action), F32(0.9), F32(tau), k_learn), None
 
-    F = follower.init(LINE, jax.random.key(1))
+    F = follower.init(env, jax.random.key(1))
     return jax.jit(lambda F: jax.lax.scan(step, F, jax.random.split(jax.random.key(2), steps))[0])(F)
 
 
@@ -133,16 +133,19 @@ def test_the_bound_is_the_distance_where_flows_differ_by_a_shift():
 
 @pytest.mark.slow
 def test_a_pull_keeps_variance_that_the_critic_would_take():
-    """One high hill: without the pull the law gathers there; with it some of the broad law stays."""
+    """On the plane, one high hill: without the pull the law gathers there; with it some of the broad law stays."""
+    plane, top, obs = Bounded(size=2), jnp.array([0.6, -0.4]), jnp.zeros(2, F32)
+    worth = lambda a: 0.3 * jnp.exp(-jnp.sum((a - top) ** 2, -1) / 0.1)  # noqa: E731
+    broad = float(jnp.mean(worth(jax.random.uniform(jax.random.key(5), (4000, 2), minval=-1, maxval=1))))
     spreads = []
     for regular in (0.0, 3.0):
         follower = ACFlow(width=32, rate=3e-3, regular=regular)
-        F = trained(follower, 0.05, 800)
-        act = jax.jit(jax.vmap(lambda k, f=follower, F=F: f.act(LINE, F, jnp.zeros(1, F32), k)))
-        drawn = np.asarray(act(jax.random.split(jax.random.key(3), 2000)))[:, 0]
-        assert np.mean(two_hills(drawn)) > np.mean(two_hills(GRID)) + 0.01
-        spreads.append(drawn.std())
-    assert spreads[1] > spreads[0] + 0.05
+        F = trained(follower, 0.05, 800, env=plane, worth=worth)
+        act = jax.jit(jax.vmap(lambda k, f=follower, F=F: f.act(plane, F, obs, k)))
+        drawn = np.asarray(act(jax.random.split(jax.random.key(3), 2000)))
+        assert float(jnp.mean(worth(drawn))) > broad + 0.01
+        spreads.append(drawn.std(0).sum())
+    assert spreads[1] > spreads[0] + 0.1
 
 
 def test_the_broad_flow_is_uniform_on_the_box():

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl.control import Box, estimators, nets, solvers
+from bilevel_rl.control import Box, estimators, nets, problems, solvers
 from bilevel_rl.control.environments import Bounded
 from bilevel_rl.control.estimators import Here, heads
-from bilevel_rl.control.followers import GivenFlow
+from bilevel_rl.control.followers import ACFlow, GivenFlow
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.policies import Flow, composition, diffusion
 from bilevel_rl.control.problem import ControlProblem
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.loop import solve
+from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import PowerDecay
 
 NO_OBS = jnp.zeros(0)
@@ -176,17 +177,23 @@ def test_x_moves_a_given_policy_to_where_the_leader_wants_it(kind):
 
 
 def test_pairs_that_would_have_to_learn_are_refused():
-    for kind in (solvers.CoupledPair, solvers.PenaltyActorCritic):
+    for kind in (solvers.CoupledPair, solvers.PenaltyActorCritic, solvers.LIRPG):
         with pytest.raises(InvalidProblem, match="nothing learns here"):
             Lean().accept(kind())
     for kind in (solvers.TiltedPair, solvers.Covariance, solvers.SPSA):
         Lean().accept(kind())
 
 
+def test_steps_of_a_policy_without_a_likelihood_are_refused():
+    with pytest.raises(InvalidConfig, match="ac_flow, which does not say how likely an action is"):
+        check_fits(solvers.LIRPG(follower=ACFlow()), problems.BoundedShaping())
+    check_fits(solvers.Covariance(follower=ACFlow()), problems.BoundedShaping())
+
+
 @pytest.mark.slow
 def test_pendulum_is_better_composed_and_guided_than_not():
     """Both problems by name: a blend beats both parents, and guidance the log."""
-    from bilevel_rl.control import evaluate, problems
+    from bilevel_rl.control import evaluate
 
     for kind, worse in ((problems.PendulumComposition, (0.0, 1.0)), (problems.PendulumGuidance, (0.0,))):
         problem = kind()
@@ -200,8 +207,6 @@ def test_pendulum_is_better_composed_and_guided_than_not():
 
 
 def test_starts_outside_are_named():
-    from bilevel_rl.control import problems
-
     with pytest.raises(InvalidProblem, match="from 0 to 1"):
         problems.PendulumComposition(x0=(1.5,)).check(thorough=False)
     with pytest.raises(InvalidProblem, match="one number"):

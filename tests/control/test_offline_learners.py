@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bilevel_rl.control.environments import Pendulum
-from bilevel_rl.control.offline import parts, tabular, twin
+from bilevel_rl.control.offline import parts, protocol, tabular, twin
 from bilevel_rl.control.offline.bank import Bank, Facts, Minibatch, draw
+from bilevel_rl.control.offline.learner import learn
 from bilevel_rl.control.offline.learners import (
     a2pr,
     decision_mamba,
@@ -157,7 +159,9 @@ def test_pa_rl_is_never_worse_than_the_best_draw_and_without_steps_is_that():
     np.testing.assert_array_equal(value(none), best)
 
 
-@pytest.mark.parametrize(("policy", "env"), [("soft", ENV), ("flow", ENV), ("soft", tabular.chain())])
+@pytest.mark.parametrize(
+    ("policy", "env"), [("soft", ENV), ("flow", ENV), ("diffusion", ENV), ("soft", tabular.chain())]
+)
 def test_pa_rl_asks_every_class_of_policies_for_the_same_two_things(policy, env):
     learner = pa_rl.PARL(policy=policy, width=8, samples=4, best=2, steps=1)
     learner.check(env)
@@ -199,6 +203,22 @@ def test_a_number_for_each_state_moves_direct_advantages_minimiser():
     shifted = A + jnp.array([[1.0], [-1.0], [2.0], [0.5]])
     slope = jax.grad(lambda logits: expected_loss(logits, base, shifted, 0.7))(jnp.log(base) + A / 0.7)
     assert float(jnp.max(jnp.abs(slope))) > 1e-3
+
+
+def test_direct_advantages_own_are_centred_by_the_value_of_the_data():
+    """All transitions of a table, each as often as uniform actions meet it: a number added to V in a state shows."""
+    table = tabular.chain()
+    P, r = np.asarray(table.P, float), np.asarray(table.r, float)
+    V = np.linalg.solve(np.eye(4) - 0.9 * P.mean(1), r.mean(1))
+    s, a, after = (v.ravel() for v in np.meshgrid(np.arange(4), np.arange(2), np.arange(4), indexing="ij"))
+    eye, n = jnp.eye(4), len(s)
+    t = Transition(eye[s], jnp.asarray(a), eye[after], jnp.asarray(r[s, a]), jnp.zeros((n, 0)), jnp.zeros(n, bool))
+    w = P[s, a, after] / 2
+    b = Minibatch(t, t.reward, t.reward, t.action, jnp.asarray(w), jnp.ones(n, bool), None)
+    centre = lambda V: np.bincount(s, w * direct_advantage.advantage(table, lambda v: v @ V[:, None], b, 0.9))  # noqa: E731
+    np.testing.assert_allclose(centre(jnp.asarray(V)), 0, atol=1e-6)  # P has 32 bits
+    moved = centre(jnp.asarray(V).at[2].add(1.0))
+    assert np.abs(moved[2] + 1 - 0.9 * P.mean(1)[2, 2]) < 1e-6
 
 
 def test_direct_advantage_stays_with_the_data_as_beta_grows():
@@ -266,6 +286,44 @@ def test_chunks_at_one_half_fit_the_mean_and_one_step_is_the_one_step_target():
     )
 
 
+def test_equal_chunks_are_ordinary_q_chunking():
+    """With h = h_a there is nothing to distil: the short critic's fixed point is the long one, whatever the expectile."""
+    learner = decoupled_chunking.DecoupledChunking(long=3, short=3, width=8, samples=6, flow_steps=2)
+    rows = batch(16, (3,), jnp.arange(3) < jnp.asarray([3, 2] * 8)[:, None])
+    F = learner.init(ENV, rows.facts, KEY)
+    Q = jax.tree.map(lambda v: jnp.stack([v[0], v[0]]), wide(F.long.params))  # twins alike: their smaller one is either
+    obs, weight = rows.t.obs[:, 0], rows.weight[:, 0]
+    code = (rows.t.action / 2 * rows.inside[..., None]).reshape(16, -1)
+    q = jax.nn.sigmoid(parts.values(ENV, Q, obs, code)[0])
+    for kappa in (0.2, 0.5, 0.9):
+        lost = lambda Q, k=kappa: decoupled_chunking.logistic_loss(ENV, Q, obs, code, q, weight, k)  # noqa: E731
+        assert float(jnp.max(jnp.abs(ravel_pytree(jax.grad(lost)(Q))[0]))) < 1e-12
+    # then V and what is done are those of the critic of whole chunks
+    F = eqx.tree_at(lambda F: (F.short.params, F.slow_short, F.slow_long), F, (F.long.params, F.long.params, F.long.params))
+    swapped = eqx.tree_at(lambda F: F.slow_short, F, F.slow_long)
+    small = jax.tree.map(lambda v: v.astype(jnp.float32) if v.dtype == jnp.float64 else v, rows)
+    after = jax.jit(lambda F: learner.update(ENV, F, small, jnp.float32(0.9), jnp.array(0), KEY))(F)
+
+    def chunked(V):
+        now = jax.nn.sigmoid(jnp.min(parts.values(ENV, F.slow_long, small.t.obs[:, 0], code.astype(jnp.float32)), 0))
+        fit = decoupled_chunking.logistic(parts.state_values(ENV, V, small.t.obs[:, 0]), now, learner.value)
+        return parts.weighted_mean(small.weight[:, 0], fit)
+
+    V = F.V.descend(jax.grad(chunked)(F.V.params), learner.rate).params
+    np.testing.assert_allclose(ravel_pytree(after.V.params)[0], ravel_pytree(V)[0], atol=1e-6)
+    one = jnp.zeros(3, jnp.float32)
+    np.testing.assert_array_equal(learner.best(ENV, F, one, KEY), learner.best(ENV, swapped, one, KEY))
+
+
+def test_one_step_chunks_learn_their_value_as_iql_does():
+    """The logistic loss has the expectile loss's derivative, taken in the logit."""
+    logit, y = some((40,), 0), jax.nn.sigmoid(some((40,), 1))
+    for kappa in (0.1, 0.5, 0.9):
+        found = jax.vmap(jax.grad(lambda v, y, k=kappa: decoupled_chunking.logistic(v, y, k)))(logit, y)
+        of_iql = jax.vmap(jax.grad(lambda q, y, k=kappa: parts.expectile_loss(y - q, k)))(jax.nn.sigmoid(logit), y)
+        np.testing.assert_allclose(found, of_iql, atol=1e-12)
+
+
 def test_longer_chunks_need_fewer_rounds_along_a_chain():
     """Reward at the end of a chain of 12: rounds of exact updates until the first state knows of it."""
     obs = jnp.eye(12)
@@ -326,6 +384,24 @@ def test_decision_mambas_targets_without_evolution_are_the_data():
     np.testing.assert_allclose(loss(0.0), jnp.mean((said - code) ** 2), atol=1e-12)
     assert abs(float(loss(0.0)) - float(loss(0.5))) > 1e-6
     assert float(loss(1.0, model)) < 1e-20  # its own words
+
+
+def test_decision_mamba_returns_more_where_more_is_asked():
+    """Three decisions that pay 0, .5 or 1 each, all tried: what comes rises with what is asked."""
+    table = tabular.Lottery(jnp.ones((1, 3, 1)), jnp.array([[0.0, 0.5, 1.0]]), steps=3)
+    learner = decision_mamba.DecisionMamba(width=16, states=4, context=3, rate=1e-2)
+    env, bank = parts.nets.narrow(table), Bank.of(tabular.covered(table, 300))
+
+    def returns(key):
+        F = learner.init(env, bank.facts, key)
+        F = learn(learner, env, bank, F, 300, 32, jnp.float32(0.9), key)
+        asked = jnp.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], jnp.float32)
+        got = lambda goal: protocol.play(learner, env, eqx.tree_at(lambda F: F.goal, F, goal), 1, key)[0]  # noqa: E731
+        return jax.vmap(got)(asked)
+
+    found = np.asarray(jax.jit(returns)(KEY))
+    assert np.all(np.diff(found) >= 0)
+    np.testing.assert_allclose(found, np.arange(7) / 2, atol=0.5)
 
 
 # -- what all of them share ----------------------------------------------------------------------------------------------

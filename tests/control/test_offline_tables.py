@@ -33,8 +33,8 @@ LOTTERIES = {
 }
 
 
-def learnt(learner, table, unit=1.0, updates=1500):
-    bank, env = Bank.of(tabular.covered(table, 200), unit), nets.narrow(table)
+def learnt(learner, table, unit=1.0, updates=1500, actions=None, share=1.0):
+    bank, env = Bank.of(tabular.covered(table, 200, actions=actions, share=share), unit), nets.narrow(table)
 
     def whole(key):
         F = learner.init(env, bank.facts, key)
@@ -96,7 +96,29 @@ def test_direct_advantage_takes_one_step_of_policy_improvement():
     np.testing.assert_allclose(beta * (logits[:, 1] - logits[:, 0]), beta * odds[losses.argmin(1)], atol=0.12)
 
 
+@pytest.mark.slow
+def test_direct_advantages_second_step_finds_the_best_policy():
+    """From uniform actions the first step still goes left at the left end; from data of that policy the second does not."""
+    table, best = tabular.chain(), tabular.optimal(tabular.chain(), GAMMA)[1]
+    learner = L.DirectAdvantage(beta=0.5, **FAST)
+    first = learnt(learner, table, updates=3000)[1]
+    assert first.tolist() == [0, 1, 1, 1] != best.tolist()
+    assert learnt(learner, table, updates=3000, actions=first, share=0.7)[1].tolist() == best.tolist()
+
+
 def test_cloning_finds_the_data_whatever_they_earned():
     table = tabular.chain()
     F, _ = learnt(L.BC(**SIZE), table, updates=300)
     np.testing.assert_allclose(jax.nn.softmax(F.actor.params.net(OBS)), 0.5, atol=0.08)
+
+
+@pytest.mark.parametrize("lottery", [False, True])
+def test_cloning_finds_the_best_policy_where_the_data_are_its(lottery):
+    """All that cloning can recover: every state is covered by the starts, in each the best action alone."""
+    table = tabular.chain(lottery=lottery)
+    best = tabular.optimal(table, GAMMA)[1]
+    assert learnt(L.BC(**SIZE), table, updates=200, actions=best)[1].tolist() == best.tolist()
+
+
+def test_every_learner_is_compared_with_the_exact_answer_somewhere():
+    assert {"bc", "direct_advantage", *TABLES, *LOTTERIES} == {kind.name for kind in L.ALL}

@@ -17,7 +17,7 @@ from bilevel_rl.control.problems import (
     PendulumOfflinePreferences,
     PendulumShaping,
 )
-from bilevel_rl.control.solvers import SPSA, OfflineBC, OfflineIQL
+from bilevel_rl.control.solvers import LIRPG, SPSA, Covariance, OfflineBC, OfflineIQL
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.loop import noise, solve
 from bilevel_rl.loop.solver import check_fits
@@ -64,8 +64,9 @@ def test_preferred_segments_are_mostly_the_better_ones_and_pieces_of_episodes(pr
 
 
 def test_solvers_and_problems_that_do_not_fit_say_so(mixture, preferences):
-    with pytest.raises(InvalidProblem, match="this problem has stored data alone"):
-        check_fits(SPSA(), mixture)
+    for kind in (SPSA, Covariance, LIRPG):
+        with pytest.raises(InvalidProblem, match="this problem has stored data alone"):
+            check_fits(kind(), mixture)
     with pytest.raises(InvalidConfig, match="which has no stored data"):
         check_fits(OfflineIQL(), PendulumShaping())
     with pytest.raises(InvalidConfig, match="whose policy has no likelihood"):

@@ -7,9 +7,18 @@ import torch
 from torch import nn
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.flows import FlowEngine, Matching, PathLikelihood, PlaneVelocity, diffusers_velocity, train
+from bilevel_rl.flows import (
+    FlowEngine,
+    Matching,
+    PathLikelihood,
+    PlaneVelocity,
+    diffusers_velocity,
+    train,
+    two_levels,
+)
 from bilevel_rl.flows.spots import Spots
 from bilevel_rl.levels.checks import check_engine
+from bilevel_rl.policy_gradient.recipes import COMPONENTS
 
 RING = Spots()
 SMALL = PlaneVelocity(2, 0, 4)
@@ -24,6 +33,19 @@ class Linear(nn.Module):
 
     def forward(self, x, t, condition=None):
         return self.a + self.b * x
+
+
+class Gaussian(nn.Module):
+    """The velocity of matching on N(m, s^2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.m, self.s = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (0.5, 0.3))
+
+    def forward(self, x, t, condition=None):
+        t = t[:, None]
+        variance = ((1 - t) * self.s) ** 2 + t**2
+        return -self.m + (t - (1 - t) * self.s**2) / variance * (x - (1 - t) * self.m)
 
 
 class Slope(nn.Module):
@@ -152,6 +174,40 @@ def test_existing_recipes_train_it_unchanged(method):
     assert all(moved)
 
 
+# parts alone, by slot, each in the place of GRPO's own: what asks for nothing that a flow does not have
+PARTS = {
+    "credit": "leave_one_out return remax group_norm group_mean batch_norm length_baseline empg adora dvao reward_to_go "
+              "episode gpg gdpo to_go_leave_one_out",
+    "weigh": "clip_cov d3s_tokens probability_mask high_entropy off_policy_mask",
+    "loss": "policy_gradient supervised clipped gspo cispo unified copg p3o direct_advantage inpo mdpo nash_mirror_prox "
+            "sapo vespo advantage_matching",
+    "regular": "exact_kl sampled_kl entropy epo kl_cov safe velocity_gap",
+    "reward": "kl_reward win_rate ranking_reward",
+    "select": "d3s dynamic_sampling pcl v0_budget replay",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slot", PARTS)
+def test_every_part_trains_a_flow_or_says_what_it_lacks(slot):
+    """Nothing in between: no part runs and leaves weights where they were, or fails in other words."""
+    fitting, lacking = set(), {}
+    for card in (cls.card for cls in COMPONENTS if cls.card.slot.value == slot and cls.card.name != "sum"):
+        velocity = PlaneVelocity(2, 4, 8)
+        before = copy.deepcopy(velocity)
+        recipe = f"grpo, {slot}={'0.1*' if slot == 'regular' else ''}{card.name}"
+        options = {"conditions": RING.conditions, "steps": 2, "batch": 16, "group": 4, "rate": 0.01}
+        try:
+            train(velocity, RING.reward, (2,), method=recipe, **options)
+        except InvalidConfig as error:
+            lacking[card.name] = str(error)
+            continue
+        fitting.add(card.name)
+        pairs = list(zip(velocity.parameters(), before.parameters(), strict=True))
+        assert all(not a.equal(b) and bool(a.isfinite().all()) for a, b in pairs), card.name
+    assert fitting == set(PARTS[slot].split())
+    assert all("without" in words or "limit" in words for words in lacking.values()), lacking
+
+
 @pytest.mark.parametrize(
     ("method", "words"), [("ppo", "without 'value'"), ("precision", "without 'logits'"), ("subpo", "'cover'")]
 )
@@ -172,6 +228,71 @@ def test_parts_of_a_batch_add_up(ring):
         train(velocity, RING.reward, (2,), conditions=RING.conditions.double(), steps=2, micro_batch=part, batch=16, group=4)
         found.append(torch.cat([p.detach().flatten() for p in velocity.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-8, atol=1e-9)
+
+
+def test_matching_scatters_less_than_the_ways_of_ddpo_and_points_the_same_way():
+    """One Gaussian flow, its exact velocity, one reward: gradients of both likelihoods over 60 batches of 64."""
+    found = {}
+    for name, likelihood in (("matching", Matching(weighting="uniform")), ("ddpo", PathLikelihood(eta=1.0))):
+        each = []
+        for k in range(60):
+            v, generator = Gaussian(), torch.Generator().manual_seed(k)
+            noise = torch.randn(64, 1, generator=generator, dtype=torch.float64)
+            rows = likelihood.draw(v, noise, None, generator)
+            reward = -((rows.point[:, 0] - 1) ** 2)
+            advantage = (reward - reward.mean()) / reward.std()
+            loss = (advantage[:, None] * likelihood.say(v, rows, None).logp).mean()
+            each.append(torch.stack(torch.autograd.grad(loss, [v.m, v.s])))
+        found[name] = torch.stack(each)
+    means = {name: g.mean(0) for name, g in found.items()}
+    scatter = {name: g.var(0).sum() / means[name].square().sum() for name, g in found.items()}
+    assert torch.cosine_similarity(means["matching"], means["ddpo"], 0) > 0.9
+    assert scatter["matching"] < 0.7 * scatter["ddpo"]  # .05 and .12 over 400 batches
+
+
+def test_a_reference_that_follows_is_the_average_of_the_weights_and_comes_back(ring):
+    v, moved = Linear(), []
+    engine = FlowEngine(v, lambda x, group: x[:, 0], (1,), batch=8, group=4, reference_decay=0.9)
+    expected = v.a.detach().clone()
+    for k in range(5):
+        with torch.no_grad():
+            v.a += k
+        engine.moved()
+        expected = 0.9 * expected + 0.1 * v.a.detach()
+    assert abs(float(engine.reference.a - expected)) < 1e-12
+    again = FlowEngine(Linear(), lambda x, group: x[:, 0], (1,), batch=8, group=4, reference_decay=0.9)
+    again.load(engine.state())
+    assert again.reference.a.equal(engine.reference.a)
+    assert again.velocities["policy"].a.equal(v.a)
+    with pytest.raises(InvalidConfig, match="no reference"):
+        again.load({key: value for key, value in engine.state().items() if "reference" not in key})
+    # in training the pull is to where the flow lately was, so it goes further
+    recipe = "awm, regular=30*velocity_gap"
+    for decay in (1.0, 0.5):
+        velocity = copy.deepcopy(ring)
+        train(velocity, RING.reward, (2,), method=recipe, conditions=RING.conditions, steps=20, rate=3e-3,
+              reference_decay=decay)  # fmt: skip
+        pairs = zip(velocity.parameters(), ring.parameters(), strict=True)
+        moved.append(sum(float((a - b).detach().square().sum()) for a, b in pairs))
+    assert moved[1] > 1.5 * moved[0]
+
+
+@pytest.mark.parametrize("estimator", ["tilted", "shared"])
+def test_a_leader_learns_what_to_pay_a_flow(estimator, ring):
+    """Every prompt's highest price ends at the spot that the leader wants, which it is told by scores alone."""
+    prices, velocity = RING.prices(), copy.deepcopy(ring)
+    loop = two_levels(velocity, prices, RING.reward, (2,), conditions=RING.conditions, steps=80, estimator=estimator, w=0.3)
+    assert (prices.x.argmax(1) == torch.arange(4) * 2).all()
+    before, after = (RING.reward(*loop.engine.look(1000, reference=ref)).mean() for ref in (True, False))
+    assert after > before + 0.4
+    assert loop.history[-1]["gold"] > loop.history[0]["gold"] + 0.3
+
+
+def test_without_the_flows_answer_nothing_moves_a_reward_that_is_judged_by_points(ring):
+    prices = RING.prices()
+    options = {"conditions": RING.conditions, "steps": 3, "method": "partial_sgd"}
+    two_levels(copy.deepcopy(ring), prices, RING.reward, (2,), **options)
+    assert not prices.x.any()
 
 
 def test_a_pull_to_the_reference_keeps_it_there(ring):
@@ -219,6 +340,10 @@ def test_image_shaped_models_with_the_call_of_diffusers_train():
         (lambda: diffusers_velocity(Image(), ("prompt",)), "'prompt'"),
         (lambda: Spots(prompts=9), "prompts <= modes"),
         (lambda: train(SMALL, RING.reward, (2,), steps=0), "steps and rate"),
+        (lambda: train(SMALL, RING.reward, (2,), reference_decay=1.5), "it must be in"),
+        (lambda: two_levels(SMALL, RING.reward, RING.reward, (2,)), "whose parameters are x"),
+        (lambda: two_levels(SMALL, Slope(), RING.reward, (2,), tau=0.0), "all are above 0"),
+        (lambda: two_levels(SMALL, Slope(), RING.reward, (2,), estimator="fisher", steps=1), "logits"),
         (lambda: train(SMALL, RING.reward, (2,), method="amw"), "Did you mean 'awm'"),
     ],
 )

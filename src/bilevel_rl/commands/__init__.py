@@ -22,5 +22,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "completion": ("bilevel_rl.commands.completion", "a script for your shell: completes verbs, problems and solvers"),
     "cite": ("bilevel_rl.commands.cite", "BibTeX of a problem, a solver or a run folder"),
     "offline": ("bilevel_rl.commands.offline", "stored data: make, check, show; train and compare learners on them"),
+    "flows": ("bilevel_rl.commands.flows", "velocity networks: train one on a reward, or on two levels"),
     "llm": ("bilevel_rl.commands.llm", "language models: happy-tweets, train, resume, sample, export, judge"),
 }

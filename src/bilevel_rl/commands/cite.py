@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bilevel_rl import records, references
+from bilevel_rl.control.offline import learners
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.launch import load
 
-USAGE = "usage: bilevel-rl cite [PROBLEM | SOLVER | RUN FOLDER | KEY ...]    without arguments: the paper"
+USAGE = "usage: bilevel-rl cite [PROBLEM | SOLVER | OFFLINE LEARNER | RUN FOLDER | KEY ...]    without arguments: the paper"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,21 +31,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def keys_of(word: str) -> list[str]:
-    """Reference keys of a problem, solver, run folder or key.
+    """Reference keys of a problem, solver, learner from data, run folder or key.
 
     Raises:
         InvalidConfig: none of these.
     """
-    named = load.problem_classes() | load.solver_classes()
+    named = load.problem_classes() | load.solver_classes() | {kind.name: kind for kind in learners.ALL}
     if word in named:
-        return list(named[word].references)
+        return _of(named[word])
     if word in references.BIBTEX:
         return [word]
     if (Path(word) / "run.json").exists():
         header = records.read_header(word)
         keys = [*header.get("references", ())]
         for name in (header["problem"], header["name"], header["config"].get("solver", "")):
-            keys += list(named[name].references) if name in named else []
+            keys += _of(named[name]) if name in named else []
         return list(dict.fromkeys(keys))
     known = [*named, *references.BIBTEX]
     raise InvalidConfig(
@@ -51,3 +53,8 @@ def keys_of(word: str) -> list[str]:
             "bilevel-rl cite", repr(word), did_you_mean(word, known), "Name one of these, or a run folder"
         )
     )
+
+
+def _of(kind: Any) -> list[str]:
+    """A class's keys; those of its defaults, where they are its parts'."""
+    return list(kind.references if isinstance(kind.references, tuple) else kind().references)

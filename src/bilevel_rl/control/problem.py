@@ -232,10 +232,13 @@ class ControlProblem(Problem):
     def _accept_tilt(self, solver: Any) -> None:
         """Raise unless a solver gets by with one policy, which is given and does not learn."""
         estimator = getattr(solver, "estimator", None)
-        pairs = estimator is None or estimator.other_chains
-        if pairs and not getattr(solver, "black_box", False):
+        if getattr(solver, "black_box", False):
+            return
+        learns = "a second follower is" if estimator is None or estimator.other_chains else ""
+        learns = "the follower's own next step is" if getattr(estimator, "scores", False) else learns
+        if learns:
             raise InvalidProblem(
-                message(f"solver {solver.name} on {self.name}", "a policy that x gives, where a second follower is to learn",
+                message(f"solver {solver.name} on {self.name}", f"a policy that x gives, where {learns} to learn",
                         "nothing learns here", "Take tilted_pair, covariance, trajectory or spsa")
             )  # fmt: skip
 

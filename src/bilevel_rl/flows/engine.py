@@ -68,7 +68,9 @@ class FlowEngine(Engine):
         likelihood: what log-probabilities are.
         prompts: how many there are; from `conditions` where these are given.
         batch, group: samples of an iteration, and of one prompt in it.
-        levels: 2 for a second follower beside theta, as `method: bilevel` needs.
+        levels: 2 for a second follower beside theta, as the estimators shared and paired need.
+        reference_decay: of the reference, an exponential average of theta's weights from iteration to iteration; 1: it stays
+            where theta began.
         seed: of all that is drawn.
 
     Raises:
@@ -85,9 +87,15 @@ class FlowEngine(Engine):
     def __init__(
         self, velocity: nn.Module, reward: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], *,
         conditions: Any = None, likelihood: Likelihood = Matching(), prompts: int = 1, batch: int = 64, group: int = 8,
-        levels: int = 1, seed: int = 0,
+        levels: int = 1, reference_decay: float = 1.0, seed: int = 0,
     ) -> None:  # fmt: skip
         likelihood.check()
+        if not 0 <= reference_decay <= 1:
+            raise InvalidConfig(
+                message("FlowEngine.reference_decay", reference_decay, "it must be in [0, 1]; at 1 the reference stays",
+                        "Use 1, or .99 for a reference that follows")
+            )  # fmt: skip
+        self.reference_decay = reference_decay
         self.likelihood, self.reward, self.shape, self.conditions = likelihood, reward, tuple(shape), conditions
         self.prompts = prompts if conditions is None else len(conditions[0] if isinstance(conditions, tuple) else conditions)
         self.batch, self.group, self.seed = batch, group, seed
@@ -170,6 +178,36 @@ class FlowEngine(Engine):
         with torch.no_grad():
             point = euler(self.velocities["policy"], noise, _taken(self.conditions, group), self.likelihood.actions)
             return self.reward(point, group)
+
+    # -- a reference that follows -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def moved(self) -> None:
+        if self.reference_decay < 1:
+            for slow, fast in zip(*(v.parameters() for v in (self.reference, self.velocities["policy"])), strict=True):
+                slow.lerp_(fast, 1 - self.reference_decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine`; with the reference, where it follows."""
+        return super().state() | self._followed()
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        own = self._followed()
+        super().load({key: value for key, value in state.items() if key not in own})
+        for key, slow in own.items():
+            if key not in state:
+                raise InvalidConfig(
+                    message("checkpoint", "no reference", f"with reference_decay={self.reference_decay:g} it is kept",
+                            "Give the options that the run began with")
+                )  # fmt: skip
+            slow.copy_(state[key])
+
+    def _followed(self) -> dict[str, Tensor]:
+        if self.reference_decay == 1:
+            return {}
+        return {f"reference/{name}": p for name, p in self.reference.named_parameters()}
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,37 @@ import dataclasses
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.flows.velocities import PlaneVelocity
+
+NEAR = 0.3  # ours: how far a price reaches; neighbouring spots of eight are .77 apart
+
+
+class SpotPrices(nn.Module):
+    """Prices of all spots, prompt by prompt.
+
+    Args:
+        spots: the task.
+
+    Attributes:
+        x: [prompts, modes].
+
+    Example:
+        >>> SpotPrices(Spots())(torch.zeros(3, 2), torch.tensor([0, 1, 2])).tolist()
+        [0.0, 0.0, 0.0]
+    """
+
+    def __init__(self, spots: Spots) -> None:
+        super().__init__()
+        self.spots = spots
+        self.x = nn.Parameter(torch.zeros(spots.prompts, spots.modes))
+
+    def forward(self, point: Tensor, group: Tensor) -> Tensor:
+        """[N]."""
+        away = torch.cdist(point, self.spots.centres.to(point)).square()
+        return (self.x[group] * (-away / (2 * NEAR**2)).exp()).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +70,11 @@ class Spots:
             )  # fmt: skip
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return (2,)
+
+    @property
     def centres(self) -> Tensor:
         """[modes, 2]."""
         angle = 2 * math.pi * torch.arange(self.modes) / self.modes
@@ -62,6 +94,10 @@ class Spots:
         """[N], in (0, 1]."""
         away = (point - self.wanted.to(point)[group]).square().sum(-1)
         return (-away / (2 * self.reach**2)).exp()
+
+    def prices(self) -> SpotPrices:
+        """A reward to be learnt: x[g, m] is paid for coming near spot m when prompt g is given; all are 0 at first."""
+        return SpotPrices(self)
 
     def data(self, count: int, generator: torch.Generator) -> Tensor:
         """[count, 2] points that the flow is pre-trained on."""

@@ -162,6 +162,9 @@ class Engine(abc.ABC):
         """[Q] reward of the likeliest row of each group."""
         raise self._declines("greedy rows", "greedy(groups)")
 
+    def moved(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called once when an iteration's steps are done; for engines with something that follows the policy."""
+
     def _declines(self, what: str, method: str) -> InvalidConfig:
         return InvalidConfig(
             message(type(self).__name__, f"a question for {what}", "this engine does not answer it",

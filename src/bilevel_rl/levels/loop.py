@@ -252,6 +252,7 @@ class Loop:
         self.step += 1
         if "kl" in line and self.updates > updates:  # a policy that stands still says nothing about tau
             self.controller.see(line["kl"])
+        self.engine.moved()
         self._record(line)
         self.after()
         due = self.config.save_every and self.step % self.config.save_every == 0

@@ -63,6 +63,7 @@ class HyperGradient(eqx.Module):
     references: ClassVar[tuple[str, ...]] = ()
     other_chains: ClassVar[bool] = False  # whether it walks chains of its own, as many as the follower has
     equal_discounts: ClassVar[bool] = False  # whether leader and follower must discount alike
+    scores: ClassVar[bool] = False  # whether it differentiates how likely the follower's own network makes actions
 
     @abc.abstractmethod
     def init(self, here: Here, F: Any, chains: int, key: Array) -> Any:

@@ -37,6 +37,7 @@ class OneStep(Covariance):
     """
 
     name: ClassVar[str] = "one_step"
+    scores: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("zheng2018lirpg",)
 
     def estimate(self, here: Here, H: heads.Heads, F: Any, recent, key):

@@ -26,6 +26,7 @@ class Flowing(Follower):
     steps: eqx.AbstractVar[int]
 
     discrete: ClassVar[bool | None] = False
+    likelihood: ClassVar[bool] = False
 
     @abc.abstractmethod
     def end(self, environment: Environment, F: Any, obs: Float[Array, " o"], noise: Float[Array, " m"], key: Array) -> Array:

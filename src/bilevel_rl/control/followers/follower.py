@@ -28,6 +28,7 @@ class Follower(eqx.Module):
     name: ClassVar[str] = "follower"
     discrete: ClassVar[bool | None] = None  # whether it chooses among numbered actions; None for either kind
     on_policy: ClassVar[bool] = False  # whether it learns from its own newest steps alone
+    likelihood: ClassVar[bool] = True  # whether `law` and `out` say how likely an action is
     references: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod

@@ -31,6 +31,7 @@ class Given(Follower):
 
     name: ClassVar[str] = "given"
     discrete: ClassVar[bool | None] = False
+    likelihood: ClassVar[bool] = False
 
     @abc.abstractmethod
     def end(self, obs: Float[Array, " o"], noise: Float[Array, " m"], key: Array) -> Float[Array, " m"]:

@@ -36,6 +36,7 @@ class OfflineLearner(eqx.Module):
     name: ClassVar[str] = "offline_learner"
     discrete: ClassVar[bool | None] = None  # whether it chooses among numbered actions; None for either kind
     likelihood: ClassVar[bool] = False  # whether `log_prob` is there
+    references: ClassVar[tuple[str, ...]] = ()
     inferred: ClassVar[str] = ""  # what of it is ours, since nobody here has seen it published
 
     @property

@@ -106,16 +106,30 @@ def optimal(table: Lottery, gamma: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @precision.double
-def covered(table: Lottery, episodes: int = 500, seed: int = 0) -> OfflineData:
-    """Data of uniform actions: every action in every state, as often as chance wants."""
+def covered(
+    table: Lottery, episodes: int = 500, seed: int = 0, actions: np.ndarray | None = None, share: float = 1.0
+) -> OfflineData:
+    """Data of uniform actions: every action in every state, as often as chance wants.
+
+    Args:
+        actions: [S] what is done in each state with probability `share`; states are covered still, by the starts.
+    """
     env = nets.narrow(table)
+    preferred = None if actions is None else jnp.asarray(actions, jnp.int32)
+
+    def act(state, key):
+        if preferred is None:
+            return random_action(env.action, key)
+        k_which, k_any = jax.random.split(key)
+        one = 2.0 * preferred[state][None].astype(jnp.float32) - 1 if table.lottery else preferred[state]
+        return jnp.where(jax.random.uniform(k_which, (), jnp.float32) < share, one, random_action(env.action, k_any))
 
     def one(key):
         k_first, k_steps = jax.random.split(key)
 
         def step(state, key):
             k_act, k_step = jax.random.split(key)
-            action = random_action(env.action, k_act)
+            action = act(state, k_act)
             went = env.step(state, action, k_step)
             return went.state, (env._seen(state), action, went.reward, went.info)
 
@@ -126,7 +140,7 @@ def covered(table: Lottery, episodes: int = 500, seed: int = 0) -> OfflineData:
     join = lambda i: np.concatenate([np.asarray(obs[i]), np.asarray(last[i])[None]])  # noqa: E731
     action, reward, info = (np.asarray(v) for v in (action, reward, info))
     found = [StoredEpisode(join(i), action[i], reward[i], False, 0, info[i]) for i in range(episodes)]
-    return OfflineData.of(table.name, found, sources=("uniform",))
+    return OfflineData.of(table.name, found, sources=("uniform" if actions is None else "given",))
 
 
 def chosen(table: Lottery, actions: Array) -> np.ndarray:

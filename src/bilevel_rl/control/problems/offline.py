@@ -179,6 +179,7 @@ class PendulumOfflinePreferences(OfflineProblem):
         length: steps of a segment.
         weight: w.
         gamma: discount.
+        seed: of the teacher's pairs and answers; the data stay.
 
     References:
         Christiano et al. 2017, arXiv 1706.03741; preferences through a policy's likelihood: Hejna et al. 2023, arXiv
@@ -199,14 +200,14 @@ class PendulumOfflinePreferences(OfflineProblem):
     asks_likelihood: ClassVar[bool] = True
 
     def __init__(self, x0: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0), pairs: int = 20, length: int = 20, weight: float = 0.5,
-                 gamma: float = 0.97):  # fmt: skip
+                 gamma: float = 0.97, seed: int = 24):  # fmt: skip
         self.x0, self.environment, self.gamma, self.weight = jnp.asarray(x0, float), Pendulum(), gamma, weight
         k_good, k_random = jax.random.split(jax.random.key(23))
         good = shown(Pendulum(), experts.swing_up, 20, 0.5, k_good, "disturbed")
         anything = shown(Pendulum(), still, 40, 1.0, k_random, "random")
         data = joined([good, anything])
         self.bank = self.held = Bank.of(data, SCALE)
-        self.segment, self.ahead = labelled(self.bank, pairs, length)
+        self.segment, self.ahead = labelled(self.bank, pairs, length, seed)
 
     def discount_lower(self):
         return self.gamma

@@ -23,6 +23,7 @@ from bilevel_rl.control.followers import Follower
 from bilevel_rl.control.followers.follower import check_follower
 from bilevel_rl.control.leader import Leader, Motion
 from bilevel_rl.control.problem import ControlProblem
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.loop.pieces import Ring
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.loop.solver import Solver, State
@@ -94,6 +95,12 @@ class SingleLoop(Solver):
         )
         self.leader.check(f"{self.name}.leader")
         check_follower(self.name, self.follower, problem.environment)
+        if self.estimator.scores and not self.follower.likelihood:
+            raise InvalidConfig(
+                message(f"{self.name}.follower", f"{self.follower.name}, which does not say how likely an action is",
+                        f"the estimator {self.estimator.name} differentiates that",
+                        "Take sac, soft_q or usual, or another solver, e.g. covariance")
+            )  # fmt: skip
         self.estimator.check(problem)
 
     def on(self, problem: ControlProblem) -> SingleLoop:

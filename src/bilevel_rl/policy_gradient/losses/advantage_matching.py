@@ -93,6 +93,7 @@ class AdvantageMatching:
         source="Advantage Weighted Matching: Aligning RL with Pretraining in Diffusion Models",
         status=Status.SEEN,
         number=60,
+        cite=("xue2025awm",),
         note="a surrogate likelihood: weighted pre-training, and no policy gradient of a likelihood",
     )
 

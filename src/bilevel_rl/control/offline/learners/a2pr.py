@@ -84,6 +84,7 @@ class A2PR(TD3BC):
     detached: bool = eqx.field(static=True, default=False)
 
     name: ClassVar[str] = "a2pr"
+    references: ClassVar[tuple[str, ...]] = ("liu2024a2pr", "fujimoto2021td3bc")
 
     def check(self, environment):
         super().check(environment)

@@ -192,6 +192,7 @@ class DecisionMamba(OfflineLearner):
     ask: float = 1.0
 
     name: ClassVar[str] = "decision_mamba"
+    references: ClassVar[tuple[str, ...]] = ("lv2024decisionmamba",)
     inferred: ClassVar[str] = "schedule of the evolving targets, sizes, how both grains are joined"
 
     @property

@@ -84,6 +84,7 @@ class DecoupledChunking(OfflineLearner):
     flow_steps: int = eqx.field(static=True, default=10)
 
     name: ClassVar[str] = "decoupled_chunking"
+    references: ClassVar[tuple[str, ...]] = ("li2025dqc",)
     discrete: ClassVar[bool | None] = False
 
     @property

@@ -50,6 +50,7 @@ class DirectAdvantage(Softly):
     beta: float = 1.0
 
     name: ClassVar[str] = "direct_advantage"
+    references: ClassVar[tuple[str, ...]] = ("liu2024directadvantage",)
     inferred: ClassVar[str] = "loss and advantage"
 
     def check(self, environment):
@@ -63,13 +64,12 @@ class DirectAdvantage(Softly):
         return Regressed(nets.Trained.begin(pi), nets.Trained.begin(pi), nets.Trained.begin(V))
 
     def update(self, environment, F, batch, gamma, k, key):
-        after = parts.state_values(environment, F.V.params, batch.t.next_obs)
-        y = batch.reward + gamma * parts.ongoing(batch.t.terminated) * after
+        y = target(environment, F.V.params, batch, gamma)
 
         def error(V):
             return parts.weighted_mean(batch.weight, (parts.state_values(environment, V, batch.t.obs) - y) ** 2)
 
-        A = y - parts.state_values(environment, F.V.params, batch.t.obs)
+        A = advantage(environment, F.V.params, batch, gamma)
         cloned = jax.grad(lambda pi: parts.cloning_loss(environment, pi, batch))(F.behaviour.params)
         behaviour = F.behaviour.descend(cloned, self.rate)
         base = parts.log_likelihood(environment, behaviour.params, batch.t.obs, batch.t.action)
@@ -80,6 +80,17 @@ class DirectAdvantage(Softly):
 
         actor = F.actor.descend(jax.grad(loss)(F.actor.params), self.rate)
         return Regressed(actor, behaviour, F.V.descend(jax.grad(error)(F.V.params), self.rate))
+
+
+def target(environment, V, batch, gamma):
+    r"""$r + \gamma V(s')$ [B]."""
+    after = parts.state_values(environment, V, batch.t.next_obs)
+    return batch.reward + gamma * parts.ongoing(batch.t.terminated, after.dtype) * after
+
+
+def advantage(environment, V, batch, gamma):
+    r"""$r + \gamma V(s') - V(s)$ [B]: of mean 0 in every state where V is the data's own value."""
+    return target(environment, V, batch, gamma) - parts.state_values(environment, V, batch.t.obs)
 
 
 def regression(log_ratio, advantage, beta, weight):

@@ -52,6 +52,7 @@ class FQL(OfflineLearner):
     steps: int = eqx.field(static=True, default=10)
 
     name: ClassVar[str] = "fql"
+    references: ClassVar[tuple[str, ...]] = ("park2025fql",)
     discrete: ClassVar[bool | None] = False
 
     def check(self, environment):

@@ -49,6 +49,7 @@ class IQL(Softly):
     beta: float = 3.0
 
     name: ClassVar[str] = "iql"
+    references: ClassVar[tuple[str, ...]] = ("kostrikov2021iql",)
 
     def check(self, environment):
         super().check(environment)

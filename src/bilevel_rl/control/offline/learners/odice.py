@@ -55,6 +55,7 @@ class ODICE(Softly):
     eta: float = 1.0
 
     name: ClassVar[str] = "odice"
+    references: ClassVar[tuple[str, ...]] = ("mao2024odice",)
 
     def check(self, environment):
         super().check(environment)

@@ -2,7 +2,7 @@ r"""PA-RL: actions are improved, then any class of policies learns them as it le
 
 In a state: some actions of the policy, the best few of them by Q (global), some steps up $\nabla_a Q$ from each, of which
 the best point stays (local). The policy then takes a supervised step towards the result: a likelihood for softmax and
-Gaussian policies, flow matching for flows. All that it has to offer is `sample` and `loss`.
+Gaussian policies, flow matching for flows, noise prediction for diffusion. All that it has to offer is `sample` and `loss`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from jaxtyping import Array, Float
 from bilevel_rl.control import nets
 from bilevel_rl.control.offline import parts
 from bilevel_rl.control.offline.learner import OfflineLearner
-from bilevel_rl.control.policies import flow
+from bilevel_rl.control.policies import Diffusion, flow
 from bilevel_rl.loop.settings import check_fields
 
-Class = Literal["soft", "flow"]
+Class = Literal["soft", "flow", "diffusion"]
 FLOW_STEPS = 5  # ours: in which the flow is followed
+NOISE_STEPS = 10  # ours: in which a diffusion policy denoises
 
 
 class Improved(eqx.Module):
@@ -43,7 +44,7 @@ class PARL(OfflineLearner):
     """Policy-agnostic improvement, with a conservative critic.
 
     Args:
-        policy: `"soft"` (softmax or Gaussian, by the actions) or `"flow"`.
+        policy: `"soft"` (softmax or Gaussian, by the actions), `"flow"` or `"diffusion"`.
         samples: actions of the policy in a state.
         best: how many of them are improved further.
         steps: up the critic's slope; 0 for the best of the samples.
@@ -65,6 +66,7 @@ class PARL(OfflineLearner):
     warm: float = 1000.0
 
     name: ClassVar[str] = "pa_rl"
+    references: ClassVar[tuple[str, ...]] = ("mark2024parl", "nakamoto2023calql")
 
     def check(self, environment):
         super().check(environment)
@@ -74,8 +76,8 @@ class PARL(OfflineLearner):
             ("steps", self.steps, self.steps >= 0, "it must be at least 0"),
             ("size", self.size, self.size > 0, "it must be above 0"),
             ("conservative", self.conservative, self.conservative >= 0, "it must be at least 0"),
-            ("policy", self.policy, self.policy in ("soft", "flow"), "known are soft and flow"),
-            ("policy", self.policy, not (numbered and self.policy == "flow"), "a flow moves vectors; take soft"),
+            ("policy", self.policy, self.policy in ("soft", "flow", "diffusion"), "known are soft, flow and diffusion"),
+            ("policy", self.policy, not (numbered and self.policy != "soft"), "noise becomes vectors alone; take soft"),
         )  # fmt: skip
 
     def init(self, environment, facts, key):
@@ -86,7 +88,7 @@ class PARL(OfflineLearner):
     # -- the two things asked of a policy -----------------------------------------------------------------------------
 
     def _made(self, environment, key):
-        if self.policy == "flow":
+        if self.policy != "soft":  # a diffusion's noise has a velocity's shape
             return flow.Velocity.make(environment.action.size, environment.observation.size, self.width, key)
         return parts.Soft.make(environment, self.width, key)
 
@@ -95,6 +97,10 @@ class PARL(OfflineLearner):
         if self.policy == "flow":
             noise = jax.random.normal(key, (obs.shape[0], environment.action.size), jnp.float32)
             return parts.flowed(environment, pi, obs, noise, FLOW_STEPS)
+        if self.policy == "diffusion":
+            law, keys = Diffusion(environment.action, NOISE_STEPS), jax.random.split(key, obs.shape[0])
+            drawn = jax.vmap(lambda o, k: law.sample(pi, o, k))(parts.scaled(environment, obs), keys)
+            return law.encoded(drawn)
         return parts.drawn_code(environment, pi, obs, key)
 
     def loss(self, environment, pi, obs, code, weight, key) -> Float[Array, ""]:
@@ -102,6 +108,9 @@ class PARL(OfflineLearner):
         if self.policy == "flow":
             return flow.matching_loss(pi, code, parts.scaled(environment, obs), key, weight / jnp.mean(weight))
         action = parts.decoded(environment.action, code)
+        if self.policy == "diffusion":
+            law = Diffusion(environment.action, NOISE_STEPS)
+            return law.loss(pi, parts.scaled(environment, obs), action, key, weight / jnp.mean(weight))
         return -parts.weighted_mean(weight, parts.log_likelihood(environment, pi, obs, action))
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class ReBRAC(TD3BC):
     critic_beta: float = 0.01
 
     name: ClassVar[str] = "rebrac"
+    references: ClassVar[tuple[str, ...]] = ("tarasov2023rebrac", "fujimoto2021td3bc")
 
     def check(self, environment):
         super().check(environment)

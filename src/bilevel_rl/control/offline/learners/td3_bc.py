@@ -27,6 +27,7 @@ class TD3BC(Directly):
     delay: int = eqx.field(static=True, default=2)
 
     name: ClassVar[str] = "td3_bc"
+    references: ClassVar[tuple[str, ...]] = ("fujimoto2021td3bc",)
 
     def check(self, environment):
         super().check(environment)

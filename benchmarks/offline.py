@@ -33,6 +33,7 @@ from bilevel_rl.control.offline.learner import learn
 from bilevel_rl.control.problems import PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences
 from bilevel_rl.control.solvers import OfflineBC, OfflineIQL
 from bilevel_rl.loop import precision, solve
+from bilevel_rl.schedules import PowerDecay
 
 RESULTS = Path(__file__).parent / "results" / "offline.json"
 # the maze's episodes begin everywhere in its corridor, for data as for scores
@@ -116,13 +117,15 @@ def returns_at(problem, learner, x, seeds: int = 5, updates: int = 2000) -> list
 
 
 def mixture_cell() -> dict:
-    """Shares of sources: by two levels, uniform, by rows, each source alone."""
+    """Shares of sources: by two levels, uniform, by rows, each source alone, the two useful ones alike."""
     problem, learner = PendulumMixture(), nets.narrow(L.BC())
-    trace = solve(problem, OfflineBC(), iterations=40, runs=2, seed=1, record_every=40)
+    solver = OfflineBC(zeta=PowerDecay(20.0, 0.602), radius=PowerDecay(1.0, 0.101))  # x are logits
+    trace = solve(problem, solver, iterations=40, runs=2, seed=1, record_every=40)
     x = np.asarray(trace.x[:, -1]).mean(0)
     rows = np.bincount(np.asarray(problem.bank.source))
     choices = {"two levels": x, "uniform": np.zeros(3), "all rows alike": np.log(rows / rows.max())}
     choices |= {f"{name} alone": np.where(np.arange(3) == i, 0.0, -40.0) for i, name in enumerate(problem.x_names)}
+    choices |= {"pump and hold alike": np.array([0.0, 0.0, -40.0])}
     found = {name: returns_at(problem, learner, at) for name, at in choices.items()}
     return {"returns": found, "x": np.asarray(trace.x[:, -1]).round(2).tolist()}
 

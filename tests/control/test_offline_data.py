@@ -14,7 +14,7 @@ from bilevel_rl.control.offline.bank import Bank, draw
 from bilevel_rl.control.offline.checks import check_data
 from bilevel_rl.control.offline.data import ROWS, OfflineData, StoredEpisode, joined, mixed, summary
 from bilevel_rl.control.offline.learners import BC, TD3BC
-from bilevel_rl.control.offline.minari_folder import load, save
+from bilevel_rl.control.offline.minari_folder import KEYS, load, save
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, StorageFailed
 
 
@@ -128,6 +128,16 @@ def test_broken_folders_are_refused_by_name(tmp_path, change, said):
     with h5py.File(folder / "main_data.hdf5", "a") as file:
         change(file)
     with pytest.raises(InvalidProblem, match=said):
+        load(folder, Pendulum())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_missing_key_is_named(tmp_path, key):
+    h5py = pytest.importorskip("h5py")
+    folder = save(pendulum(), Pendulum(), tmp_path / "set")
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        del file[f"episode_2/{key}"]
+    with pytest.raises(InvalidProblem, match=rf"episode 2: got no '{key}'; an episode has observations"):
         load(folder, Pendulum())
 
 

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from bilevel_rl.control.environments import Pendulum
 from bilevel_rl.control.offline import parts, protocol, tabular, twin
 from bilevel_rl.control.offline.bank import Bank, Facts, Minibatch, draw
+from bilevel_rl.control.offline.data import OfflineData, StoredEpisode
 from bilevel_rl.control.offline.learner import learn
 from bilevel_rl.control.offline.learners import (
     a2pr,
@@ -29,7 +30,7 @@ from bilevel_rl.control.offline.learners import rebrac as rebrac_
 from bilevel_rl.control.problem import Transition
 
 ENV = Pendulum()
-KEY = jax.random.key(0)
+KEY, NO = jax.random.key(0), jnp.asarray(False)
 wide = partial(jax.tree.map, lambda v: v.astype(jnp.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v)
 
 
@@ -44,7 +45,7 @@ def batch(B=16, steps=(), inside=None, terminated=None):
     action = jnp.clip(some((*n, 1), 1), -2, 2)
     t = Transition(some((*n, 3), 0), action, some((*n, 3), 2), some(n, 3), jnp.zeros((*n, 0)), never)
     one = jnp.ones(())
-    facts = Facts(jnp.min(t.reward), jnp.max(t.reward), one, 10 * one, one)
+    facts = Facts(jnp.min(t.reward), jnp.max(t.reward), one, 10 * one, one, NO)
     w = jnp.asarray(np.random.default_rng(4).uniform(0.5, 1.5, n))
     return Minibatch(t, t.reward, some(n, 5), jnp.clip(some((*n, 1), 6), -2, 2), w,
                      jnp.ones(n, bool) if inside is None else inside, facts)  # fmt: skip
@@ -271,6 +272,18 @@ def test_chunks_targets_stop_where_their_episode_does():
     assert bool(jnp.all((y >= 0) & (y <= 1)))
 
 
+def test_values_lie_between_none_and_one_reward_where_the_end_alone_is_paid():
+    one = jnp.ones(())
+    facts = Facts(0 * one, 2 * one, one, one, one, NO)
+    assert [float(v) for v in decoupled_chunking.bounds(facts, 0.9)] == pytest.approx([0, 20])
+    assert [float(v) for v in decoupled_chunking.bounds(facts._replace(once=~NO), 0.9)] == [0, 2]
+    four = np.zeros((4, 1)), np.zeros((3, 1))
+    paid = [StoredEpisode(*four, np.array([0.0, 0.0, 1.0]), True), StoredEpisode(*four, np.zeros(3), False)]
+    assert bool(Bank.of(OfflineData.of("line", paid)).facts.once)
+    paid += [StoredEpisode(np.zeros((3, 1)), np.zeros((2, 1)), np.array([0.5, 0.0]), True)]
+    assert not bool(Bank.of(OfflineData.of("line", paid)).facts.once)
+
+
 def test_chunks_at_one_half_fit_the_mean_and_one_step_is_the_one_step_target():
     y = jnp.asarray(np.random.default_rng(0).uniform(0.1, 0.9, 400))
     slope = jax.grad(lambda logit, kappa: jnp.mean(decoupled_chunking.logistic(jnp.full(400, logit), y, kappa)))
@@ -301,7 +314,7 @@ def test_equal_chunks_are_ordinary_q_chunking():
     # then V and what is done are those of the critic of whole chunks
     F = eqx.tree_at(lambda F: (F.short.params, F.slow_short, F.slow_long), F, (F.long.params, F.long.params, F.long.params))
     swapped = eqx.tree_at(lambda F: F.slow_short, F, F.slow_long)
-    small = jax.tree.map(lambda v: v.astype(jnp.float32) if v.dtype == jnp.float64 else v, rows)
+    small = parts.nets.narrow(rows)
     after = jax.jit(lambda F: learner.update(ENV, F, small, jnp.float32(0.9), jnp.array(0), KEY))(F)
 
     def chunked(V):
@@ -335,7 +348,7 @@ def test_longer_chunks_need_fewer_rounds_along_a_chain():
         inside = jnp.arange(12)[:, None] + jnp.arange(h) < 12
         pick = lambda v, at=at: v[at]  # noqa: E731
         one = jnp.ones(())
-        facts = Facts(0 * one, one, one, one, one)
+        facts = Facts(0 * one, one, one, one, one, NO)
         b = Minibatch(jax.tree.map(pick, t), pick(r), pick(r), pick(t.action), pick(r), inside, facts)
         swept = jax.jit(lambda V, b=b, h=h: decoupled_chunking.chunk_target(b, h, 0.9, lambda obs: obs @ V))
         V, count = jnp.zeros(12), 0

@@ -85,7 +85,7 @@ def two_levels(
     )  # fmt: skip
     values = {"recipe": recipe, "estimator": estimator, "tau": tau, "rate": rate, "x_rate": x_rate}
     loop = Loop(
-        made, settings, Gold(), Scored(gold), recipes.compose(recipe), fields=made.given, starts=made.prompts,
+        made, settings, Gold(), PointLabels(gold), recipes.compose(recipe), fields=made.given, starts=made.prompts,
         share=Share(0, batch, 0), config=Keeping(out=out, method=method, seed=seed, steps=steps, values=values),
         problem="flow",
     )  # fmt: skip
@@ -93,7 +93,7 @@ def two_levels(
     return loop
 
 
-class Scored(Labels):
+class PointLabels(Labels):
     """Whoever can score points, and is asked for nothing else.
 
     Args:

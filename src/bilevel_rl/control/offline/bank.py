@@ -22,6 +22,7 @@ class Facts(NamedTuple):
         best: largest return of an episode.
         longest: steps of the longest episode.
         unit: by which rewards were divided; the environment pays in units of 1.
+        once: whether nothing is paid but at the end of the task, as where a goal is to be reached.
     """
 
     low: Float[Array, ""]
@@ -29,6 +30,7 @@ class Facts(NamedTuple):
     best: Float[Array, ""]
     longest: Float[Array, ""]
     unit: Float[Array, ""]
+    once: Bool[Array, ""]
 
 
 class Bank(eqx.Module):
@@ -72,8 +74,8 @@ class Bank(eqx.Module):
         bounds = data.bounds
         left = np.concatenate([np.arange(b - a, 0, -1) for a, b in bounds]).astype(np.int32)
         after = np.where(data.over, np.arange(len(data)), np.arange(len(data)) + 1)
-        zero = jnp.zeros((), jnp.float32)
-        facts = Facts(zero, zero, zero, jnp.asarray(left.max(), jnp.float32), jnp.asarray(unit, jnp.float32))
+        zero, f32 = jnp.zeros((), jnp.float32), lambda v: jnp.asarray(v, jnp.float32)
+        facts = Facts(zero, zero, zero, f32(left.max()), f32(unit), jnp.asarray(False))
         bank = cls(t, t.reward, t.reward, put(data.action[after]), put(left), jnp.ones(len(data), jnp.float32),
                    put(data.source), facts)  # fmt: skip
         return bank.paid(t.reward / jnp.asarray(unit, jnp.float32))
@@ -88,7 +90,8 @@ class Bank(eqx.Module):
         _, to_go = jax.lax.scan(back, jnp.zeros((), reward.dtype), (reward, self.left == 1), reverse=True)
         first = jnp.concatenate([jnp.ones(1, bool), self.left[:-1] == 1])
         facts = self.facts._replace(
-            low=jnp.min(reward), high=jnp.max(reward), best=jnp.max(jnp.where(first, to_go, -jnp.inf))
+            low=jnp.min(reward), high=jnp.max(reward), best=jnp.max(jnp.where(first, to_go, -jnp.inf)),
+            once=jnp.all((reward == 0) | self.t.terminated),
         )
         return eqx.tree_at(lambda b: (b.reward, b.to_go, b.facts), self, (reward, to_go, facts))
 

@@ -159,8 +159,9 @@ class DecoupledChunking(OfflineLearner):
 
 
 def bounds(facts, gamma):
-    """The smallest and the largest value that the data's rewards allow."""
-    return jnp.minimum(facts.low, 0.0) / (1 - gamma), jnp.maximum(facts.high, 0.0) / (1 - gamma)
+    """The smallest and the largest value that the data's rewards allow: paid for ever, or once."""
+    times = jnp.where(facts.once, 1.0, 1 / (1 - gamma))
+    return jnp.minimum(facts.low, 0.0) * times, jnp.maximum(facts.high, 0.0) * times
 
 
 def chunk_target(batch, long: int, gamma, V):

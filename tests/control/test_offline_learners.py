@@ -399,6 +399,7 @@ def test_decision_mambas_targets_without_evolution_are_the_data():
     assert float(loss(1.0, model)) < 1e-20  # its own words
 
 
+@pytest.mark.slow
 def test_decision_mamba_returns_more_where_more_is_asked():
     """Three decisions that pay 0, .5 or 1 each, all tried: what comes rises with what is asked."""
     table = tabular.Lottery(jnp.ones((1, 3, 1)), jnp.array([[0.0, 0.5, 1.0]]), steps=3)

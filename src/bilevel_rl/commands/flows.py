@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,4 +158,4 @@ def _task(word: str, verb: str) -> Any:
     return task
 
 
-VERBS = {"train": (Train, _train), "levels": (Levels, _levels)}
+VERBS: dict[str, tuple[type, Callable[[Any, Any], int]]] = {"train": (Train, _train), "levels": (Levels, _levels)}

@@ -73,7 +73,7 @@ def test_quadratic_answers_satisfy_their_equations():
     system = quadratic.System.of(A, B, 0.01 * np.eye(2), np.ones(2), 0.25 * np.eye(2), drift=[0.1, -0.2])
     M = jnp.diag(jnp.array([-1.0, -0.5, 0.0, -0.3])).at[0, 2].set(0.2).at[2, 0].set(0.2)
     law = jax.jit(quadratic.soft_optimal)(system, M, gamma, tau)
-    constant = (jax.jit(quadratic.soft_value)(system, law, gamma, tau) - _at_start(system, law.P)) * (1 - gamma)
+    constant = (jax.jit(quadratic.expected_soft_value)(system, law, gamma, tau) - _at_start(system, law.P)) * (1 - gamma)
     V = lambda s: jnp.append(s, 1.0) @ law.P @ jnp.append(s, 1.0) + constant / (1 - gamma)  # noqa: E731
     actions = jnp.linspace(-20, 20, 20001)
     for s in np.random.default_rng(0).normal(size=(3, 2)):

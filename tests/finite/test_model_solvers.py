@@ -69,7 +69,8 @@ def test_the_dense_operators_are_the_sparse_ones(name):
     it = problem(name)
     pi = random_policy(0, it.mdp.n_states, it.mdp.n_actions)
     v = jax.random.normal(jax.random.key(2), (it.mdp.n_states,))
-    for dense, sparse in zip(implicit.operators(it.mdp, pi), (implicit.residual, implicit.adjoint_residual), strict=True):
+    both = (implicit.flow_residual, implicit.adjoint_residual)
+    for dense, sparse in zip(implicit.operators(it.mdp, pi), both, strict=True):
         np.testing.assert_allclose(dense(v), sparse(it.mdp, pi, v), rtol=1e-10, atol=1e-12)
 
 
@@ -78,7 +79,7 @@ def test_adjoint_sweeps_are_adjoint():
     pi = random_policy(0, it.mdp.n_states, it.mdp.n_actions)
     m, v = (jax.random.normal(jax.random.key(i), (it.mdp.n_states,)) for i in range(2))
     np.testing.assert_allclose(
-        jnp.dot(implicit.residual(it.mdp, pi, m), v), jnp.dot(m, implicit.adjoint_residual(it.mdp, pi, v)), rtol=1e-10
+        jnp.dot(implicit.flow_residual(it.mdp, pi, m), v), jnp.dot(m, implicit.adjoint_residual(it.mdp, pi, v)), rtol=1e-10
     )
 
 

@@ -144,7 +144,7 @@ def test_conjugate_gradients_solve_and_stop_where_the_curvature_is_not_positive(
 
 def test_one_group_has_no_other_half():
     with pytest.raises(InvalidConfig, match="half of the groups gives the direction of the other half"):
-        methods.make(Settings(estimator="fisher", batch=4, group=4)).check(Gold())
+        methods.method_of(Settings(estimator="fisher", batch=4, group=4)).check(Gold())
 
 
 def test_a_nested_run_moves_x_by_the_inner_estimate():

@@ -32,7 +32,7 @@ class Watched:
             ratio_clip=50.0, pairs_per_step=rows // 2, inner_steps=1, reward_steps=10**6,
             steps=10**6, **more,
         )  # fmt: skip
-        made = methods.make(settings)
+        made = methods.method_of(settings)
         self.engine = TableEngine(made.networks, rows, rows)
         self.loop = Loop(self.engine, settings, OBJECTIVES[objective], TableLabels(self.engine), named(recipe))
         self.loop.apply, self.loop.descend = self._kept, self._kept_x
@@ -252,4 +252,4 @@ def test_what_a_method_cannot_do_is_refused_by_it():
     with pytest.raises(InvalidConfig, match="nothing would fit the reward model"):
         Watched("fixed_reward", "tilted", "gold", 2)
     with pytest.raises(InvalidConfig, match=r"config\.method: got 'nestd'; Did you mean 'nested'"):
-        methods.make(Settings(method="nestd"))
+        methods.method_of(Settings(method="nestd"))

@@ -1,4 +1,5 @@
-"""A word has one meaning: no two packages define a public class, and no two engines a public function, of the same name."""
+"""A word has one meaning: no two packages define a public class, and no two engines a public function, of the same name,
+unless it is said here what the name means in all of them."""
 
 from __future__ import annotations
 
@@ -33,21 +34,38 @@ SHARED = {
 }
 
 # Rooms of the library itself. Programs (commands, report, bench, ...) call their functions within one file.
-ENGINES = ("loop", "finite", "levels", "policy_gradient", "llm")
+ENGINES = ("loop", "finite", "control", "host", "levels", "policy_gradient", "llm", "flows")
 SHARED_FUNCTIONS = {
+    "begin": "where what learns or walks stands before its first step",
     "centred": "less a mean of others, of chains or of a segment",
+    "check_compiled": "raises where an environment steps outside compiled code",
     "check_fits": "raises where a solver can't run on a problem; `finite` adds what tables require",
     "demonstrations": "of actions, in tables and in texts",
+    "descend": "x moves down the leader's direction, once or for a whole run",
+    "draw": "samples: of a policy, or rows of stored data",
     "fingerprint": "a digest of what numbers depend on",
+    "flat": "observations as rows of numbers, of one environment or of a batch",
+    "joined": "several parts as one: rows, or data sets",
+    "learn": "updates from transitions, of a table or of networks",
     "load": "what `save` wrote, back",
     "named": "a thing by its name",
     "norm": "of a gradient",
-    "read": "a file or a run's options, as values",
+    "plan": "constants of a run, proposed from a pilot at fixed x",
+    "play": "an episode of what acts",
+    "read": "a file, a text or a run's options, as values",
     "render": "something as text",
     "returns_to_go": "the rewards still to come, with arrays of either library",
-    "save": "the state of a run, into its folder",
+    "rewards": "what each row pays",
+    "save": "what was learnt, stored or is to be gone on from, into its file or folder",
+    "scaled": "in units of its own spread or bounds",
     "search": "`finite.multistart` is `loop.searching` with a comparison for tables",
+    "size": "how many numbers it holds",
+    "slopes": "the derivative in x of each row's reward, and of its transition's likelihood where x moves that",
+    "soft_optimal": "the entropy-regularised optimum, of a table or of a linear-quadratic system",
+    "step": "one update: of a search, of critics, or of the chains that walk",
+    "train": "a whole run of learning by one call",
     "uniforms": "random numbers in [0, 1), of either library",
+    "value_loss": "what a critic of values lowers",
 }
 
 

@@ -120,7 +120,7 @@ def expected(system: System, law: GaussianLaw, U: Float[Array, "y y"], discount)
 
 
 @precision.double
-def soft_value(system: System, law: GaussianLaw, discount, tau) -> Float[Array, ""]:
+def expected_soft_value(system: System, law: GaussianLaw, discount, tau) -> Float[Array, ""]:
     r"""The follower's own $E[V(s_0)]$, entropy included, of its optimal policy; a discounted sum, not a mean."""
     n, m = system.noise.shape[0], law.C.shape[0]
     # log of the integral of exp(Q/tau): tau/2 log det(2 pi C) beside the maximum; and what noise adds to the next value

@@ -19,7 +19,7 @@ from bilevel_rl.finite.problem import BilevelProblem
 RARE = 1e-12  # ours: states visited less than this feel nothing of f
 
 
-def advantage(problem: BilevelProblem, x, theta: Float[Array, "S A"], tau, w=0.0) -> Float[Array, "S A"]:
+def natural_gradient(problem: BilevelProblem, x, theta: Float[Array, "S A"], tau, w=0.0) -> Float[Array, "S A"]:
     r"""$F^{-1}\nabla_\theta(J_\tau - w f)$ at $\pi = \mathrm{softmax}(\theta)$. One or two linear solves.
 
     Where f is linear in the visitation it is the advantage of the reward $r_x + (1-\gamma) w u_x$.
@@ -39,5 +39,5 @@ def advantage(problem: BilevelProblem, x, theta: Float[Array, "S A"], tau, w=0.0
 
 def ascend(problem: BilevelProblem, x, theta: Float[Array, "S A"], tau, alpha, w=0.0, steps: int = 1):
     """Steps of natural-gradient ascent; [S, A] logits, normalised."""
-    step = lambda t, _: (jax.nn.log_softmax(t + alpha * advantage(problem, x, t, tau, w)), None)  # noqa: E731
+    step = lambda t, _: (jax.nn.log_softmax(t + alpha * natural_gradient(problem, x, t, tau, w)), None)  # noqa: E731
     return jax.lax.scan(step, theta, None, length=steps)[0]

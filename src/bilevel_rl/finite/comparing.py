@@ -22,7 +22,7 @@ from bilevel_rl.finite.learn import learnt_model, rollouts
 from bilevel_rl.finite.learn.learnt_model import Seen
 from bilevel_rl.finite.problem import BilevelProblem
 from bilevel_rl.loop import noise, settings
-from bilevel_rl.loop.comparison import Comparison, key_of
+from bilevel_rl.loop.comparison import Comparison, comparison_key
 from bilevel_rl.loop.solver import Solver
 from bilevel_rl.loop.stages import Stage
 
@@ -75,13 +75,13 @@ class TableComparison(Comparison):
         if stage.model:
             share = left if problem.objective.linear else left // 2
             length = min(learnt_model.walk_length(problem), share)
-            own = jax.vmap(lambda key: jax.random.fold_in(key_of(key, number), 0))(keys)
+            own = jax.vmap(lambda key: jax.random.fold_in(comparison_key(key, number), 0))(keys)
             walks = learnt_model.explore(problem, pi, own, share // length, length)
             known = Seen(**seen).plus(*walks)
             pi, value = learnt_model.answers(problem, states.x, tau or settings.temperature(self.solver, k), known)
             seen, used, left = vars(known).copy(), used + share // length * length, left - share
         if value is None:
-            value, more = compare(problem, states.x, pi, keys, number, left)
+            value, more = graded_by_samples(problem, states.x, pi, keys, number, left)
             used = used + np.asarray(more)
         return np.asarray(value), used, seen
 
@@ -118,7 +118,7 @@ def _followers(problem, solvers, states, k):
     return jax.vmap(lambda solver, state: solver.tracked(problem, state, k))(solvers, states)
 
 
-def compare(
+def graded_by_samples(
     problem: BilevelProblem, x: Float[Array, "n d"], pi: Float[Array, "n S A"], keys: Array, stage: int, transitions: int
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
     """f along one policy of each start, from samples.
@@ -140,7 +140,7 @@ def compare(
 @eqx.filter_jit
 def _along(problem, x, pi, keys, stage, walks: int, length: int):
     def one(x, pi, key):
-        drawn = noise.uniforms(rollouts.draws(walks, length), key_of(key, stage))
+        drawn = noise.uniforms(rollouts.draws(walks, length), comparison_key(key, stage))
         seen = rollouts.draw(problem.transitions(x), pi, drawn)
         weight = rollouts.discounts(seen, problem.mdp.discount).ravel()
         f = problem.objective.linear_value(x, seen.s.ravel(), seen.a.ravel(), lambda u: jnp.sum(weight * u))
@@ -156,7 +156,7 @@ def _estimates(problem, x, pi, keys, stage, count: int):
     def one(x, pi, key):
         if not noise.size(probe):
             return problem.objective.value(x, pi, problem), jnp.zeros((), int)
-        u = noise.uniforms(noise.Times(count, probe), key_of(key, stage))
+        u = noise.uniforms(noise.Times(count, probe), comparison_key(key, stage))
         drawn = jax.lax.map(lambda u: problem.objective.sample(x, pi, problem, u), u)
         return jnp.mean(drawn.value), jnp.sum(drawn.transitions)
 

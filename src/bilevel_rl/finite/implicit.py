@@ -37,7 +37,7 @@ class Slopes(NamedTuple):
     h: Float[Array, "S A"]
 
 
-def slopes(problem: BilevelProblem, x: Float[Array, " d"], Q: Float[Array, "S A"], tau) -> Slopes:
+def objective_slopes(problem: BilevelProblem, x: Float[Array, " d"], Q: Float[Array, "S A"], tau) -> Slopes:
     """By differentiating `UpperObjective.value`; one linear solve where f looks at the visitation."""
     f = lambda x, theta: problem.objective.value(x, jax.nn.softmax(theta), problem)  # noqa: E731
     grad_x, grad_theta = jax.grad(f, (0, 1))(x, Q / tau)
@@ -49,21 +49,21 @@ def source(mdp: FiniteMDP, h: Float[Array, "S A"]) -> Float[Array, " S"]:
     return mdp.ongoing(mdp.discount * mdp.flow(h))
 
 
-def residual(mdp: FiniteMDP, pi: Float[Array, "S A"], m: Float[Array, " S"]) -> Float[Array, " S"]:
+def flow_residual(mdp: FiniteMDP, pi: Float[Array, "S A"], m: Float[Array, " S"]) -> Float[Array, " S"]:
     r"""$(I - \gamma P_\pi)^\top m$. Cost $O(SAK)$."""
     return m - mdp.ongoing(mdp.discount * mdp.flow(m[:, None] * pi))
 
 
 def adjoint_residual(mdp: FiniteMDP, pi: Float[Array, "S A"], v: Float[Array, " S"]) -> Float[Array, " S"]:
-    r"""$(I - \gamma P_\pi)\, v$, the adjoint of `residual`. Cost $O(SAK)$."""
+    r"""$(I - \gamma P_\pi)\, v$, the adjoint of `flow_residual`. Cost $O(SAK)$."""
     return v - mdp.discount * jnp.sum(pi * mdp.expect(mdp.ongoing(v)), -1)
 
 
 def operators(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """`residual` and `adjoint_residual` at a policy, by one S x S matrix where that is smaller than the sparse tables."""
+    """`flow_residual` and `adjoint_residual` at a policy, by one S x S matrix where that is smaller than sparse tables."""
     S = mdp.n_states
     if S > planning.DENSE_LIMIT or mdp.successors[0].size < S:
-        return (lambda m: residual(mdp, pi, m)), (lambda v: adjoint_residual(mdp, pi, v))
+        return (lambda m: flow_residual(mdp, pi, m)), (lambda v: adjoint_residual(mdp, pi, v))
     P = mdp.discount * mdp.under(pi)
     if mdp.ends is not None:
         P = jnp.where(mdp.ends, 0.0, P)

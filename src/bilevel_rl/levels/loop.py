@@ -113,7 +113,7 @@ class Loop:
         problem: str = "own", digests: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.settings, self.recipe = engine, settings, recipe
-        self.method = methods.make(settings)
+        self.method = methods.method_of(settings)
         self.method.check(objective)
         learner.check(recipe, self.method, fields, engine)
         self.processes = processes or Processes("cpu")

@@ -237,7 +237,7 @@ class Config:
             )  # fmt: skip
         from bilevel_rl.levels import methods
 
-        loops = methods.make(methods.Settings(method=self.method, estimator=self.estimator)).loops
+        loops = methods.method_of(methods.Settings(method=self.method, estimator=self.estimator)).loops
         inner = self.inner_steps if name == "zeta" and loops else 1  # x steps once an inner loop
         return Annealed(
             initial, power, steps=-(-self.steps // inner), shape=self.schedule, warmup=self.warmup // inner,
@@ -276,7 +276,7 @@ class Config:
         """The method that it names, with its constants."""
         from bilevel_rl.levels import methods
 
-        return methods.make(self.settings)
+        return methods.method_of(self.settings)
 
     def asdict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -46,7 +46,7 @@ class Comparison(abc.ABC):
 
         Args:
             solvers, states: of the starts, batched, at the stage's temperature.
-            keys: [n] of the starts; draw from `key_of` them.
+            keys: [n] of the starts; draw from the `comparison_key` of them.
             number, stage: of the stage that ends; `stage.measure` transitions of each start may be drawn.
             k: iterations so far.
             tau: temperature of grading.
@@ -61,7 +61,7 @@ class Comparison(abc.ABC):
 MakeComparison = Callable[[Any, Any, str, float | None], Comparison | None]
 
 
-def key_of(key: Array, number: Int[Array, ""] | int) -> Array:
+def comparison_key(key: Array, number: Int[Array, ""] | int) -> Array:
     """Of the comparison after a stage; of a fold that no iteration uses."""
     return jax.random.fold_in(jax.random.fold_in(key, COMPARING), number)
 

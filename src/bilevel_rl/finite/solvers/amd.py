@@ -113,7 +113,7 @@ class AMD(Solver):
         A_u = A_u - jnp.sum(pi * A_u, -1, keepdims=True)
         h = -d[:, None] * pi * A_u / self.tau
         b = implicit.source(mdp, h)
-        m = sweep(lambda m: m + b - implicit.residual(mdp, pi, m), state.m)
+        m = sweep(lambda m: m + b - implicit.flow_residual(mdp, pi, m), state.m)
 
         def direct(x):  # f at a fixed policy, its derivative through kernel and start by V_U
             moved = problem.transitions(x)

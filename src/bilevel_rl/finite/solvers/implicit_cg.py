@@ -85,7 +85,7 @@ class ImplicitCG(Solver):
         V = implicit.sweep_values(mdp, r, state.V, self.tau, self.sweeps)
         Q = planning.action_value(mdp, r, V)
         pi = planning.soft_policy(Q, self.tau)
-        grad_x, h = implicit.slopes(problem, x, Q, self.tau)
+        grad_x, h = implicit.objective_slopes(problem, x, Q, self.tau)
 
         # (I - gamma P_pi)' m = b, from the last m; an attempt that breaks down or goes astray is not taken
         b = implicit.source(mdp, h)

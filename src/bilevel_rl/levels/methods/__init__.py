@@ -36,14 +36,14 @@ ALL: Mapping[str, Callable[[Settings], Method]] = {
 }
 
 
-def make(settings: Settings) -> Method:
+def method_of(settings: Settings) -> Method:
     """The method that the settings name: the one place where the names are read.
 
     Raises:
         InvalidConfig: there is none.
 
     Example:
-        >>> type(make(Settings(method="bilevel", estimator="paired"))).__name__
+        >>> type(method_of(Settings(method="bilevel", estimator="paired"))).__name__
         'Paired'
     """
     for key, known in (("method", ALL), ("estimator", ESTIMATORS)):
@@ -57,5 +57,5 @@ def make(settings: Settings) -> Method:
 
 __all__ = [
     "ALL", "ESTIMATORS", "FiniteDifference", "Fisher", "FixedReward", "Method", "Nested", "Paired", "PartialSGD", "Plain",
-    "Settings", "Shared", "Tilted", "make",
+    "Settings", "Shared", "Tilted", "method_of",
 ]  # fmt: skip

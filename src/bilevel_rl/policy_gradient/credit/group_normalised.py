@@ -143,10 +143,10 @@ class BatchNorm(Credit):
         """[N, T] advantages, mean 0 over the action tokens."""
         self.card.require(batch)
         raw = returns_to_go(batch, self.gamma) if self.inner is None else self.inner(batch)
-        return normalised(raw, batch.mask, self.eps)
+        return standardised(raw, batch.mask, self.eps)
 
 
-def normalised(values: Tensor, mask: Tensor, eps: float) -> Tensor:
+def standardised(values: Tensor, mask: Tensor, eps: float) -> Tensor:
     """[N, T]: mean 0 and standard deviation 1 over the action tokens; exactly 0 when all are equal."""
     low = torch.where(mask, values, torch.inf).amin() if mask.numel() else values.new_zeros(())
     high = torch.where(mask, values, -torch.inf).amax() if mask.numel() else values.new_zeros(())

@@ -11,7 +11,7 @@ from torch import Tensor
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.component import Card, Effect, Scope, Slot, Status
 from bilevel_rl.policy_gradient.credit.gae import discounted_residuals, value_after, value_targets
-from bilevel_rl.policy_gradient.credit.group_normalised import normalised
+from bilevel_rl.policy_gradient.credit.group_normalised import standardised
 from bilevel_rl.policy_gradient.credit.sums import Credit
 from bilevel_rl.policy_gradient.segments import Turns
 from bilevel_rl.policy_gradient.setting import ONE_TURN, Setting
@@ -67,7 +67,7 @@ class StepLevel(Credit):
         out = turns.spread(
             discounted_residuals(reward, v, turns.valid, self.gamma, self.lam, value_after(batch, v.dtype))
         )
-        return normalised(out, batch.mask, 1e-8) if self.normalise else out
+        return standardised(out, batch.mask, 1e-8) if self.normalise else out
 
     def value_targets(self, batch: Batch) -> Tensor:
         """[N, T]: this rule's advantage, as it is before it is normalised, plus the value."""

@@ -244,14 +244,14 @@ class DecisionMamba(OfflineLearner):
             shifted(memory.code).at[at].set(0.0), jnp.minimum(memory.count + 1, K), memory.left,
         )  # fmt: skip
         out = F.model.params(seen.to_go, seen.obs, seen.code)[0][at]
-        return parts.decoded(environment.action, read(environment, out)), seen
+        return parts.decoded(environment.action, as_action(environment, out)), seen
 
     def noted(self, environment, F, memory, obs, action, reward):
         code = memory.code.at[memory.count - 1].set(parts.encoded(environment.action, action))
         return Context(memory.to_go, memory.obs, code, memory.count, memory.left - reward / F.unit)
 
 
-def read(environment, out):
+def as_action(environment, out):
     """The model's output as an encoded action: through tanh in a bounded box, else as it is."""
     space = environment.action
     return jnp.tanh(out) if not isinstance(space, Discrete) and space.bounded else out
@@ -266,6 +266,6 @@ def evolving_loss(environment, model, last, to_go, obs, code, after, weight, bet
         target = mix(code, jax.nn.softmax(before))
         errors = -jnp.sum(target * jax.nn.log_softmax(said), -1)
     else:
-        errors = jnp.mean((read(environment, said) - mix(code, read(environment, before))) ** 2, -1)
+        errors = jnp.mean((as_action(environment, said) - mix(code, as_action(environment, before))) ** 2, -1)
     ahead = jnp.mean((predicted - mix(after, expected)) ** 2, -1)
     return parts.weighted_mean(weight, errors + later * ahead)

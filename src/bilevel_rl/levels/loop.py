@@ -32,7 +32,7 @@ from torch import Tensor
 
 from bilevel_rl import signals
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.levels import checkpoint, guards, learner, measures, methods, run_folder
+from bilevel_rl.levels import checkpoint, guards, learner, measures, methods, requirements, run_folder
 from bilevel_rl.levels.callbacks import Callbacks
 from bilevel_rl.levels.coupled_adam import CoupledAdam
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD, Engine
@@ -115,20 +115,20 @@ class Loop:
         self.engine, self.settings, self.recipe = engine, settings, recipe
         self.method = methods.method_of(settings)
         self.method.check(objective)
-        learner.check(recipe, self.method, fields, engine)
+        requirements.check(recipe, self.method, fields, engine)
         self.processes = processes or Processes("cpu")
         self.share = share or Share(0, settings.batch, settings.micro_batch)
-        if self.processes.sharded and learner.chooses(recipe):
+        if self.processes.sharded and requirements.chooses(recipe):
             raise InvalidConfig(
                 message("recipe", "select or demonstrations, with a base in pieces",
                         "every process must evaluate equally many rows", "Leave sharding or the selection out")
             )  # fmt: skip
-        self.critics = "value" in learner.needs(recipe)
+        self.critics = "value" in requirements.needs(recipe)
         # one pass with a graph does all, unless rows come in parts, the batch is used again, the rows that are learned
         # from are known after scoring only, or the engine can't keep the graph
         in_parts = 0 < settings.micro_batch < self.share.own
         self.one_pass = (
-            settings.one_pass and settings.epochs == 1 and not in_parts and not learner.chooses(recipe)
+            settings.one_pass and settings.epochs == 1 and not in_parts and not requirements.chooses(recipe)
         )
         names = engine.names
         # one optimiser for both followers: see `coupled_adam`

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
-from bilevel_rl.levels import learner
+from bilevel_rl.levels import requirements
 from bilevel_rl.levels.objectives import make_objective
 from bilevel_rl.llm import memory
 from bilevel_rl.llm.config import Config
@@ -425,7 +425,7 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
 
 def _standing(config: Config, shape: Any, layers: int) -> Standing:
     """Counted at one and two layers; every layer is like another."""
-    critics = "value" in learner.needs(compose(config.recipe or "token_rloo"))
+    critics = "value" in requirements.needs(compose(config.recipe or "token_rloo"))
     found = []
     for few in (1, 2):
         roles, size = memory.imagined(config, shallow(shape, few), critics=critics)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_rl import names
-from bilevel_rl.levels import digests, learner
+from bilevel_rl.levels import digests, requirements
 from bilevel_rl.levels.engine import REWARD
 from bilevel_rl.levels.followers import Scored
 from bilevel_rl.levels.leader import check_sources
@@ -291,7 +291,7 @@ def _make(
             log.warning("%s", sentence)
     mine = processes.share(config.prompts_per_step)
     share = Share(mine.start * config.group, mine.stop * config.group, config.micro_batch)
-    read = learner.needs(recipe)
+    read = requirements.needs(recipe)
     # plain learning that nothing holds near the reference needs none, in memory or in a pass
     read_of_it = bool({"ref", "kl", "start_features"} & read)
     referred = method.asks or config.tau != 0 or reference is not None or read_of_it

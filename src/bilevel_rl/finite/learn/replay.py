@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bilevel_rl.finite.model import sampling
+from bilevel_rl.finite.model.mdp import FiniteMDP
+
+WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has raised since
+
 
 class Replay(eqx.Module):
     """The last M transitions.
@@ -47,3 +52,31 @@ class Replay(eqx.Module):
         filled = jnp.minimum(self.count, self.table.shape[1])
         at = (u * filled).astype(jnp.int32)
         return self.table[:, at], None if self.likelihood is None else self.likelihood[at]
+
+
+def remembered(batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, replay: Replay | None, u):
+    """The batch with what is replayed, how likely each was when drawn (None where it still is), and the memory.
+
+    Args:
+        batch: states, actions and next states of this iteration.
+        drawn: how likely each was; None where x does not move the transitions.
+        replay: None where nothing is remembered.
+        u: uniform numbers, one for each transition that is replayed.
+    """
+    if replay is None:
+        return batch, drawn, None
+    replay = replay.extend(batch, drawn)
+    past, then = replay.draw(u)
+    batch = jnp.concatenate([batch, past], axis=1)
+    return batch, None if drawn is None or then is None else jnp.concatenate([drawn, then]), replay
+
+
+def weight_now(mdp: FiniteMDP, batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, used_now: int = 0):
+    """How much likelier each transition is under `mdp` than when drawn; 1 for the first `used_now`, drawn under it."""
+    if drawn is None:
+        return None
+    past = batch[:, used_now:]
+    if not past.shape[1]:
+        return None
+    likelier = sampling.transition_probability(mdp, *past) / drawn[used_now:]
+    return jnp.concatenate([jnp.ones(used_now), jnp.minimum(likelier, WEIGHT_LIMIT)])

@@ -24,7 +24,7 @@ from bilevel_rl.finite.learn import exploring, rollouts
 from bilevel_rl.finite.learn.coupled_critics import Pair, less, valued
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.learn.race import Race
-from bilevel_rl.finite.learn.replay import Replay
+from bilevel_rl.finite.learn.replay import Replay, remembered, weight_now
 from bilevel_rl.finite.mean_field import MeanFieldProblem
 from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
@@ -44,7 +44,6 @@ SCALES = TimeScales(
     w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(TEMPERATURE, 0.0),
 )  # fmt: skip
 FIRST_JUDGED = 150.0  # ours: iterations after which several starts are judged for the first time, if x is not held longer
-WEIGHT_LIMIT = 10.0  # ours: of a replayed transition whose probability x has raised since
 
 
 class Crowd(NamedTuple):
@@ -329,8 +328,8 @@ class CoupledPenalty(Solver):
         if direct.xi is not None and direct.xi.seen is not None:
             batch = jnp.concatenate([batch, direct.xi.seen.astype(batch.dtype)], axis=1)
         drawn = sampling.transition_probability(mdp, *batch) if problem.moves_transitions else None
-        batch, likelihood, replay = _remembered(batch, drawn, state.replay, noise["replay"])
-        weight = _weight(mdp, batch, likelihood, used_now=batch.shape[1] - self.replay)
+        batch, likelihood, replay = remembered(batch, drawn, state.replay, noise["replay"])
+        weight = weight_now(mdp, batch, likelihood, used_now=batch.shape[1] - self.replay)
 
         # Q and D, and what the estimator knows, from the same transitions
         errors = self._errors(problem, x, state, pair, direct.b, batch)
@@ -377,7 +376,7 @@ class CoupledPenalty(Solver):
             # other starts' chains may do what this one never would
             log_q = jnp.where(mine, self._likelier(a, pi, pi_l), 0.0)
             seen = Passage(s, a, s_next, stream.onward, stream.restart, pi, pi_l, log_q, mine)
-            weight = _weight(mdp, stream.batch, stream.drawn)
+            weight = weight_now(mdp, stream.batch, stream.drawn)
             errors = self._errors(problem, x, one, pair, direct.b, stream.batch)
             Q, D, levels = self._taught(one, stream.batch, errors, weight, now.beta, seen.log_q)
             lesson = Lesson(*stream.batch, errors.pi_next, errors.Q, weight)
@@ -432,7 +431,7 @@ class CoupledPenalty(Solver):
         if problem.moves_transitions:
             under = jax.vmap(lambda x: sampling.transition_probability(problem.sampled(x), *batch))(X)
             drawn = under[whose, jnp.arange(batch.shape[1])]
-        batch, drawn, replay = _remembered(batch, drawn, state.replay, noise["replay"])
+        batch, drawn, replay = remembered(batch, drawn, state.replay, noise["replay"])
         moves = jnp.stack([s, a, s_next])
         return Stream(moves, onward, restart, walks.pi, walks.pi_l, batch, drawn, used, wanderers, replay)
 
@@ -553,27 +552,6 @@ def _span(problem: BilevelProblem) -> Float[Array, " d"]:
 def _joined(seen: Passage, explored: Int[Array, "3 M"] | None) -> Int[Array, "3 B"]:
     batch = jnp.stack([seen.s, seen.a, seen.s_next])
     return batch if explored is None else jnp.concatenate([batch, explored], axis=1)
-
-
-def _remembered(batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, replay: Replay | None, u):
-    """The batch with what is replayed, how likely each was when drawn (None where it still is), and the memory."""
-    if replay is None:
-        return batch, drawn, None
-    replay = replay.extend(batch, drawn)
-    past, then = replay.draw(u)
-    batch = jnp.concatenate([batch, past], axis=1)
-    return batch, None if drawn is None or then is None else jnp.concatenate([drawn, then]), replay
-
-
-def _weight(mdp: FiniteMDP, batch: Int[Array, "3 B"], drawn: Float[Array, " B"] | None, used_now: int = 0):
-    """How much likelier each transition is under `mdp` than when drawn; 1 for the first `used_now`, drawn under it."""
-    if drawn is None:
-        return None
-    past = batch[:, used_now:]
-    if not past.shape[1]:
-        return None
-    likelier = sampling.transition_probability(mdp, *past) / drawn[used_now:]
-    return jnp.concatenate([jnp.ones(used_now), jnp.minimum(likelier, WEIGHT_LIMIT)])
 
 
 def _kernel_part(

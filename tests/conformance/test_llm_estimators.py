@@ -55,6 +55,7 @@ def apart(roles):
             p.add_(0.02 * torch.randn(p.shape, generator=generator))
 
 
+@pytest.mark.slow
 def test_shared_and_paired_have_the_same_mean():
     """Same two policies, no learning: the means of 150 steps differ by less than 4.5 standard errors."""
     steps = 150

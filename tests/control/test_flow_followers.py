@@ -46,7 +46,8 @@ def trained(follower, tau, steps, batch=128, env=LINE, worth=lambda a: two_hills
 
 
 @pytest.mark.parametrize(
-    "follower", [ACFlow(width=32, rate=3e-3, candidates=8), CTRL(width=32, rate=3e-3, steps=4)],
+    "follower",
+    [pytest.param(ACFlow(width=32, rate=3e-3, candidates=8), marks=pytest.mark.slow), CTRL(width=32, rate=3e-3, steps=4)],
     ids=lambda follower: follower.name,
 )  # fmt: skip
 def test_it_finds_the_boltzmann_law_of_one_decision_with_both_its_hills(follower):
@@ -111,7 +112,9 @@ def gaussian(mean, std):
     return v
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.5, 1.0), (0.0, 0.6), (-0.4, 1.5)])
+@pytest.mark.parametrize(("mean", "std"), [
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0.5, 1.0), (0.0, 0.6))), (-0.4, 1.5),
+])  # fmt: skip
 def test_the_wasserstein_distance_of_two_gaussians_is_within_its_bound(mean, std):
     """W2^2 = difference of means squared plus that of deviations squared; u = the flow of N(0, 1)."""
     noise = jax.random.normal(jax.random.key(0), (4000, 1))

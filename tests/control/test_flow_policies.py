@@ -129,7 +129,7 @@ def test_the_matching_loss_is_least_at_the_conditional_mean():
     assert np.all(slopes.std(0) > 0)
 
 
-@pytest.mark.parametrize("kind", [Flow, Diffusion])
+@pytest.mark.parametrize("kind", [Flow, pytest.param(Diffusion, marks=pytest.mark.slow)])
 def test_a_network_learns_two_actions_at_once_from_what_is_seen(kind):
     """In state s the data say -.6 or .6 + .2 s, which no Gaussian can hold. The density says the same as the samples."""
     law = kind(Box((-2.0,), (2.0,)), steps=16)

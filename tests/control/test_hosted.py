@@ -36,6 +36,7 @@ class Upright(ControlProblem):
 SOLVER = PartialSGD(follower=SoftQ(width=4), chains=2, batch=4, recent=4, capacity=64)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_folder(tmp_path):
     """Networks, replay and x of a run that went on are what they were; only episodes begin anew, and that is said."""
     problem, folder = Upright(), tmp_path / "run"

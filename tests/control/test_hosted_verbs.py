@@ -56,6 +56,7 @@ def test_solvers_that_can_not_walk_outside_are_refused_in_a_sentence(capsys):
     assert "inner loops are compiled" in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_run_of_a_batch_is_the_run_alone():
     """Copies, networks and x of run 0 do not know of run 1; what x is follows the leader's utility alone here."""
     problem, solver = GymnasiumShaping("CartPole-v1", scale=1.0), PartialSGD(chains=2, batch=4, recent=4, capacity=64)

@@ -116,7 +116,7 @@ def rows_of(law, n):
     return replay.Rows(t, jnp.zeros((n, 0), F32), never, never)
 
 
-@pytest.mark.parametrize("critics", [1, 2])
+@pytest.mark.parametrize("critics", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sac_finds_the_soft_optimum_of_one_decision(critics):
     """r = -(a - .3)^2 / 2 under tau: normal with mean .3 and variance tau, as long as that is well inside the box."""
 
@@ -140,6 +140,7 @@ def test_sac_finds_the_soft_optimum_of_one_decision(critics):
     np.testing.assert_allclose(drawn.std(0), tau**0.5, rtol=0.35)
 
 
+@pytest.mark.slow
 def test_a_tuned_temperature_rises_while_the_entropy_is_below_its_aim():
     env, first = Bounded(), SAC(width=8, tuned=True)
     F, rows = first.init(env, jax.random.key(0)), rows_of(first.law(env), 16)

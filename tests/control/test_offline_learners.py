@@ -160,9 +160,9 @@ def test_pa_rl_is_never_worse_than_the_best_draw_and_without_steps_is_that():
     np.testing.assert_array_equal(value(none), best)
 
 
-@pytest.mark.parametrize(
-    ("policy", "env"), [("soft", ENV), ("flow", ENV), ("diffusion", ENV), ("soft", tabular.chain())]
-)
+@pytest.mark.parametrize(("policy", "env"), [
+    pytest.param("soft", ENV, marks=pytest.mark.slow), ("flow", ENV), ("diffusion", ENV), ("soft", tabular.chain()),
+])  # fmt: skip
 def test_pa_rl_asks_every_class_of_policies_for_the_same_two_things(policy, env):
     learner = pa_rl.PARL(policy=policy, width=8, samples=4, best=2, steps=1)
     learner.check(env)
@@ -421,6 +421,7 @@ def test_decision_mamba_returns_more_where_more_is_asked():
 # -- what all of them share ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_of_rows_are_as_good_as_rows():
     """A row that counts twice is two rows."""
     pi = wide(parts.Soft.make(ENV, 8, KEY))
@@ -440,6 +441,7 @@ def test_a_soft_policys_density_integrates_to_one():
     assert abs(float(jnp.sum(density) * 24 / 4000 / 2) - 1) < 1e-6  # in units of the half width, 2
 
 
+@pytest.mark.slow
 def test_banks_draw_every_row_alike():
     data = tabular.covered(tabular.chain(), episodes=5)
     bank = Bank.of(data)

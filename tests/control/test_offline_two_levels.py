@@ -123,6 +123,7 @@ class Choice(OfflineProblem):
         return -jnp.sum(right * judged.log_prob(self.held.t.obs, self.held.t.action)) / jnp.sum(right)
 
 
+@pytest.mark.slow
 def test_a_mixture_moves_to_the_source_that_the_leader_wants():
     """Cloning makes right as likely as its share, so f is -log of the share: what x does is known."""
     solver = OfflineBC(learner=BC(width=16, rate=1e-2), inner=100, batch=64)

@@ -51,6 +51,7 @@ def whole():
     return solve(Pay(), small(solvers.Covariance, leader=QUICK), iterations=24, runs=2, record_every=4, seed=3)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits_with_its_replay_in_pieces(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(pieces, "ROWS", 16)  # the ring of 64 rows wraps, and loses pieces

@@ -66,7 +66,7 @@ def close(one, other, tolerance=1e-6):
 
 @pytest.mark.parametrize(("kind", "plain"), [
     (STAC(width=8, beta=0.0, learnt_spread=False), SAC(width=8)),
-    (quiet(Symphony(width=8), critics=2), SAC(width=8, critics=2)),
+    pytest.param(quiet(Symphony(width=8), critics=2), SAC(width=8, critics=2), marks=pytest.mark.slow),
 ], ids=["stac", "symphony"])  # fmt: skip
 def test_without_its_options_it_is_sac(kind, plain):
     env = Bounded()
@@ -164,6 +164,7 @@ def test_pessimism_lowers_a_stake_by_its_risk_alone(risk, beta, wanted):
     assert float(spread[0]) == pytest.approx(max(risk, LEAST), abs=0.1)
 
 
+@pytest.mark.slow
 def test_dropout_leaves_acting_alone():
     env, follower = Bounded(), STAC(width=8, dropout=0.5)
     rows, r = rows_in(env, 16)
@@ -213,6 +214,7 @@ def test_symphony_keeps_its_last_batch_and_raises_its_value():
 # -- PMOE ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_the_best_expert_learns():
     env, many = Bounded(size=1), PMOE(width=8, experts=4)
     rows, _ = rows_in(env, 1)
@@ -261,6 +263,7 @@ def test_with_a_perfect_model_critics_are_asked_where_the_environment_goes():
     np.testing.assert_allclose(found, jnp.stack(told, 1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_plan_in_the_open_loop_is_the_plan_from_what_was_seen():
     env, follower = OpenLoop(Pendulum(), 3), SRL(width=8, length=3)
     F = follower.init(env, jax.random.key(0))

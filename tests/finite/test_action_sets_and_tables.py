@@ -72,7 +72,11 @@ def test_hyper_gradient_with_action_sets_is_central_differences():
     np.testing.assert_allclose(oracles.hyper_gradient(it, it.x0, TAU), central, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [CoupledPenalty(), PenaltyActorCritic(), ExactDescent(tau=TAU)], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [CoupledPenalty(), *(pytest.param(s, marks=pytest.mark.slow) for s in (PenaltyActorCritic(), ExactDescent(tau=TAU)))],
+    ids=lambda s: s.name,
+)
 def test_solvers_keep_to_what_a_state_offers(solver):
     trace = solve(Ragged(), solver, iterations=200, record_every=200)
     assert trace.status.tolist() == [0]
@@ -144,8 +148,10 @@ def test_malformed_tables_are_named(words):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("CliffWalking-v1", -13.0), ("FrozenLake-v1", 14 / 17), ("Taxi-v4", 7.93)],
-    ids=["thirteen steps", "14 of 17 succeed", "7.93 on average"],
+    ("name", "value"),
+    [pytest.param("CliffWalking-v1", -13.0, id="thirteen steps"),
+     pytest.param("FrozenLake-v1", 14 / 17, id="14 of 17 succeed", marks=pytest.mark.slow),
+     pytest.param("Taxi-v4", 7.93, id="7.93 on average", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_published_values_of_episodes_that_end(name, value):
     """The best undiscounted return of one episode; restarts would make a goal at -1 a step worthless."""
@@ -191,7 +197,7 @@ def test_files_are_looked_through(tmp_path):
 # -- horizons and rewards of the next state ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("discount", [0.9, 1.0])
+@pytest.mark.parametrize("discount", [pytest.param(0.9, marks=pytest.mark.slow), 1.0])
 def test_finite_horizon_is_backward_induction(discount):
     """With terminal values, and at discount 1."""
     mdp, steps = FiniteMDP.from_dense(table(), discount=0.9), 30

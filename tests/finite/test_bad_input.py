@@ -145,9 +145,12 @@ def test_a_file_that_is_no_mdp(tmp_path):
         FiniteMDP.load(tmp_path / "missing.npz")
 
 
-def test_good_problems_pass():
-    for problem in (GoalPlacement(rows=3, columns=3), RandomMDP(4, 2, 2, moving=True), PreferenceLearning()):
-        check_problem(problem)
+@pytest.mark.parametrize("problem", [
+    pytest.param(lambda: GoalPlacement(rows=3, columns=3), marks=pytest.mark.slow), lambda: RandomMDP(4, 2, 2, moving=True),
+    pytest.param(PreferenceLearning, marks=pytest.mark.slow),
+], ids=["goal", "moving", "preferences"])  # fmt: skip
+def test_good_problems_pass(problem):
+    check_problem(problem())
 
 
 def test_shapes_are_checked_while_tests_run():

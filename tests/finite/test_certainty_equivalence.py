@@ -40,6 +40,7 @@ def test_counts_are_the_transitions_and_their_shares_the_kernel():
     assert np.abs(begins / begins.sum() - rho).max() < 5 * np.sqrt(0.25 / begins.sum())
 
 
+@pytest.mark.slow
 def test_model_with_all_successors_is_the_exact_problem_in_the_limit():
     """With the true kernel for counts the model's hyper-objective and gradient are the oracles'."""
     counts = Counts(jnp.arange(6 * 3 * 6), 1e6 * SMALL.mdp.dense().ravel(), None, 6, 3)
@@ -95,6 +96,7 @@ def test_layouts_compare_by_their_numbers():
     assert one != other
 
 
+@pytest.mark.slow
 def test_policy_it_tracks_is_the_answer_on_its_model():
     trace = ended(SMALL, CertaintyEquivalence(chains=16, length=512), 20)
     x = jnp.asarray(trace.x[0, -1])
@@ -113,6 +115,7 @@ def test_settings_out_of_range_are_refused(options, said):
         solve(SMALL, CertaintyEquivalence(**options), iterations=1)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_x_moves_is_the_exact_one_in_the_limit_with_its_derivative():
     """Drawn under two x, weighed for a third: hyper-objective and hyper-gradient are the oracles'."""
     it = RandomMDP(4, 2, 2, features=2, discount=0.8, moving=True)
@@ -142,6 +145,7 @@ def test_it_descends_where_x_moves_the_kernel():
     assert np.median(trace["objective"][:, -1]) <= exact + 0.1 * (started - exact) + 1e-3
 
 
+@pytest.mark.slow
 def test_counts_with_room_for_all_are_exact_and_with_less_keep_the_most_frequent():
     rng = np.random.default_rng(0)
     s, a = rng.integers(0, 3, 600), rng.integers(0, 2, 600)
@@ -167,8 +171,8 @@ def test_the_model_in_rows_is_the_dense_one_in_every_way_it_is_asked():
     assert float(model.untried.sum()) > 0  # one pair at least was never tried, and stays
     v, mu, pi = jnp.asarray(rng.normal(size=7)), jnp.asarray(rng.uniform(size=(7, 2))), jnp.full((7, 2), 0.5)
     r = jnp.asarray(rng.normal(size=(7, 2, 7)))
-    for one, other in ((model.expect(v), twin.expect(v)), (model.flow(mu), twin.flow(mu)), (model.under(pi), twin.under(pi)),
-                       (model.mean_reward(r), twin.mean_reward(r))):  # fmt: skip
+    asked = jax.jit(lambda mdp: (mdp.expect(v), mdp.flow(mu), mdp.under(pi), mdp.mean_reward(r)))
+    for one, other in zip(asked(model), asked(twin), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
     for transpose in (False, True):
         sparse = linear.solved(model, pi, v, transpose, dense=False).v

@@ -18,6 +18,7 @@ from bilevel_rl.finite.problems import InverseRL, LakeShaping, TaxiShaping
 from bilevel_rl.finite.solvers import ExactDescent
 
 
+@pytest.mark.slow
 def test_a_found_reward_explains_the_expert():
     """Most of what a uniform follower leaves unexplained is explained, and never more than the expert's own entropy."""
     it = InverseRL(episodes=None, regulariser=0.0)
@@ -52,6 +53,7 @@ def test_a_constant_explains_nothing():
     assert abs(float(objective(x.at[0].add(0.7))) - float(objective(x))) > 1e-6
 
 
+@pytest.mark.slow
 def test_demonstrations_are_the_experts_visits():
     it = InverseRL()
     mdp, pi = it.mdp, it.expert
@@ -67,6 +69,7 @@ def test_demonstrations_are_the_experts_visits():
         InverseRL(size="5x5")
 
 
+@pytest.mark.slow
 def test_drawn_pairs_give_unbiased_gradients():
     it = InverseRL(batch=3, regulariser=0.2)
     x = jnp.ones(16)
@@ -79,6 +82,7 @@ def test_drawn_pairs_give_unbiased_gradients():
     np.testing.assert_allclose(got.grad_x[0], 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "step", "share"), [(LakeShaping, 2.0, 0.4),
                                                      pytest.param(TaxiShaping, 10.0, 0.1, marks=pytest.mark.slow)],
                          ids=lambda v: getattr(v, "name", None))  # fmt: skip

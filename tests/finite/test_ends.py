@@ -81,7 +81,7 @@ def test_hard_optimum_ends_too():
     np.testing.assert_allclose(plan.pi, soft.pi, atol=1e-6)
 
 
-@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("linear", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hyper_gradient_and_policy_gradient_are_derivatives(linear):
     it = Corridor(linear)
     objective = jax.jit(lambda x: oracles.hyper_objective(it, x, TAU))

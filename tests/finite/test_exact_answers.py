@@ -56,6 +56,7 @@ def test_derivative_through_a_sparse_factorisation():
     np.testing.assert_allclose(slope, visits(mdp, on)[:, None] * on / (1 - 0.9999), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_forest_of_a_long_horizon():
     """mdptoolbox's forest over 342 steps, against backward induction: 1,027 states."""
     P = np.zeros((3, 2, 3))
@@ -89,18 +90,28 @@ def test_a_solve_that_misses_is_refused(monkeypatch):
     assert bool(jnp.all(jnp.isnan(jax.jit(lambda pi: planning.policy_value(mdp, paid_at_the_end(5), pi))(pi))))
 
 
-def test_planners_refuse_at_their_limit():
+REFUSED = {
+    "hard_optimal on 60 states": lambda mdp: planning.hard_optimal(mdp, paid_at_the_end(60), max_iterations=1),
+    "soft_optimal on 60 states": lambda mdp: planning.soft_optimal(mdp, paid_at_the_end(60, -1.0), 0.5, max_iterations=0),
+    "value_iteration": lambda mdp: planning.value_iteration(mdp, paid_at_the_end(60), 0.1, max_iterations=3),
+}
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(w, marks=[] if w == "value_iteration" else pytest.mark.slow) for w in REFUSED]
+)
+def test_planners_refuse_at_their_limit(words):
+    with pytest.raises(Unsolved, match=words):
+        REFUSED[words](corridor(60, 0.999))
+
+
+@pytest.mark.slow
+def test_planners_at_their_limit_are_nan_in_compiled_code():
     mdp = corridor(60, 0.999)
-    with pytest.raises(Unsolved, match="hard_optimal on 60 states"):
-        planning.hard_optimal(mdp, paid_at_the_end(60), max_iterations=1)
-    with pytest.raises(Unsolved, match="soft_optimal on 60 states"):
-        planning.soft_optimal(mdp, paid_at_the_end(60, -1.0), 0.5, max_iterations=0)
-    with pytest.raises(Unsolved, match="value_iteration"):
-        planning.value_iteration(mdp, paid_at_the_end(60), 0.1, max_iterations=3)
     assert bool(jnp.isnan(jax.jit(lambda r: planning.hard_optimal(mdp, r, max_iterations=1))(paid_at_the_end(60)).V).all())
 
 
-@pytest.mark.parametrize("step", [0.0, -1.0], ids=["free", "costly"])
+@pytest.mark.parametrize("step", [0.0, pytest.param(-1.0, marks=pytest.mark.slow)], ids=["free", "costly"])
 def test_hard_optimum_of_a_long_corridor(step):
     """900 states in a few iterations: 20 are allowed here, one a state were needed when only neighbours heard of it."""
     n, discount = 900, 0.999
@@ -121,6 +132,7 @@ def test_ties_do_not_depend_on_units(scale, discount):
     np.testing.assert_allclose(pi[1], [0.5, 0.0, 0.5], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_ends_count_nothing_in_any_planner():
     """A reward that stands in an end is earned by nobody: hard, soft, swept, evaluated, and by the leader."""
     mdp = FiniteMDP.from_sparse(
@@ -155,6 +167,7 @@ class Mixed(UpperObjective):
         return 0.1 * jnp.sum(x**2) - jnp.sum(self.weight * planning.entropy(pi))
 
 
+@pytest.mark.slow
 def test_what_is_never_visited_counts_nothing():
     """The penalty's gradient tends to the exact one where a state is out of reach and f is not linear."""
     it = Aside(Mixed(jnp.array([1.0, 0.0])))
@@ -169,6 +182,7 @@ def test_what_is_never_visited_counts_nothing():
     )
 
 
+@pytest.mark.slow
 def test_a_penalty_that_is_not_found_is_refused():
     it = Aside(Mixed(jnp.array([1.0, 0.0])))
     with pytest.raises(Unsolved, match="penalised_policy"):

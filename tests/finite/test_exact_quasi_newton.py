@@ -217,6 +217,7 @@ def test_the_objective_never_rises_on_plateaus_with_cliffs():
 # -- one run among many -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "it", [LinearLeader(), pytest.param(GoalPlacement(rows=3, columns=3), marks=pytest.mark.slow)], ids=lambda it: it.name
 )

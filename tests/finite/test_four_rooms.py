@@ -70,6 +70,7 @@ def test_simulator_is_the_matrix():
     assert {0.56, 0.1467} <= set(free)
 
 
+@pytest.mark.slow
 def test_simulated_returns_are_the_planned_ones():
     it = jax.tree.map(jnp.asarray, FourRooms())
     pi = follower(it, it.x0, 0.005).pi
@@ -86,6 +87,10 @@ def test_simulated_returns_are_the_planned_ones():
 
 def test_problems_are_well_posed():
     check_problem(FourRooms(temperature=0.005), thorough=False)
+
+
+@pytest.mark.slow
+def test_with_one_goal_it_is_well_posed_too():
     check_problem(OneGoalFourRooms(temperature=0.005))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_instances import thinned
 
 from bilevel_rl.experiments import gridworld
 from bilevel_rl.finite import oracles
@@ -18,7 +19,7 @@ from bilevel_rl.finite.problems.subsidy import Subsidy
 OPTIMA = json.loads((Path(__file__).parents[2] / "benchmarks/results/gridworld_optima.json").read_text())["optima"]
 
 
-@pytest.mark.parametrize("name", list(OPTIMA))
+@pytest.mark.parametrize("name", thinned(list(OPTIMA), {"position"}))
 def test_committed_optima_are_what_the_oracle_says(name):
     problem, known = gridworld.problems()[name], OPTIMA[name]
     for x, tau, value in (
@@ -29,6 +30,7 @@ def test_committed_optima_are_what_the_oracle_says(name):
     assert known["value"] <= float(oracles.hyper_objective(problem, jnp.asarray(known["regularised"]["x"]), 0))
 
 
+@pytest.mark.slow
 def test_the_unregularised_objective_is_the_limit_of_the_regularised_one_on_the_grid():
     """At random positions and at the optimum: |Phi_tau - Phi| falls to nothing as tau does, ties included."""
     problem = gridworld.problems()["position"]
@@ -41,6 +43,7 @@ def test_the_unregularised_objective_is_the_limit_of_the_regularised_one_on_the_
     assert float((plan.pi.max(-1) < 0.999).mean()) > 0.05  # there were ties
 
 
+@pytest.mark.slow
 def test_regularisation_costs_something_on_the_subsidy():
     """Brute force: the best x at tau = .2 and .5, judged without regularisation, loses at least 5 and 10 %."""
     problem = Subsidy()
@@ -58,6 +61,7 @@ def test_regularisation_costs_something_on_the_subsidy():
     assert lost[2] < 0.03
 
 
+@pytest.mark.slow
 def test_the_limit_policy_is_unregularised_optimal():
     problem = Subsidy()
     mdp, reward = problem.mdp, problem.reward(jnp.array([1.2]))

@@ -87,6 +87,7 @@ def test_simultaneous_game_is_the_mean():
     np.testing.assert_allclose(it.transitions(it.x0).start, start)
 
 
+@pytest.mark.slow
 def test_seeing_the_leader_can_only_help_the_follower():
     values = [float(planning.expected_return(it.transitions(it.x0), it.reward(it.x0),
                                              oracles.lower_optimum(it, it.x0, 0.01).pi))
@@ -109,10 +110,15 @@ def test_leader_return_is_the_sum_over_paths():
     assert float(objective.value(it.x0, pi, it)) == pytest.approx(want, abs=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("observed", [True, False])
+def test_games_are_well_posed(observed):
+    check_problem(RandomGame(observed))
+
+
 @pytest.mark.parametrize("observed", thinned([True, False], {True}))
 def test_derivatives(observed):
     it = RandomGame(observed)
-    check_problem(it)
     objective = jax.jit(lambda x: oracles.hyper_objective(it, x, 0.3))
     central = jnp.stack([(objective(it.x0 + e) - objective(it.x0 - e)) / 2e-5 for e in 1e-5 * jnp.eye(3)])
     np.testing.assert_allclose(oracles.hyper_gradient(it, it.x0, 0.3), central, atol=1e-8)
@@ -131,6 +137,7 @@ def test_samples_of_the_leaders_return_are_unbiased(observed):
     assert int(got.transitions[0]) == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linear", thinned([True, False], {True}))
 def test_expected_single_loop_sees_the_start_move(linear):
     """At exact followers one step of the paper's loop moves x along the penalty's hyper-gradient, start included."""
@@ -151,16 +158,16 @@ def test_expected_single_loop_sees_the_start_move(linear):
     assert float(jnp.linalg.norm(lost)) > 1e-3
 
 
-def test_ends_of_a_game_stay_ends():
+@pytest.mark.parametrize("observed", thinned([True, False], {True}))
+def test_ends_of_a_game_stay_ends(observed):
     P = np.zeros((2, 2, 1, 2))
     P[0, 0, 0, 0] = P[0, 1, 0, 1] = P[1, :, :, 1] = 1
-    for observed in (True, False):
-        game = Game.from_dense(P, [1.0, 0.0], 0.9, observed, ends=[False, True])
-        mdp = game.under(jnp.array([[0.7, 0.3], [0.2, 0.8]]))
-        np.testing.assert_allclose(mdp.dense().sum(-1), 1, atol=1e-14)
-        np.testing.assert_array_equal(mdp.ends, np.repeat([False, True], 2 if observed else 1))
-        V = planning.policy_value(mdp, jnp.where(mdp.ends, 0.0, 1.0)[:, None], jnp.ones((mdp.n_states, 1)))
-        assert float(mdp.start @ V) == pytest.approx(1 / (1 - 0.9 * 0.7))
+    game = Game.from_dense(P, [1.0, 0.0], 0.9, observed, ends=[False, True])
+    mdp = game.under(jnp.array([[0.7, 0.3], [0.2, 0.8]]))
+    np.testing.assert_allclose(mdp.dense().sum(-1), 1, atol=1e-14)
+    np.testing.assert_array_equal(mdp.ends, np.repeat([False, True], 2 if observed else 1))
+    V = planning.policy_value(mdp, jnp.where(mdp.ends, 0.0, 1.0)[:, None], jnp.ones((mdp.n_states, 1)))
+    assert float(mdp.start @ V) == pytest.approx(1 / (1 - 0.9 * 0.7))
 
 
 OPTIMA = [(1.0, 0.99, -27.26, 0.158), (2.0, 1.0, -59.48, 0.491)]
@@ -176,6 +183,7 @@ def test_published_optima_of_the_toy(gain, discount, best, at):
     assert float(jax.nn.sigmoid(found.x[0])) == pytest.approx(at, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_toy_whose_follower_sees_the_leader():
     check_problem(LeaderToy(observed=True), thorough=False)
     seen, hidden = LeaderToy(observed=True), LeaderToy()

@@ -87,6 +87,7 @@ def test_problems_are_well_posed_and_gradients_are_derivatives(kind):
     np.testing.assert_allclose(graded(x)[1], central, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_exact_descent_beats_what_was_learnt():
     """The study's best is 196 after 2,000 iterations."""
     trace = solve(ThermalControl(), ExactDescent(step_size=0.005, tau=0.1), iterations=200, record_every=200)

@@ -63,13 +63,16 @@ def hours_by_logit(toll: float, tau: float, discount: float = 0.5) -> float:
     return by_a * narrow + by_a * (1 - bridge) * 0.75 + by_b * 0.75 + (by_b + by_a * bridge) * other
 
 
-def test_an_equilibrium_is_the_answer_to_itself_and_nobody_gains_by_leaving():
-    for it, tau in ((Crowded(), 0.05), (Braess(), TAU), (Braess(temperature=0.002), 0.002)):
-        found = it.equilibrium(it.x0, tau)
-        assert float(found.residual) < 1e-9
-        plan = planning.soft_optimal(it.mdp, it.reward_among(it.x0, found.mu), tau)
-        np.testing.assert_allclose(flow(it.mdp, plan.pi), found.mu, atol=1e-9)
-        np.testing.assert_allclose(found.mu.sum(), 1.0, atol=1e-9)
+@pytest.mark.parametrize(
+    ("it", "tau"),
+    [(Crowded(), 0.05), *(pytest.param(Braess(temperature=t), t, marks=pytest.mark.slow) for t in (TAU, 0.002))],
+)
+def test_an_equilibrium_is_the_answer_to_itself_and_nobody_gains_by_leaving(it, tau):
+    found = it.equilibrium(it.x0, tau)
+    assert float(found.residual) < 1e-9
+    again = jax.jit(lambda mu: flow(it.mdp, planning.soft_optimal(it.mdp, it.reward_among(it.x0, mu), tau).pi))(found.mu)
+    np.testing.assert_allclose(again, found.mu, atol=1e-9)
+    np.testing.assert_allclose(found.mu.sum(), 1.0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("it", "tau"), [(Crowded(), 0.05), pytest.param(Braess(), TAU, marks=pytest.mark.slow)])
@@ -80,6 +83,7 @@ def test_the_hyper_gradient_is_that_of_central_differences(it, tau):
     np.testing.assert_allclose(slope[0], central, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("it", "tau"), [(Crowded(), 0.05), pytest.param(Braess(), TAU, marks=pytest.mark.slow)])
 def test_one_follower_in_a_population_that_is_held_has_the_leaders_gradient(it, tau):
     """With kappa at its fixed point the held problem's hyper-gradient is that of the whole game: no second derivative."""
@@ -105,6 +109,7 @@ def test_one_follower_in_a_population_that_is_held_has_the_leaders_gradient(it, 
     np.testing.assert_allclose(*both(x), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_braess_paradox_and_the_toll_that_undoes_it():
     """Hours with and without a toll, by the equilibrium and by two logits; the best toll of Wardrop's limit is 3/8."""
     for tau in (TAU, 0.002):
@@ -127,6 +132,7 @@ def test_tolls_by_marginal_cost_reach_the_same_hours():
     assert abs(float(jax.jit(lambda x: oracles.hyper_objective(it, x, 0.002))(it.x0)) - 64.6875 / 60) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", [Crowded, pytest.param(Braess, marks=pytest.mark.slow)])
 def test_games_pass_their_check(game):
     check_problem(game())

@@ -114,11 +114,17 @@ def test_many_starts_that_are_all_kept_are_ordinary_runs():
     assert found.chosen == int(np.argmin(found.values))
 
 
-def test_the_temperature_falls_to_the_solver_s_own():
-    found = search(Basins(), EXACT, starts=4, iterations=90, eta=1, stages=3, continuation=4.0)
-    assert [stage.heat for stage in found.stages] == [4.0, 2.0, 1.0]
+def test_stages_cool_to_the_solver_s_own_temperature():
+    shape = Shape(4, iterations=90, eta=1, stages=3, continuation=4.0)
+    assert [stage.heat for stage in arrange(EXACT, 0, shape, None)] == [4.0, 2.0, 1.0]
     assert heated(EXACT, 4.0).tau == 2.0
     assert heated(HPGD(), 2.0).scales.tau.initial == 0.1
+
+
+@pytest.mark.slow
+def test_a_search_that_cools_goes_another_way():
+    found = search(Basins(), EXACT, starts=4, iterations=90, eta=1, stages=3, continuation=4.0)
+    assert [stage.heat for stage in found.stages] == [4.0, 2.0, 1.0]
     cold = search(Basins(), EXACT, starts=4, iterations=90, eta=1, stages=3)
     assert np.abs(found.xs[:, 1] - cold.xs[:, 1]).max() > 1e-3
 
@@ -247,6 +253,7 @@ def test_iterations_of_random_length_are_told_from_others():
 # -- comparing --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_x_is_held_while_followers_settle():
     it = GoalPlacement(rows=3, columns=3)
     one = CoupledPenalty(SCALES, chains=4, replay=0)
@@ -394,6 +401,7 @@ def same(one, two) -> None:
         np.testing.assert_array_equal(series, two.metrics[key], err_msg=key)
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted_wherever_it_stopped(tmp_path):
     it, one = Basins(), SAMPLED[0]
     options = {"starts": 4, "samples": 40_000, "eta": 2, "by": "model", "settling": 0.5, "seed": 3}
@@ -430,6 +438,7 @@ def test_resumed_is_uninterrupted_wherever_it_stopped(tmp_path):
         search(it, one, folder=tmp_path, resume=True, **options)
 
 
+@pytest.mark.slow
 def test_a_folder_changes_nothing(tmp_path):
     it, options = Basins(), {"starts": 4, "iterations": 200}
     same(search(it, EXACT, **options), search(it, EXACT, folder=tmp_path / "s", **options))

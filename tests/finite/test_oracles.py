@@ -46,13 +46,14 @@ def central(f, x, step=1e-4):
     return np.array(g, float)
 
 
-@pytest.mark.parametrize("name", thinned(EVERY, {"visitation", "moving energy", "preferences"}))
+@pytest.mark.parametrize("name", thinned(EVERY, {"moving energy", "preferences"}))
 def test_hyper_gradient_is_central_differences(name):
     f, g = compiled(name)
     x = problem(name).x0 + 0.1
     np.testing.assert_allclose(g(x), central(f, x), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", thinned(["visitation", "energy", "moving"], {"moving"}))
 def test_hyper_gradient_is_the_explicit_implicit_system(name):
     """grad Phi = grad_x f - [d2L/dx dtheta] [d2L/dtheta2]^+ grad_theta f with L = J_tau(x, softmax theta)."""
@@ -85,7 +86,7 @@ def test_probes_know_their_hyper_gradient(probe):
         np.testing.assert_allclose(gradient(x), it.known_gradient(x, 0.4), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", thinned(EVERY, {"visitation", "moving energy"}))
+@pytest.mark.parametrize("name", thinned(EVERY, {"visitation"}))
 def test_penalised_policy_is_stationary(name):
     it = problem(name)
     x, w = it.x0 + 0.1, 0.3
@@ -102,7 +103,7 @@ def test_penalised_policy_is_stationary(name):
     assert float(jnp.max(jnp.abs(at_optimum))) < 1e-8 < float(jnp.max(jnp.abs(away)))
 
 
-@pytest.mark.parametrize("name", thinned(EVERY, {"visitation", "moving energy"}))
+@pytest.mark.parametrize("name", thinned(EVERY, {"visitation"}))
 def test_penalty_bias_falls_linearly_in_w(name):
     """|grad Phi_w - grad Phi| = O(w): the slope of its logarithm against log w is 1."""
     it = problem(name)
@@ -115,6 +116,7 @@ def test_penalty_bias_falls_linearly_in_w(name):
     assert stats.linregress(np.log(ws), np.log(bias)).slope == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_temperature_of_the_penalty_gradient_is_the_one_asked_for():
     """Where x moves the transitions the entropy counts: at another temperature than the problem's, too."""
     it = problem("moving")

@@ -131,6 +131,7 @@ def test_hard_policy_is_the_limit_of_the_soft_one(seed):
         np.testing.assert_allclose(hard.pi, optimum(mdp, reward, 1e-3).pi, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_iterative_solves_agree_with_dense_ones(monkeypatch):
     """From a uniform start too, where the visitation's system breaks BiCGSTAB down unless it is started again."""
     rng = np.random.default_rng(0)
@@ -160,6 +161,7 @@ def test_batched_solves_are_their_members_bit_for_bit():
         np.testing.assert_array_equal(together[i], visits(jax.tree.map(lambda v, i=i: v[i], many), pis[i]))
 
 
+@pytest.mark.slow
 def test_many_batched_factorisations_at_once_do_not_wait_for_each_other():
     """Several batched solves that the compiler may run side by side: with jnp.linalg.solve this hung on two cores."""
     A = jnp.eye(30) + 0.01 * jax.random.normal(jax.random.key(0), (6, 64, 30, 30))

@@ -22,7 +22,9 @@ def test_names_are_distinct_and_defaults_build():
     assert len({kind.name for kind in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize(("kind", "at", "value"), [(FrozenLake, (0.2, 0.15), -0.25), (CliffWalking, (0.1, 0.1), -0.08)],
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "at", "value"), [
+    (FrozenLake, (0.2, 0.15), -0.25), pytest.param(CliffWalking, (0.1, 0.1), -0.08, marks=pytest.mark.slow)],
                          ids=lambda v: getattr(v, "name", None))  # fmt: skip
 def test_best_offers_lie_inside_the_box(kind, at, value):
     """Neither offering nothing nor offering everything is best, and the start is far from the optimum."""

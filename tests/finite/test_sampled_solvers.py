@@ -48,6 +48,7 @@ def directions(it, one, state, seed: int, n: int):
     return jax.lax.map(step, u, batch_size=min(n, 500))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", thinned(["visitation", "moving"], {"moving"}))
 def test_boltzmann_covariance_is_unbiased_given_its_tables(name):
     it = problem(name)
@@ -107,6 +108,7 @@ def test_boltzmann_covariance_takes_objectives_that_are_not_linear():
     np.testing.assert_allclose(g.mean(0), exact, atol=0.05 * np.linalg.norm(exact) + 4.5 * g.std(0).max() / np.sqrt(len(g)))
 
 
+@pytest.mark.slow
 def test_soft_q_learning_rests_at_the_optimum_and_sarsa_at_the_value():
     it = problem("payments")
     x, S, A = point(it), it.mdp.n_states, it.mdp.n_actions
@@ -129,7 +131,7 @@ def test_a_follower_that_plans_tracks_the_optimum(kind):
     one = kind(fixed(), follower="soft_vi", passes=50, trajectories=2, horizon=5)
     draws = one.draws(it)
     u = noise.fill(draws, jnp.full(noise.size(draws), 0.4))
-    state = one.step(it, one.init(it, point(it), jax.random.key(0)), jnp.array(0), u)
+    state = jax.jit(one.step)(it, one.init(it, point(it), jax.random.key(0)), jnp.array(0), u)
     np.testing.assert_allclose(state.Q, oracles.lower_optimum(it, point(it), TAU).Q, atol=1e-6)
     assert int(state.samples) == 10
 
@@ -158,6 +160,7 @@ def test_f2sa_s_direction_has_the_mean_of_the_penalty_gradient(name):
     assert_mean(jax.lax.map(moved, u, batch_size=1000), oracles.penalty_estimate(it, x, pi, pi_l, w, tau), "D")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", thinned(["two", "central", "one"], {"two"}))
 def test_zero_order_has_the_mean_of_the_smoothed_gradient(points):
     """Central differences of a quadratic of width delta are exact; here the radius is small."""
@@ -169,6 +172,7 @@ def test_zero_order_has_the_mean_of_the_smoothed_gradient(points):
     assert_mean(g(u), it.known_gradient(x, 0.5) * jnp.ones(1), "g")
 
 
+@pytest.mark.slow
 def test_sampled_sobirl_is_its_surrogate_on_average():
     """g_x + <g_theta, grad r>/tau of the exact f: unbiased for what the paper differentiates, which is not grad Phi."""
     it = problem("preferences")

@@ -71,6 +71,7 @@ def test_chains_are_shared_out_and_change_hands_at_restarts_or_when_their_start_
     assert race.firsts.shape == (FIRSTS,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "it", [LeaderToy(), *(pytest.param(it, marks=pytest.mark.slow) for it in (SMALL, PreferenceLearning(), MOVING))]
 )
@@ -96,6 +97,7 @@ def test_a_start_learns_as_one_alone_would_from_the_same_transitions():
     np.testing.assert_allclose(state.race.value, exact, atol=0.03)
 
 
+@pytest.mark.slow
 def test_resumed_runs_have_the_same_bits(tmp_path):
     solver = CoupledPenalty(starts=3, chains=6, hold=5.0)
     whole = solve(SMALL, solver, iterations=40, record_every=10, runs=2, evaluate=False)

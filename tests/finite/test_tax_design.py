@@ -15,6 +15,7 @@ from bilevel_rl.finite.problems import SmallTaxDesign, TaxDesign
 X = jnp.array([0.37, 0.41])
 
 
+@pytest.mark.slow
 def test_published_value():
     it = TaxDesign()
     kinds = jax.jit(lambda x: jnp.stack([it.of_kind(x, 0.1, taste) for taste in it.tastes]))(it.x0)
@@ -33,13 +34,18 @@ def test_exact_follower_is_the_finite_mdps():
     np.testing.assert_allclose(small.transitions(X).probabilities.sum(-1), 1, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_problems_are_well_posed():
     check_problem(SmallTaxDesign())
     check_problem(TaxDesign(points=41, hours=4, levels=3))
+
+
+def test_a_grid_of_two_points_is_refused():
     with pytest.raises(InvalidProblem, match="three grid points"):
         TaxDesign(points=2)
 
 
+@pytest.mark.slow
 def test_cliff_at_high_income_tax():
     """Where work no longer pays the leader's income falls at once."""
     it = TaxDesign(points=101)

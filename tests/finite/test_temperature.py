@@ -73,7 +73,8 @@ def test_the_best_price_is_that_of_the_docstring():
 
 @pytest.mark.parametrize(
     ("solver", "iterations", "within"),
-    [(ExactDescent(step_size=5.0), 100, 1e-6), (ExactQuasiNewton(), 40, 1e-4), (CoupledPenalty(), 8000, 0.4)],
+    [(ExactDescent(step_size=5.0), 100, 1e-6), pytest.param(ExactQuasiNewton(), 40, 1e-4, marks=pytest.mark.slow),
+     pytest.param(CoupledPenalty(), 8000, 0.4, marks=pytest.mark.slow)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_other_units_are_right_by_default(solver, iterations, within):
@@ -102,7 +103,10 @@ def test_a_grade_of_zero_leaves_the_follower_a_temperature():
             check_problem(Separate(own), thorough=False)
 
 
-@pytest.mark.parametrize("solver", [ExactDescent(), CoupledPenalty()], ids=lambda solver: solver.name)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "solver", [ExactDescent(), pytest.param(CoupledPenalty(), marks=pytest.mark.slow)], ids=lambda solver: solver.name
+)
 def test_where_the_temperature_is_the_old_default_nothing_moves(solver):
     path = "tau" if hasattr(solver, "tau") else "scales.tau.initial"
     problem = GoalPlacement(rows=3, columns=3)

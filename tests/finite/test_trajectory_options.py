@@ -113,6 +113,7 @@ def test_streams_give_the_hyper_gradient(kind):
     assert 4.5 * noise < 0.1 * np.linalg.norm(exact)
 
 
+@pytest.mark.slow
 def test_a_baseline_of_other_visits_takes_variance_and_no_mean():
     it = problem("moving")
     x = point(it)
@@ -150,11 +151,11 @@ def test_the_table_is_used_before_or_after_it_learns():
     use, learn = (BoltzmannCovariance(fast, order=order, **few) for order in ("use", "learn"))
     u = noise.uniforms(use.draws(it), jax.random.key(5))
     start = CovarianceState(x, jnp.zeros((), int), Q, jnp.zeros_like(Q_u))
-    first, second = (one.step(it, start, jnp.array(0), u) for one in (use, learn))
+    first, second = (jax.jit(one.step)(it, start, jnp.array(0), u) for one in (use, learn))
     np.testing.assert_array_equal(first.Q_u, second.Q_u)
     assert not np.allclose(first.x, second.x)
     # used after: the same as using, before it learns, a table that has learnt already
-    again = use.step(it, CovarianceState(x, start.samples, Q, second.Q_u), jnp.array(0), u)
+    again = jax.jit(use.step)(it, CovarianceState(x, start.samples, Q, second.Q_u), jnp.array(0), u)
     np.testing.assert_allclose(second.x, again.x, atol=1e-12)
 
 
@@ -170,7 +171,8 @@ def test_warm_solves_give_what_cold_ones_give():
 
 
 @pytest.mark.parametrize(
-    "one", [AMD(0.1, TAU, hold=3.0, clip=0.01), HPGD(hold=3.0, trajectories=2, horizon=10)]
+    "one",
+    [AMD(0.1, TAU, hold=3.0, clip=0.01), pytest.param(HPGD(hold=3.0, trajectories=2, horizon=10), marks=pytest.mark.slow)],
 )
 def test_x_is_held_and_steps_are_clipped(one):
     it = problem("visitation")

@@ -24,6 +24,7 @@ from bilevel_rl.finite.tuning import (
 SMALL = GoalPlacement(rows=3, columns=3, discount=0.8)
 
 
+@pytest.mark.slow
 def test_power_iteration_finds_the_largest_curvature():
     pi = jnp.full((9, 4), 0.25)
 
@@ -34,6 +35,7 @@ def test_power_iteration_finds_the_largest_curvature():
     assert float(smoothness(SMALL, SMALL.x0, pi, 0.05, iterations=300)) == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_plan_measures_the_hyper_gradient_and_keeps_the_paper_s_constraints():
     proposal = plan(SMALL, CoupledPenalty(), iterations=1000, pilot=600)
     scales = proposal.scales

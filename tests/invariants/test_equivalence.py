@@ -31,7 +31,7 @@ def final(trace):
 
 
 PAIRS = [(k, p) for k in SAMPLED if k.name not in TO_ROUNDING for p in (GoalPlacement, PreferenceLearning)]
-THIN = {("penalty_actor_critic", "goal_placement"), ("nested_penalty", "preference_learning")}  # the rest is slow
+THIN = {("penalty_actor_critic", "goal_placement")}  # the rest is slow
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,10 @@ def test_two_settings_times_eight_seeds_in_one_batch_are_separate_runs(kind, pro
         np.testing.assert_array_equal(one[8], two[0])
 
 
-@pytest.mark.parametrize("kind", [k for k in SAMPLED if k.name in TO_ROUNDING], ids=lambda kind: kind.name)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [
+    pytest.param(k, marks=[] if k.name == "coupled_penalty" else pytest.mark.slow) for k in SAMPLED if k.name in TO_ROUNDING
+], ids=lambda kind: kind.name)  # fmt: skip
 def test_a_batch_is_its_members_to_rounding(kind):
     it = GoalPlacement()
     options = {"iterations": 10, "record_every": 10, "evaluate": False, "seed": 3}
@@ -89,6 +92,7 @@ def test_records_do_not_change_the_run():
     np.testing.assert_array_equal(often.x[:, -1], once.x[:, -1])
 
 
+@pytest.mark.slow
 def test_grading_does_not_change_the_run():
     it, one = RandomMDP(5, 2, 3, features=2), make(PenaltyActorCritic)
     graded = solve(it, one, iterations=24, record_every=12, runs=2)
@@ -157,6 +161,7 @@ def test_a_broken_run_stops_alone_and_says_why():
         trace.raise_if_failed()
 
 
+@pytest.mark.slow
 def test_a_batch_of_starts_is_its_members():
     it, one = RandomMDP(5, 2, 3, features=2), make(PenaltyActorCritic)
     starts = jnp.array([[0.1, 0.2], [-0.3, 0.4]])

@@ -124,19 +124,6 @@ class TableEngine(Engine):
                 table[state, action] = law[mine].sum().log()
 
 
-class NarrowEngine(TableEngine):
-    """A policy that moves in a plane of its table, as an adapter of low rank does: it can't be any tilt."""
-
-    def __init__(self, dims: int = 2, **options) -> None:
-        super().__init__(networks=1, **options)
-        shape = (dims, *self.reference.shape)
-        self.plane = torch.tensor(np.random.default_rng(5).standard_normal(shape))
-        self.tables["policy"] = {"theta": nn.Parameter(torch.zeros(dims, dtype=torch.double))}
-
-    def table(self, role: str) -> Tensor:
-        return self.reference + torch.einsum("d,dpa->pa", self.tables["policy"]["theta"], self.plane)
-
-
 class TableLabels(Labels):
     """The gold score decides; pairs are kept as numbers."""
 

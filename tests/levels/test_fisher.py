@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from table_engine import NarrowEngine, TableLabels
-from torch import Tensor
+from table_engine import TableEngine, TableLabels
+from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.levels import methods
@@ -18,6 +19,19 @@ from bilevel_rl.schedules import PowerDecay, TimeScales
 
 TAU, G = 0.3, 16
 SCALES = TimeScales(PowerDecay(0.1), PowerDecay(0.1), PowerDecay(0.1), PowerDecay(0.4), PowerDecay(TAU))
+
+
+class NarrowEngine(TableEngine):
+    """A policy that moves in a plane of its table, as an adapter of low rank does: it can't be any tilt."""
+
+    def __init__(self, dims: int = 2, **options) -> None:
+        super().__init__(networks=1, **options)
+        shape = (dims, *self.reference.shape)
+        self.plane = torch.tensor(np.random.default_rng(5).standard_normal(shape))
+        self.tables["policy"] = {"theta": nn.Parameter(torch.zeros(dims, dtype=torch.double))}
+
+    def table(self, role: str) -> Tensor:
+        return self.reference + torch.einsum("d,dpa->pa", self.tables["policy"]["theta"], self.plane)
 
 
 def made(curvature: str = "fisher", **more) -> Loop:

@@ -82,6 +82,7 @@ def test_every_descending_solver_takes_the_aids_and_averaging_only_reports(solve
             solve(it, dataclasses.replace(solver, **{field: value}), iterations=1)
 
 
+@pytest.mark.slow
 def test_finite_differences_with_numbers_of_their_own_have_more_noise():
     """Common numbers cancel in the difference: at a follower that stands still its spread is far smaller."""
     it = GoalPlacement()

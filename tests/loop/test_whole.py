@@ -35,6 +35,17 @@ def test_within_another_program_it_is_the_function_itself():
     assert float(jax.grad(f)(3.0)) == 6.0
 
 
+def test_what_can_not_be_one_program_is_tried_as_it_stands_and_says_what_is_wrong():
+    f = whole.tried(lambda x: x if x.sum() > 0 else float("no number"))  # a branch: no program
+    assert f(jnp.ones(2)).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="no number"):
+        f(-jnp.ones(2))
+    traced = []
+    twice = whole.tried(lambda x: traced.append(x) or 2 * x)
+    assert (twice(jnp.ones(2)) + twice(jnp.zeros(2))).tolist() == [2.0, 2.0]
+    assert len(traced) == 1
+
+
 def test_what_can_not_be_finite_is_computed_step_by_step_and_says_why():
     calls = []
 
@@ -55,6 +66,7 @@ def test_what_can_not_be_finite_is_computed_step_by_step_and_says_why():
         planning.soft_optimal(it.mdp, it.reward(it.x0) * jnp.nan, 0.1)
 
 
+@pytest.mark.slow
 def test_oracles_give_what_they_give_operation_by_operation():
     it = GoalPlacement(rows=2, columns=3, discount=0.8)
     for of, tau in ((oracles.hyper_gradient, 0.2), (oracles.hyper_objective, 0)):

@@ -199,6 +199,7 @@ def test_the_package_example_runs(batch):
     assert loss.item() == pytest.approx((terms["loss"] + 0.01 * terms["sampled_kl"]).item())
 
 
+@pytest.mark.slow
 def test_importing_the_engine_brings_no_jax():
     code = "import sys, bilevel_rl.policy_gradient; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

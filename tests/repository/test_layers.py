@@ -20,13 +20,11 @@ def test_import_contracts():
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("bilevel_rl", ("jax", "torch", "plotly", "transformers")),
-        ("bilevel_rl.finite.problems, bilevel_rl.finite.solvers", ("torch", "plotly", "transformers")),
-        ("bilevel_rl.commands.run, bilevel_rl.experiments.gridworld", ("torch", "plotly", "transformers")),
-        ("bilevel_rl.policy_gradient", ("jax", "plotly")),
-        ("bilevel_rl.llm, bilevel_rl.llm.trainer", ("jax", "plotly")),
+        ("bilevel_rl.finite.problems, bilevel_rl.finite.solvers, bilevel_rl.commands.run, bilevel_rl.experiments.gridworld",
+         ("torch", "plotly", "transformers")),
+        ("bilevel_rl.policy_gradient, bilevel_rl.llm, bilevel_rl.llm.trainer", ("jax", "plotly")),
         ("bilevel_rl.report", ("jax", "torch")),
-        ("bilevel_rl.cli", ("jax", "torch", "plotly", "numpy")),
+        ("bilevel_rl, bilevel_rl.cli", ("jax", "torch", "plotly", "numpy", "transformers")),
         ("bilevel_rl.commands.list, bilevel_rl.commands.run, bilevel_rl.commands.compare, bilevel_rl.commands.completion",
          ("jax", "torch", "plotly", "scipy")),
         ("bilevel_rl.commands.sweep, bilevel_rl.commands.plan, bilevel_rl.commands.diagnose, bilevel_rl.commands.check",

@@ -14,7 +14,7 @@ from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.finite import oracles
 from bilevel_rl.finite.model.mdp import FiniteMDP, check_rewards
 from bilevel_rl.finite.tables import GridLayout, TableProblem, UpperObjective
-from bilevel_rl.loop import precision
+from bilevel_rl.loop import precision, whole
 from bilevel_rl.loop.problem import Problem
 
 STEP_POINTS = 9  # ours: at so many points between two x is a reward's derivative looked at before it counts as steps
@@ -46,16 +46,15 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     if _closed(problem):
         _check_closed_form(problem, name)
         return
-    check_rewards(_asked(f"{name}.reward", problem.reward, x), problem.mdp, f"{name}.reward(x0)")
+    check_rewards(_asked(f"{name}.reward", _reward, problem, x), problem.mdp, f"{name}.reward(x0)")
     # traced alone first: differentiation keeps numbers at hand, and lets branches on x through
     _asked(f"{name}.reward", jax.eval_shape, problem.reward, x, allowed="the reward must be differentiable by JAX in x",
            fix="Write it with jax.numpy, without float() or numpy")  # fmt: skip
-    derivative = jax.jacrev(problem.reward) if thorough else jax.grad(lambda x: problem.reward(x).sum())
     slope = _asked(
-        f"{name}.reward", derivative, x, allowed="the reward must be differentiable by JAX in x",
-        fix="Write it with jax.numpy, without float() or numpy",
+        f"{name}.reward", _jacobian if thorough else _sums_gradient, problem, x,
+        allowed="the reward must be differentiable by JAX in x", fix="Write it with jax.numpy, without float() or numpy",
     )  # fmt: skip
-    if not bool(jnp.all(jnp.isfinite(slope))):
+    if not np.isfinite(slope).all():
         raise InvalidProblem(
             message(f"{name}.reward", "a gradient with NaN or infinity at x0", "it must be finite",
                     "Guard square roots, logarithms and divisions at zero")
@@ -68,6 +67,36 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     if thorough:
         for point in points[:4]:
             _check_point(problem, name, point)
+
+
+@whole.tried
+def _reward(problem: TableProblem, x: jax.Array) -> jax.Array:
+    return problem.reward(x)
+
+
+@whole.tried
+def _jacobian(problem: TableProblem, x: jax.Array) -> jax.Array:
+    return jax.jacrev(problem.reward)(x)
+
+
+@whole.tried
+def _sums_gradient(problem: TableProblem, x: jax.Array) -> jax.Array:
+    return jax.grad(lambda x: problem.reward(x).sum())(x)
+
+
+@whole.tried
+def _projected(problem: TableProblem, x: jax.Array) -> jax.Array:
+    return problem.project(x)
+
+
+@whole.tried
+def _transitions(problem: TableProblem, x: jax.Array) -> Any:
+    return problem.transitions(x)
+
+
+@whole.tried
+def _bonus(problem: TableProblem, x: jax.Array) -> jax.Array:
+    return problem.objective.bonus(x)
 
 
 def _closed(problem: TableProblem) -> bool:
@@ -129,7 +158,7 @@ def _check_parts(problem: TableProblem, name: str) -> None:
     x0: Any = getattr(problem, "x0", None)
     kind = getattr(x0, "dtype", type(x0).__name__)
     vector = isinstance(x0, (jax.Array, np.ndarray)) and np.ndim(x0) == 1 and np.size(x0) > 0
-    if not vector or not jnp.issubdtype(x0.dtype, jnp.floating) or not bool(jnp.all(jnp.isfinite(jnp.asarray(x0)))):
+    if not vector or not jnp.issubdtype(x0.dtype, jnp.floating) or not np.isfinite(x0).all():
         raise InvalidProblem(
             message(f"{name}.x0", f"{kind}{list(np.shape(x0))}" if hasattr(x0, "shape") else repr(x0),
                     "it must be a vector [d] of finite floats", "Set x0 = jnp.array([...], float)")
@@ -178,8 +207,8 @@ def _check_set(problem: TableProblem, name: str, x: jax.Array) -> None:
                         f"it must be a pair of arrays [{x.shape[0]}], the lower below the upper",
                         "Return jnp.full_like(self.x0, low), jnp.full_like(self.x0, high); jnp.inf where a side is open")
             )  # fmt: skip
-    moved = _asked(f"{name}.project", problem.project, x)
-    if np.shape(moved) != x.shape or bool(jnp.any(jnp.abs(moved - x) > 1e-9)):
+    moved = _asked(f"{name}.project", _projected, problem, x)
+    if np.shape(moved) != x.shape or (np.abs(np.asarray(moved) - np.asarray(x)) > 1e-9).any():
         raise InvalidProblem(
             message(f"{name}.x0", x.tolist(), "it must lie inside x's feasible set", "Start from problem.project(x0)")
         )
@@ -189,7 +218,7 @@ def _check_transitions(problem: TableProblem, name: str, x: jax.Array) -> None:
     """The MDP under x has the sizes of the problem's own, its rows are probabilities, and it moves what it says it moves."""
     if not problem.moves_transitions and not problem.moves_start:
         return
-    mdp = _asked(f"{name}.transitions", problem.transitions, x)
+    mdp = _asked(f"{name}.transitions", _transitions, problem, x)
     where = f"{name}.transitions({x.tolist()})"
     if not isinstance(mdp, FiniteMDP) or (mdp.n_states, mdp.n_actions) != (problem.mdp.n_states, problem.mdp.n_actions):
         raise InvalidProblem(
@@ -197,7 +226,7 @@ def _check_transitions(problem: TableProblem, name: str, x: jax.Array) -> None:
                     "Return self.mdp.with_probabilities(...)")
         )  # fmt: skip
     for word, rows in (("probabilities", mdp.probabilities), ("start", mdp.start)):
-        total, least = np.asarray(jnp.sum(rows, -1)), float(jnp.min(rows))
+        total, least = np.sum(rows, -1), float(np.min(rows))
         off = np.abs(total - 1)
         if not (off <= 1e-8).all() or least < -1e-12:
             at = [int(i) for i in np.argwhere(~(off <= 1e-8))[0]] if off.ndim and not (off <= 1e-8).all() else []
@@ -206,7 +235,7 @@ def _check_transitions(problem: TableProblem, name: str, x: jax.Array) -> None:
                 message(f"{where}.{word}{at or ''}", f"a row that sums to {worst:.6g}, smallest entry {least:.3g}",
                         "each row must be at least 0 and sum to 1 whatever x is", "Divide by the row's sum, or by a softmax")
             )  # fmt: skip
-    if not problem.moves_start and bool(jnp.any(jnp.abs(mdp.start - problem.mdp.start) > 1e-12)):
+    if not problem.moves_start and (np.abs(np.asarray(mdp.start) - np.asarray(problem.mdp.start)) > 1e-12).any():
         raise InvalidProblem(
             message(where, "another start distribution than mdp.start", "a problem that moves the start says so",
                     "Set moves_start = True in the class")
@@ -230,15 +259,15 @@ def _check_closed_form(problem: TableProblem, name: str) -> None:
 
 def _check_ends(problem: TableProblem, name: str, x: jax.Array) -> None:
     """Nothing is paid once all is over, at either level."""
-    ends = problem.mdp.ends
-    if ends is None:
+    if problem.mdp.ends is None:
         return
-    tables = {"reward": problem.reward(x)}
+    ends, tables = np.asarray(problem.mdp.ends), {"reward": np.asarray(_reward(problem, x))}
     if problem.objective.linear:
-        tables["objective.bonus"] = problem.objective.bonus(x)
+        tables["objective.bonus"] = np.asarray(_bonus(problem, x))
     for word, table in tables.items():
-        if bool(jnp.any(ends[:, None] & (table != 0))):
-            state = int(jnp.argmax(ends & jnp.any(table != 0, -1)))
+        paid = ends[:, None] & (table != 0)
+        if paid.any():
+            state = int(np.argmax(paid.any(-1)))
             raise InvalidProblem(
                 message(f"{name}.{word}[{state}]", f"a payment in a state that is an end, at x = {x.tolist()}",
                         "ends must pay zero", "Pay on the way into the end, or in the state before it")
@@ -259,9 +288,9 @@ def _graded(problem: TableProblem, x: jax.Array, tau) -> tuple[jax.Array, jax.Ar
 
 
 def _points(problem: TableProblem, n: int = 3) -> list[jax.Array]:
-    x0 = jnp.asarray(problem.x0, float)
+    x0 = np.asarray(problem.x0, float)
     noise = np.random.default_rng(0).normal(size=(n, x0.shape[0]))
-    return [x0] + [problem.project(x0 + 0.1 * jnp.asarray(z)) for z in noise]
+    return [jnp.asarray(x0)] + [_projected(problem, jnp.asarray(x0 + 0.1 * z)) for z in noise]
 
 
 def _check_steps(problem: TableProblem, name: str, points: list[jax.Array], each: bool) -> None:
@@ -270,60 +299,86 @@ def _check_steps(problem: TableProblem, name: str, points: list[jax.Array], each
     `each` looks at every entry of the table, otherwise one entry with a derivative is enough.
     """
     start, *others = points
-    first = problem.reward(start)
-    changes = [float(jnp.max(jnp.abs(problem.reward(point) - first))) for point in others]
-    end = int(np.argmax(changes))
-    away = others[end] - start
-    flat = jnp.ones(first.shape, bool)
+    tables = [np.asarray(_reward(problem, point)) for point in points]
+    end = int(np.argmax([np.max(np.abs(table - tables[0])) for table in tables[1:]]))
+    away = jnp.asarray(np.asarray(others[end]) - np.asarray(start))
+    flat = np.ones(tables[0].shape, bool)
     for t in np.linspace(0, 1, STEP_POINTS if each else 3):
-        flat = flat & (jax.jvp(problem.reward, (start + t * away,), (away,))[1] == 0)
-    if not each:
-        flat = jnp.broadcast_to(jnp.all(flat), flat.shape)
-    change = jnp.where(flat, jnp.abs(problem.reward(others[end]) - first), 0.0)
-    if float(jnp.max(change)) > 1e-9:
+        flat &= np.asarray(_slope_along(problem, start, away, jnp.asarray(t))) == 0
+    change = np.where(flat if each else flat.all(), np.abs(tables[1 + end] - tables[0]), 0.0)
+    if change.max() > 1e-9:
         raise InvalidProblem(
             message(f"{name}.reward",
-                    f"a change of {float(jnp.max(change)):.3g} between x0 and {others[end].tolist()} with a derivative of "
+                    f"a change of {change.max():.3g} between x0 and {others[end].tolist()} with a derivative of "
                     "zero",
                     "the reward must be differentiable in x", "Replace rounding, argmax, thresholds by smooth functions")
         )  # fmt: skip
 
 
-def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
-    check_rewards(problem.reward(x), problem.mdp, f"{name}.reward({x.tolist()})")
-    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
-    exact = problem.reward(x).dtype == jnp.float64  # 32 bits show a derivative to three digits
-    step, share = (1e-5, 1e-5) if exact else (1e-2, 1e-2)
+@whole.tried
+def _slope_along(problem: TableProblem, start: jax.Array, away: jax.Array, t: jax.Array) -> jax.Array:
+    return jax.jvp(problem.reward, (start + t * away,), (away,))[1]
+
+
+@whole.tried
+def _differences(problem: TableProblem, x: jax.Array, direction: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The derivative along a direction, and what central differences give in its place."""
     forward = (problem.reward(x + step * direction) - problem.reward(x - step * direction)) / (2 * step)
-    traced = jax.jvp(problem.reward, (x,), (direction,))[1]
-    if float(jnp.max(jnp.abs(forward - traced))) > share * (1 + float(jnp.max(jnp.abs(traced)))):
+    return jax.jvp(problem.reward, (x,), (direction,))[1], forward
+
+
+@whole.tried
+def _reward_by_pairs(problem: TableProblem, x: jax.Array) -> jax.Array:
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    return problem.reward_at(x, *jnp.divmod(jnp.arange(S * A), A))
+
+
+@whole.tried
+def _rows_by_pairs(problem: TableProblem, x: jax.Array) -> jax.Array:
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    return problem.transitions_at(x, *jnp.divmod(jnp.arange(S * A), A))
+
+
+def _off(one: Any, two: Any) -> float:
+    """The largest difference of two arrays; infinite where their shapes differ."""
+    one, two = np.asarray(one), np.asarray(two)
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.abs(one - two))) if one.shape == two.shape else np.inf
+
+
+def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
+    reward = _reward(problem, x)
+    check_rewards(reward, problem.mdp, f"{name}.reward({x.tolist()})")
+    table = np.asarray(reward)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+    # 32 bits show a derivative to three digits
+    step, share = (1e-5, 1e-5) if table.dtype == np.float64 else (1e-2, 1e-2)
+    traced, central = map(np.asarray, _differences(problem, x, direction, jnp.asarray(step)))
+    if _off(central, traced) > share * (1 + np.max(np.abs(traced))):
         raise InvalidProblem(
             message(f"{name}.reward", f"a derivative that differs from central differences by "
-                    f"{float(jnp.max(jnp.abs(forward - traced))):.3g} at {x.tolist()}",
+                    f"{_off(central, traced):.3g} at {x.tolist()}",
                     "the reward must be differentiable in x", "Replace rounding, argmax, thresholds by smooth functions")
         )  # fmt: skip
-    S, A = problem.mdp.n_states, problem.mdp.n_actions
-    s, a = jnp.divmod(jnp.arange(S * A), A)
-    if float(jnp.max(jnp.abs(problem.reward_at(x, s, a) - problem.reward(x).ravel()))) > 1e-9:
+    if _off(_reward_by_pairs(problem, x), table.ravel()) > 1e-9:
         raise InvalidProblem(
             message(f"{name}.reward_at", f"values other than reward(x)[s, a] at {x.tolist()}",
                     "both must describe the same reward", "Make reward_at(x, s, a) equal reward(x)[s, a]")
         )  # fmt: skip
     if problem.moves_transitions and type(problem).transitions_at is not TableProblem.transitions_at:
-        rows = problem.transitions_at(x, s, a)
-        table = problem.transitions(x).probabilities.reshape(S * A, -1)
-        if rows.shape != table.shape or float(jnp.max(jnp.abs(rows - table))) > 1e-9:
+        rows = np.asarray(_transitions(problem, x).probabilities)
+        if _off(_rows_by_pairs(problem, x), rows.reshape(table.size, -1)) > 1e-9:
             raise InvalidProblem(
                 message(f"{name}.transitions_at", f"rows other than transitions(x).probabilities[s, a] at {x.tolist()}",
                         "both must describe the same kernel", "Make transitions_at(x, s, a) equal that")
             )  # fmt: skip
-    again = problem.project(problem.project(x))
-    if float(jnp.max(jnp.abs(again - problem.project(x)))) > 1e-9:
+    once = _projected(problem, x)
+    if _off(_projected(problem, once), once) > 1e-9:
         raise InvalidProblem(
             message(f"{name}.project", "a point that moves when projected twice", "projection must be idempotent",
                     "Return the nearest point of x's set")
         )  # fmt: skip
-    spread = float(jnp.max(jnp.ptp(problem.reward(x), axis=-1)))
+    spread = float(np.ptp(table, axis=-1).max())
     if problem.state_reward and spread > 1e-9:
         raise InvalidProblem(
             message(f"{name}.reward", f"rewards of one state that differ by {spread:.3g} between its actions",

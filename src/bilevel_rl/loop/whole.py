@@ -43,6 +43,27 @@ def compiled(f: Callable[Args, Out]) -> Callable[Args, Out]:
     return asked
 
 
+def tried(f: Callable[Args, Out]) -> Callable[Args, Out]:
+    """f as one program where that can be; where it can't, as it stands, and whatever is wrong with it is raised there.
+
+    For checks of what a user wrote, of which nothing is known yet.
+
+    Example:
+        >>> float(tried(lambda x: 1.0 if x > 0 else 0.0)(jax.numpy.ones(())))
+        1.0
+    """
+    program = eqx.filter_jit(f)
+
+    @functools.wraps(f)
+    def asked(*args: Args.args, **kwargs: Args.kwargs) -> Out:
+        try:
+            return program(*args, **kwargs)
+        except Exception:  # whatever JAX or the user's code raises
+            return f(*args, **kwargs)
+
+    return asked
+
+
 def _array(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, float) and value != 0 else value
 

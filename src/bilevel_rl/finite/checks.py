@@ -95,7 +95,7 @@ def _transitions(problem: TableProblem, x: jax.Array) -> Any:
 
 
 @whole.tried
-def _bonus(problem: TableProblem, x: jax.Array) -> jax.Array:
+def _bonus(problem: TableProblem, x: jax.Array) -> Any:
     return problem.objective.bonus(x)
 
 

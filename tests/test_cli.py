@@ -202,11 +202,16 @@ def test_every_problem_and_solver_has_options_with_help():
     for name in load.problem_classes():
         target = load.find_problem(name)
         assert target.summary
-        target.build({})
     for name in load.solver_classes():
         target = load.find_solver(name)
         undocumented = [o.name for o in target.options if not o.help]
         assert not undocumented, f"{name}: options without a sentence in Args: {undocumented}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", load.problem_classes())
+def test_every_problem_is_built_without_an_option(name):
+    load.find_problem(name).build({})
 
 
 def test_run_folder_rebuilds_the_run(finished, tmp_path):
@@ -279,6 +284,7 @@ def test_a_run_made_longer_has_the_bits_of_a_long_one(finished, tmp_path, capsys
     assert "the run has 60 already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_answer_is_shown(finished, capsys):
     """x with its interval by name, the exact answer beside it, in 80 columns; a small model without a box too."""
     ready, ask = execute.again(finished)
@@ -354,8 +360,7 @@ def test_own_problem_is_checked_run_and_kept(mine, capsys):
 
 
 def test_a_run_says_which_condition_on_the_sequences_its_settings_break(tmp_path, capsys):
-    argv = ["run", "goal_placement", "penalty_actor_critic", "--problem.rows", "2", "--problem.columns", "2",
-            "--iterations", "2", "--no-optimum"]  # fmt: skip
+    argv = ["run", "bandit", "penalty_actor_critic", "--iterations", "2", "--no-optimum"]
     assert main([*argv, "--solver.scales.w.power", "0.9", "--out", str(tmp_path / "a")]) == 0
     assert "beta must fall faster than w" in " ".join(capsys.readouterr().out.split())
     good = ["--solver.scales.alpha.initial", "0.02"]
@@ -392,11 +397,15 @@ def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     assert main(["resume", str(out), "--samples", "900"]) == 2
 
 
-def test_plan_and_sweep_say_what_they_found(tmp_path, capsys):
+def test_a_plan_says_what_it_found(capsys):
     assert main(["plan", "goal_placement", "penalty_actor_critic", *SMALL, "--pilot", "60", "--iterations", "200"]) == 0
     text = capsys.readouterr().out
     assert "zeta_0" in text
     assert "--solver.scales.zeta.initial" in text
+
+
+@pytest.mark.slow
+def test_a_sweep_says_that_its_choice_lies_at_the_edge(tmp_path, capsys):
     argv = ["sweep", "goal_placement", "penalty_actor_critic", *SMALL, "--grid", "scales.zeta.initial=0.1,0.3",
             "--samples", "200", "--runs", "2", "--out", str(tmp_path / "sweep.json")]  # fmt: skip
     assert main(argv) == 0

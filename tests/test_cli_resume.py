@@ -43,9 +43,7 @@ def begin(argv, limit: int = 0, **options) -> subprocess.Popen:
 def whole(tmp_path_factory):
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = begin([*ARGV, "--out", folder])
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    assert main([*map(str, ARGV), "--out", str(folder)]) == 0
     return folder
 
 
@@ -140,10 +138,8 @@ def test_two_processes_never_write_one_folder(whole, tmp_path, capsys, snapshot)
         (folder / name).write_bytes((whole / name).read_bytes())
     records.write_json(folder / "status.json", {"state": "running", "message": ""})
     with records.locked(folder):
-        holder = begin(["resume", folder])
-        _, err = holder.communicate(timeout=300)
-    assert holder.returncode == 2
-    assert err.strip().splitlines()[-1].replace(str(folder), "FOLDER") == snapshot
+        assert main(["resume", str(folder)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].replace(str(folder), "FOLDER") == snapshot
 
 
 BROKEN = {

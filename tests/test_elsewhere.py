@@ -79,6 +79,7 @@ def test_a_run_that_is_queued_again_goes_on_if_it_is_the_same(tmp_path, capsys):
     assert (tmp_path / "a/metrics.npz").read_bytes() == metrics
 
 
+@pytest.mark.slow
 def test_a_comparison_may_be_told_to_begin_anew_only(tmp_path, capsys):
     words = ["compare", *PROBLEM, "--solvers", "exact_descent", "--iterations", "4", "--runs", "1",
              "--out", str(tmp_path / "c")]  # fmt: skip

@@ -23,8 +23,8 @@ def test_every_metric_says_what_it_is(metric):
 
 def test_solve_records_only_keys_that_are_defined():
     from bilevel_rl.finite import solve
-    from bilevel_rl.finite.problems.goal_placement import GoalPlacement
+    from bilevel_rl.finite.problems.probes import TwoState
     from bilevel_rl.finite.solvers.penalty_actor_critic import PenaltyActorCritic
 
-    trace = solve(GoalPlacement(rows=2, columns=2), PenaltyActorCritic(), iterations=2)
+    trace = solve(TwoState(), PenaltyActorCritic(), iterations=2)
     assert trace.metrics.keys() <= {metric.key for metric in metrics.FINITE}

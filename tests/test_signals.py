@@ -125,6 +125,7 @@ def test_a_search_stops_between_two_chunks(tmp_path):
     assert records.read_json(tmp_path / "search/status.json")["state"] == "stopped"
     found = multistart.search(problem, solver, **ask, folder=tmp_path / "search", resume=True)
     assert found.value == whole.value
+    np.testing.assert_array_equal(found.xs, whole.xs)
 
 
 def test_a_verb_ends_with_the_code_of_its_signal(capsys):

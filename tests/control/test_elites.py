@@ -31,6 +31,7 @@ def test_an_injected_policy_is_the_actor_for_that_descriptor():
     np.testing.assert_allclose(*both, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cells_keep_the_best_and_the_first_of_equals():
     empty = Archive.empty(jnp.zeros(1), (0.0, 0.0), (1.0, 1.0), 2)
     assert float(empty.score()) == 0

@@ -66,6 +66,7 @@ def test_agrees_with_gymnasium_for_1000_steps(kind, twin):
             state = jnp.asarray(other.state, jnp.float64)
 
 
+@pytest.mark.slow
 def test_quadratic_answers_satisfy_their_equations():
     """The soft Bellman equation at random states, by quadrature over actions; and the mean outcome by simulation."""
     environment, gamma, tau = LQG(), 0.9, 0.3
@@ -198,6 +199,7 @@ def test_lock_opens_after_the_right_choices_only():
     np.testing.assert_allclose(wrong.reward, 0.01)
 
 
+@pytest.mark.slow
 def test_feed_clickbait_earns_now_and_costs_later():
     """Who shows the most appealing topic gets clicks and loses trust; who shows the worthy one keeps the reader."""
     environment = Feed()

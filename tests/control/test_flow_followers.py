@@ -112,6 +112,7 @@ def gaussian(mean, std):
     return v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "std"), [
     *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0.5, 1.0), (0.0, 0.6))), (-0.4, 1.5),
 ])  # fmt: skip

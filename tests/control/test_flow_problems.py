@@ -35,6 +35,7 @@ def gaussian(mean, std):
     return v
 
 
+@pytest.mark.slow
 def test_blends_at_the_ends_are_the_parents_bit_for_bit():
     law = Flow(Box((-1.0,), (1.0,)))
     first, second = (law.network(2, 16, jax.random.key(i)) for i in (0, 1))

@@ -94,6 +94,7 @@ def test_what_copies_states_refuses_a_world_outside_in_a_sentence():
             ask()
 
 
+@pytest.mark.slow
 def test_the_loop_takes_a_problem_of_the_outside_as_it_is():
     trained, solved = (f(Upright(), SOLVER, iterations=4, record_every=2, seed=1) for f in (train, solve))
     for a, b in zip(jax.tree.leaves(trained.state.follower), jax.tree.leaves(solved.state.follower), strict=True):

@@ -262,6 +262,7 @@ def by_hand(b, row, h, gamma, V):
     return min(max((total - low) / (high - low), 0.0), 1.0)
 
 
+@pytest.mark.slow
 def test_chunks_targets_stop_where_their_episode_does():
     inside = jnp.arange(5) < jnp.asarray([5, 3, 1, 4, 5, 2] * 2)[:, None]
     ends = (jnp.arange(12)[:, None] % 2 == 0) & (jnp.sum(inside, 1, keepdims=True) - 1 == jnp.arange(5))
@@ -337,6 +338,7 @@ def test_one_step_chunks_learn_their_value_as_iql_does():
         np.testing.assert_allclose(found, of_iql, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_longer_chunks_need_fewer_rounds_along_a_chain():
     """Reward at the end of a chain of 12: rounds of exact updates until the first state knows of it."""
     obs = jnp.eye(12)
@@ -361,6 +363,7 @@ def test_longer_chunks_need_fewer_rounds_along_a_chain():
 # -- Decision Mamba ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_associative_scan_is_the_recurrence():
     layer = wide(decision_mamba.Selective.make(6, 4, KEY))
     a, b = layer.coefficients(some((17, 6), 0))
@@ -385,6 +388,7 @@ def test_decision_mamba_does_not_see_the_future():
     np.testing.assert_array_equal(model(to_go, obs, code.at[3].add(1.0))[0][3], action[3])  # nor the action it is to give
 
 
+@pytest.mark.slow
 def test_decision_mambas_targets_without_evolution_are_the_data():
     model, last = tiny(), jax.tree.map(lambda v: v + 0.1, tiny())
     to_go, obs, code, after = some((4, 6, 1), 0), some((4, 6, 3), 1), some((4, 6, 1), 2, 0.3), some((4, 6, 4), 3)

@@ -35,6 +35,7 @@ def test_squashed_densities_integrate_to_one_and_have_the_mass_of_their_samples(
     assert abs(share - below) < 4.5 * np.sqrt(below * (1 - below) / 4000)
 
 
+@pytest.mark.slow
 def test_a_mixture_integrates_to_one_and_with_one_expert_is_its_law():
     law, out = ExpertMixture(Box((-1.0,), (1.0,)), experts=2), jnp.array([0.3, -0.2, 1.0, -0.3, -0.8, 0.1], jnp.float32)
     grid = np.linspace(-1, 1, 40_001)[1:-1].astype(np.float32)

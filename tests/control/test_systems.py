@@ -64,6 +64,7 @@ def close(one, other, tolerance=1e-6):
 # -- what each is when its options are off --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "plain"), [
     (STAC(width=8, beta=0.0, learnt_spread=False), SAC(width=8)),
     pytest.param(quiet(Symphony(width=8), critics=2), SAC(width=8, critics=2), marks=pytest.mark.slow),
@@ -77,6 +78,7 @@ def test_without_its_options_it_is_sac(kind, plain):
     close((a.actor, a.critics, a.target), (b.actor, b.critics, b.target))
 
 
+@pytest.mark.slow
 def test_one_expert_is_sac():
     env, one, plain = Bounded(), PMOE(width=8, experts=1), SAC(width=8)
     rows, r = rows_in(env, 16)
@@ -91,6 +93,7 @@ def test_one_expert_is_sac():
     assert float(jnp.abs(a.actor.params.weights[-1][:, 0]).max()) == 0.0  # its weight is 1 and stays
 
 
+@pytest.mark.slow
 def test_a_plan_of_one_action_has_sacs_loss():
     env, follower = Bounded(), SRL(width=8, length=1)
     rows, _ = rows_in(env, 16)
@@ -296,6 +299,7 @@ def test_a_look_at_every_step_is_the_inner_environment():
     assert OpenLoop(Maze(), 2).info_names[-1] == "from_start"
 
 
+@pytest.mark.slow
 def test_score_of_a_constant_is_the_constant_and_an_agent_that_repeats_is_worse_the_less_it_looks():
     assert frequency_averaged_score([3.0, 3.0], 0.0, 4.0) == 0.75
     with pytest.raises(InvalidConfig, match="high is above low"):

@@ -162,6 +162,7 @@ def test_counts_with_room_for_all_are_exact_and_with_less_keep_the_most_frequent
     assert (few.argmax(-1) == 1).all()
 
 
+@pytest.mark.slow
 def test_the_model_in_rows_is_the_dense_one_in_every_way_it_is_asked():
     """Products, adjoints, matrices and sparse factors of the counted MDP are those of its dense twin."""
     rng = np.random.default_rng(1)

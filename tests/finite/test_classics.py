@@ -96,6 +96,8 @@ def test_shaping_raises_the_true_return(kind, step, share):
     assert (before - after) > share * (before + best)  # and shaping gains much of what entropy cost
 
 
-@pytest.mark.parametrize("kind", [InverseRL, LakeShaping], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [InverseRL, pytest.param(LakeShaping, marks=pytest.mark.slow)], ids=lambda kind: kind.name
+)
 def test_problems_are_well_posed(kind):
     check_problem(kind())

@@ -181,6 +181,7 @@ def test_the_critics_learn_their_fixed_points(estimator):
         assert np.abs(learnt - exact).max() < 0.06 * max(1.0, np.abs(exact).max()), name
 
 
+@pytest.mark.slow
 def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
     """Exact tables less m/(1 - gamma) make no error on average, whatever m: with ends too, whose value is -m/(1 - gamma)."""
     problem, w, tau = Episode(), 0.5, 0.3

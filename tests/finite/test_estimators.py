@@ -158,6 +158,7 @@ def test_sampled_preferences_are_unbiased(name, pairs):
     assert set(np.asarray(drawn.transitions)) == {2 * pairs * it.objective.horizon}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", thinned(["visitation", "moving", "payments", "preferences"], {"moving"}))
 def test_partial_sgd_follows_the_partial_gradient(name):
     it = problem(name)

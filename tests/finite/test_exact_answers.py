@@ -71,6 +71,7 @@ def test_forest_of_a_long_horizon():
     np.testing.assert_allclose(hard(long, reward).V[:3], V, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_batches_of_sparse_systems_are_their_members():
     n = planning.DENSE_LIMIT + 1
     mdp = corridor(n, 0.999)
@@ -111,6 +112,7 @@ def test_planners_at_their_limit_are_nan_in_compiled_code():
     assert bool(jnp.isnan(jax.jit(lambda r: planning.hard_optimal(mdp, r, max_iterations=1))(paid_at_the_end(60)).V).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0.0, pytest.param(-1.0, marks=pytest.mark.slow)], ids=["free", "costly"])
 def test_hard_optimum_of_a_long_corridor(step):
     """900 states in a few iterations: 20 are allowed here, one a state were needed when only neighbours heard of it."""

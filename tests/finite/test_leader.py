@@ -173,6 +173,7 @@ def test_ends_of_a_game_stay_ends(observed):
 OPTIMA = [(1.0, 0.99, -27.26, 0.158), (2.0, 1.0, -59.48, 0.491)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gain", "discount", "best", "at"), thinned(OPTIMA, OPTIMA[1:])
 )

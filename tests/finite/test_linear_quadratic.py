@@ -78,7 +78,9 @@ def test_published_values(kind, at, value, digits):
     assert float(graded(jnp.array(at))[0]) == pytest.approx(value, abs=digits)
 
 
-@pytest.mark.parametrize("kind", [ThermalControl, LinearLeader], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(ThermalControl, marks=pytest.mark.slow), LinearLeader], ids=lambda kind: kind.name
+)
 def test_problems_are_well_posed_and_gradients_are_derivatives(kind):
     it, graded = compiled(kind)
     check_problem(it)

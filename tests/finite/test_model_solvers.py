@@ -83,6 +83,7 @@ def test_adjoint_sweeps_are_adjoint():
     )
 
 
+@pytest.mark.slow
 def test_sweeps_from_zero_have_a_bias_of_the_order_of_their_discount():
     """Each sweep of AMD multiplies the error by gamma."""
     it = problem("visitation")

@@ -267,6 +267,7 @@ def test_x_is_held_while_followers_settle():
     assert float(jnp.abs(held.state.Q - first).max()) > 1e-3  # the follower learns on
 
 
+@pytest.mark.slow
 def test_a_limit_ends_iterations_before_it_is_passed():
     it = RandomMDP(4, 2, 2, discount=0.8)
     one = PenaltyActorCritic(chains=2, sampling="iid")

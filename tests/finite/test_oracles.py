@@ -46,7 +46,7 @@ def central(f, x, step=1e-4):
     return np.array(g, float)
 
 
-@pytest.mark.parametrize("name", thinned(EVERY, {"moving energy", "preferences"}))
+@pytest.mark.parametrize("name", thinned(EVERY, {"moving energy"}))
 def test_hyper_gradient_is_central_differences(name):
     f, g = compiled(name)
     x = problem(name).x0 + 0.1

@@ -25,6 +25,7 @@ def test_synthetic_optimum_is_known():
     assert int(counts.max()) <= 9
 
 
+@pytest.mark.slow
 def test_synthetic_is_seeded_before_anything_is_drawn():
     one, two, other = Synthetic(dimension=4), Synthetic(dimension=4), Synthetic(dimension=4, seed=1)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):

@@ -105,6 +105,7 @@ def test_hard_optimum_is_the_best_of_all_deterministic_policies(seed):
     np.testing.assert_allclose(planning.hard_optimal(mdp, reward).V, np.max(every, 0), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_hard_policy_is_the_limit_of_the_soft_one_with_ties():
     """Two ways to the same pay: one leads through a state with a free choice, so the limit prefers it, by its entropy."""
     # state 0: action 0 -> 1, action 1 -> 2; both return to 0; in 1 both actions do the same, in 2 one is bad

@@ -136,6 +136,7 @@ def test_a_follower_that_plans_tracks_the_optimum(kind):
     assert int(state.samples) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", thinned(["visitation", "moving"], {"moving"}))
 def test_f2sa_s_direction_has_the_mean_of_the_penalty_gradient(name):
     it = problem(name)

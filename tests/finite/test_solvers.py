@@ -243,6 +243,7 @@ def test_infinitely_many_chains_are_the_exact_loop():
     np.testing.assert_allclose(sampled.mean(0), exact, atol=0.2 * moved)
 
 
+@pytest.mark.slow
 def test_independent_sampling_counts_the_walks():
     it = RandomMDP(4, 2, 3, features=2)
     one = PenaltyActorCritic(chains=50, sampling="iid")

@@ -116,6 +116,7 @@ def test_where_the_temperature_is_the_old_default_nothing_moves(solver):
     np.testing.assert_array_equal(told.x, untold.x)
 
 
+@pytest.mark.slow
 def test_a_search_takes_it_too():
     told, untold = (
         search(Pricing(), one, starts=2, iterations=40, seed=1).x for one in (ExactDescent(tau=5.0), ExactDescent())

@@ -76,6 +76,7 @@ def test_settings_are_chosen_on_a_seed_that_does_not_count(tmp_path):
     assert not set(range(3)) & set(choosing.TUNING)
 
 
+@pytest.mark.slow
 def test_a_quick_look_writes_figures_with_their_comparison_and_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr("bilevel_rl.llm.tasks.small.SmallTask._train", untrained)  # no figure that is checked needs more
     out = tmp_path / "recipes.json"

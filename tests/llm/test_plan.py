@@ -55,7 +55,9 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param(k, marks=[] if k in ("adapters", "full", "critics") else pytest.mark.slow) for k in KINDS
+])  # fmt: skip
 def test_an_iteration_does_the_operations_that_are_planned(kind):
     one = made(llama() if kind != "full" else wide(), **KINDS[kind])
     with FlopCounterMode(display=False) as counter:
@@ -71,7 +73,10 @@ def shape_of(one):
         return model.config
 
 
-@pytest.mark.parametrize(("policy", "backend"), [(wide, "full"), (llama, "full"), (llama, "lora"), (wide, "lora")])
+@pytest.mark.parametrize(("policy", "backend"), [
+    (wide, "full"), (llama, "lora"), pytest.param(llama, "full", marks=pytest.mark.slow),
+    pytest.param(wide, "lora", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_blocks_keep_what_is_planned(policy, backend):
     one = made(policy(), backend=backend)
     rollout = one.engine.sample("policy", 0)
@@ -102,7 +107,7 @@ def test_writing_caches_what_is_planned():
     assert counts.cached * 16 * 40 == measured
 
 
-@pytest.mark.parametrize("backend", ["full", "lora"])
+@pytest.mark.parametrize("backend", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_what_is_summed_over_processes_is_what_is_planned(backend, monkeypatch):
     one = made(llama(), backend=backend)
     sent = []
@@ -121,6 +126,7 @@ def test_every_layer_is_like_another():
     assert three.learning == pytest.approx((few.learning + many.learning) / 2)
 
 
+@pytest.mark.slow
 def test_a_base_in_pieces_holds_less_and_sends_more(capsys):
     whole, pieces = (
         plan.foresee(plan.Config.load(RECIPE), plan.known("7B"), 8, sharded=sharded) for sharded in (False, True)
@@ -131,6 +137,7 @@ def test_a_base_in_pieces_holds_less_and_sends_more(capsys):
     assert whole.fits()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said(capsys):
     assert main(["plan", str(RECIPE), "--size", "7B", "--memory", "8"]) == 1
     assert "it does not fit: try" in capsys.readouterr().out

@@ -77,7 +77,13 @@ def plain(**changes):
 FLOWS = ("awm",)  # its loss reads a velocity's error, which a text does not have
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in ALL if recipe.name not in FLOWS])
+NAMES = [recipe.name for recipe in ALL if recipe.name not in FLOWS]
+
+
+# every third by name in every run: `tests/policy_gradient` tries every component and builds every recipe
+@pytest.mark.parametrize("name", [
+    pytest.param(n, marks=pytest.mark.slow if i % 3 else []) for i, n in enumerate(sorted(NAMES))
+])  # fmt: skip
 def test_every_named_recipe_trains_a_policy_alone_and_as_a_lower_level(name):
     recipe = SMALLER.get(name, name)
     fields = {k: v for k, v in FIELDS.items() if k not in GENERATED}

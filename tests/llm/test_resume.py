@@ -33,8 +33,8 @@ def same(one, two):
         assert torch.equal(one[key], two[key]), key
 
 
-# a cut of the methods in which every kind of state is kept: critics and a replay, adapters, a direction of x, parts of rows
-QUICK = ("shared", "paired lora", "finite difference")
+# a cut in which most kinds of state are kept; `test_recipes` and `test_trainer` resume others, the rest is slow
+QUICK = ("shared", "paired lora")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])

@@ -14,10 +14,12 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 
-SHORT = ["search", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", "--problem.columns", "3",
-         "--solver.chains", "2", "--starts", "4", "--eta", "2", "--samples", "40000", "--seed", "11",
-         "--settling", "0.3"]  # fmt: skip
-ARGV = ["800000" if word == "40000" else word for word in SHORT]  # long enough to be struck at a random moment
+SHORT = ["search", "goal_placement", "exact_descent", "--problem.rows", "3", "--problem.columns", "3", "--starts", "4",
+         "--eta", "2", "--iterations", "48", "--seed", "11"]  # fmt: skip
+# by samples, with followers that settle, and long enough to be struck at a random moment
+ARGV = ["search", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", "--problem.columns", "3",
+        "--solver.chains", "2", "--starts", "4", "--eta", "2", "--samples", "800000", "--seed", "11",
+        "--settling", "0.3"]  # fmt: skip
 # a checkpoint after every chunk, and (with a number) a disk that takes files of at most so many bytes
 START = """
 import resource, sys

@@ -32,9 +32,9 @@ import numpy as np
 
 from bilevel_rl import records
 from bilevel_rl.control import problems, solvers
-from bilevel_rl.control.estimators import Covariance, Pair
+from bilevel_rl.control.estimators import Covariance, Pair, heads
+from bilevel_rl.control.followers import SoftQ
 from bilevel_rl.control.leader import Leader
-from bilevel_rl.control.estimators import heads
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import FourRooms, FrozenLake
 from bilevel_rl.finite.solvers import ExactQuasiNewton
@@ -72,6 +72,8 @@ WHY = {
     "as shipped, 64,000 transitions": (solvers.Covariance(), 64_000),
     "as shipped, 256,000": (solvers.Covariance(), 256_000),
     "critic's Adam .001, 256,000": (solvers.Covariance(estimator=Covariance(rate=1e-3)), 256_000),
+    "follower's Adam .001, 64,000": (solvers.Covariance(follower=SoftQ(rate=1e-3)), 64_000),
+    "follower's Adam .001, 256,000": (solvers.Covariance(follower=SoftQ(rate=1e-3)), 256_000),
 }
 SNAPSHOTS, WHY_RUNS = 16, 4
 
@@ -87,7 +89,8 @@ def main() -> None:
     again, (kind, *names) = "--again" in sys.argv, [word for word in sys.argv[1:] if not word.startswith("--")]
     for name in names:
         key = f"{kind} {name}"
-        if key in read()["parts"] and not again:
+        there = read()["parts"].get(key, {})
+        if there and not again and (kind != "why" or set(WHY) <= set(there["rows"])):
             continue
         began = time.process_time()
         part = {"fixed": fixed, "run": run, "paper": paper, "search": search, "why": why}[kind](name)
@@ -96,7 +99,7 @@ def main() -> None:
         known["parts"][key] = part
         known |= {
             "hardware": records.hardware(),
-            "provenance": records.provenance("python benchmarks/control_known.py fixed | run | paper | search | why PROBLEM ..."),
+            "provenance": records.provenance("python benchmarks/control_known.py PART PROBLEM ..."),
         }
         records.write_json(FILE, known)
         print(key, json.dumps(part, indent=1), flush=True)
@@ -184,10 +187,12 @@ def _sequences(zeta: float, w: float, alpha: PowerDecay) -> TimeScales:
 
 def why(name: str) -> dict[str, Any]:
     r"""The covariance on a table from four mixtures of exact and learnt parts: whose error is the miss?"""
-    problem, rows = PROBLEMS[name][0](), {}
+    problem, rows = PROBLEMS[name][0](), read()["parts"].get(f"why {name}", {}).get("rows", {})
     x0, tau = jnp.asarray(problem.x0, float), problem.temperature()
     exact = -np.asarray(jax.grad(lambda x: problem.truth(x, tau) - problem.cost(x))(x0))
     for label, (solver, transitions) in WHY.items():
+        if label in rows:
+            continue
         held = dataclasses.replace(solver, leader=HELD).on(problem)
         parts = np.stack([_parts(problem, held, state) for state in snapshots(problem, held, transitions)])
         mean = parts.mean((0, 1))  # snapshots and seeds

@@ -42,6 +42,10 @@ class NonFiniteState(BilevelError, ArithmeticError):
     """A run produced NaN or infinity; the message names the quantity and the iteration."""
 
 
+class NoFiniteValue(NonFiniteState):
+    """The follower's problem has no finite value under an x: more is always better there."""
+
+
 class Unsolved(BilevelError, ArithmeticError):
     """An exact answer was not found to its tolerance; the message says by how much it misses."""
 

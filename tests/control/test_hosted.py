@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from typing import ClassVar
+
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from bilevel_rl.control import ControlProblem, Environment, evaluate
+from bilevel_rl.control import ControlProblem, Environment, drawing, evaluate
 from bilevel_rl.control.followers import SoftQ
 from bilevel_rl.control.hosted import Hosted, train
 from bilevel_rl.control.problems import PendulumShaping
@@ -18,6 +23,7 @@ from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.host import EnvironmentFault, GymnasiumHost
 from bilevel_rl.loop import solve
 from bilevel_rl.loop.checking import check_solver
+from bilevel_rl.report import rollouts
 
 
 class Upright(ControlProblem):
@@ -51,6 +57,53 @@ def test_training_goes_on_from_its_folder(tmp_path):
     for a, b in zip(jax.tree.leaves(whole.state.follower), jax.tree.leaves(again.state.follower), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.all(np.isfinite(whole.x))
+    drawn = np.load(folder / "scene.npz")["path_curves"]  # what the follower does at the end
+    assert drawn.shape[0] == 1
+    assert drawn.shape[1] > 2
+    assert drawn.shape[2] == 4
+
+
+class Painted(gymnasium.Env):
+    """Five steps, each of which is a picture of its number's shade."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.count = render_mode, 0
+        self.observation_space, self.action_space = Box(0.0, 9.0, (1,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.full(1, self.count, np.float32), 1.0, self.count == 5, False, {}
+
+    def render(self):
+        return np.full((320, 640, 3), 50 * self.count, np.uint8)
+
+
+def painted(render_mode=None):
+    return Painted(render_mode)
+
+
+def test_an_episode_outside_is_drawn_by_its_pictures_or_by_what_it_observed():
+    found = drawing.episode(Hosted.of(painted).shown(0), lambda obs: np.array(1))
+    assert found["path_curves"][0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    images = found["path_images"][0]
+    assert images.shape == (5, 80, 160, 3)  # a fourth of their size, up to the end
+    assert images[:, 0, 0, 0].tolist() == [0, 50, 100, 150, 200]
+    assert set(drawing.episode(Hosted.of(Painted).host(1), lambda obs: np.array(1))) == {"path_curves"}
+    go = pytest.importorskip("plotly.graph_objects")
+    row = rollouts.draw(go, {"images": images, "curves": found["path_curves"][0]})
+    assert len(row.layout.images) == 5
+    curves = rollouts.draw(go, {"curves": found["path_curves"][0]})
+    assert curves.data[0].y == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+    picture = pytest.importorskip("PIL.Image")
+    shown = picture.open(io.BytesIO(base64.b64decode(row.layout.images[3].source.partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(shown), images[3])
 
 
 def test_what_does_not_fit_is_refused():

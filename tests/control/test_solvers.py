@@ -1,5 +1,6 @@
 """Every solver keeps what the loop relies on; runs are resumed to the same bits; what breaks is named."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,12 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from worlds import Arms, Pay, Steer, small
 
-from bilevel_rl.control import ControlProblem, solvers
+from bilevel_rl.control import Box, ControlProblem, solvers
 from bilevel_rl.control.followers import SoftQ
 from bilevel_rl.control.leader import Leader
-from bilevel_rl.errors import InvalidConfig, InvalidProblem
-from bilevel_rl.loop import checkpoint, noise, pieces, solve
+from bilevel_rl.control.problems import LQGShaping
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, NoFiniteValue, NonFiniteState
+from bilevel_rl.loop import checkpoint, noise, pieces, solve, stepping
 from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.loop.trace import Log
 from bilevel_rl.schedules import PowerDecay
 
 CONTINUOUS = (solvers.Covariance, solvers.CoupledPair, solvers.PenaltyActorCritic, solvers.SPSA)
@@ -76,6 +79,21 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_its_replay_in_pieces(whole, 
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_replay_is_written_over_and_comes_back_where_a_run_breaks():
+    """One replay in memory, not two; what an interval overwrote is held, also where the ring wraps in it."""
+    solver = small(solvers.Covariance, leader=QUICK)
+    problem, stacked = jax.tree.map(jnp.asarray, Pay()), stepping.stack([solver.on(Pay())], 2)
+    runner = stepping.stepper(problem, stacked, stepping.run_keys(3, 2))
+    states, _ = runner.advance(runner.first(jnp.tile(problem.x0, (2, 1))), 0, 12)  # 48 of 64 rows
+    before, back = jax.tree.map(np.array, states), runner.hold(states, 12, 8)
+    after, alive = runner.advance(states, 12, 8)
+    assert states.ring.is_deleted()
+    assert bool(alive.all())
+    assert not np.array_equal(after.ring, before.ring)
+    for one, other in zip(jax.tree.leaves(back(after)), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
     assert {"objective", "gradient_norm", "outcome", "best_outcome", "gate", "speed", "restarts"} <= set(whole.metrics)
     assert (whole["samples"][:, -1] == 24 * 4).all()
@@ -92,6 +110,63 @@ def test_nan_from_an_environment_stops_the_run_and_says_where():
     assert "iteration 20" in trace.messages[0]
     assert "the state before it is kept" in trace.messages[0]
     assert np.isfinite(trace.x).all()
+
+
+@pytest.mark.parametrize(("reach", "error"), [(np.inf, NoFiniteValue), (1.0, NonFiniteState)])
+def test_growth_beyond_all_numbers_under_an_unbounded_x_has_a_name(reach, error):
+    class Open(Pay):
+        def box(self):
+            return jnp.full(3, -1.0), jnp.full(3, reach)
+
+        def reward(self, x, features):
+            return x[0] * features[0]
+
+        def features(self, t):
+            return 10.0 ** (4 * t.next_obs)  # grows by four digits a step
+
+        def known(self):
+            return False
+
+    trace = solve(
+        Open(environment=Growing()), small(solvers.PartialSGD, leader=QUICK, cut=False), iterations=16, record_every=16
+    )
+    assert trace.status.tolist() == [2 if error is NoFiniteValue else 1]
+    with pytest.raises(error, match="x has no bounds" if error is NoFiniteValue else "every quantity must stay finite"):
+        trace.raise_if_failed()
+
+
+class Growing(Arms):
+    """Its observation counts the steps."""
+
+    @property
+    def observation(self):
+        return Box((0.0,), (100.0,))
+
+    def step(self, state, action, key):
+        went = super().step(state, action, key)
+        return dataclasses.replace(went, obs=went.state[None].astype(jnp.float32))
+
+
+class Unbounded(LQGShaping):
+    """Weights may be anything: above .5 large states are rewarded for ever."""
+
+    name = "unbounded"
+
+    def box(self):
+        return None
+
+
+def test_an_x_under_which_the_exact_answer_is_none_has_a_name():
+    """Before any work by `check`; in a run, at the record at which x is there."""
+    problem = Unbounded(x0=(5.0, 0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(NoFiniteValue, match=r"unbounded\.x0: got \[5\.0.*more is always better"):
+        problem.check()
+    states = type("S", (), {"x": np.array([[5.0, 0, 0, 0, 0]])})
+    log = Log(1)
+    log.add({"objective": jnp.array([jnp.nan])}, states, 7, problem)
+    assert log.status.tolist() == [2]
+    assert log.messages[0].startswith("run 0, iteration 7, x: got [5.0")
+    assert "Bound x" in log.messages[0]
 
 
 def test_what_does_not_fit_is_refused_in_words():

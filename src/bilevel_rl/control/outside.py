@@ -8,6 +8,7 @@ problems as they are.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -19,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from bilevel_rl.control import walk
+from bilevel_rl.control import drawing, walk
 from bilevel_rl.control.environment import Box, Discrete, Environment, Step
 from bilevel_rl.control.problem import ControlProblem, Transition
-from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.host import GymnasiumHost, HostStep
 from bilevel_rl.loop import stepping
 
@@ -110,6 +111,16 @@ class Hosted(Environment):
         """Copies of it (`host.GymnasiumHost`)."""
         return GymnasiumHost(self.make, count, seed=seed, info=self.infos, **options)
 
+    def shown(self, seed: int) -> GymnasiumHost:
+        """One copy that can be drawn, where the environment has pictures (`render_mode="rgb_array"`)."""
+        if isinstance(self.make, str):
+            made = gymnasium.make(self.make)
+            drawn = "rgb_array" in made.metadata.get("render_modes", ())
+            made.close()
+        else:
+            drawn = "render_mode" in inspect.signature(self.make.make).parameters
+        return self.host(1, seed, options={"render_mode": "rgb_array"} if drawn else {})
+
     def stepper(self):
         return Outside
 
@@ -188,8 +199,6 @@ class Outside(stepping.Stepper):
         with_all = self.problem, self.solver, self.keys
         if self.chosen is None:
             states, self.chosen = _greeted(with_all, states, self._now())
-        else:
-            states = jax.tree.map(jnp.copy, states)  # the steps below write over theirs; the loop may want these back
         for k in range(k0, k0 + length):
             # a run that broke goes on until its interval ends: its actions may be anything
             actions = np.nan_to_num(np.asarray(self.chosen))
@@ -203,7 +212,24 @@ class Outside(stepping.Stepper):
     def cause(self, states, k0, length, i):
         """Copies can't be put back and stepped again: what is broken at the end of the interval."""
         where = f"run {i}, iterations {k0} to {k0 + length}"
-        return stepping.broken(jax.tree.map(lambda v: v[i], self.newest), where) or f"{where}: not finite"
+        found = stepping.broken(jax.tree.map(lambda v: v[i], self.newest), where)
+        return found or stepping.Broken(where, f"{where}: not finite", False)
+
+    def drawn(self, states):
+        """An episode of run 0's follower by its best actions, in a copy of its own: what it observes, and pictures."""
+        environment = self.problem.environment
+        if not isinstance(environment, Hosted):
+            return {}
+        solver, state = jax.tree.map(lambda v: v[0], (self.solver, states))
+        try:
+            host = environment.shown(self.hosts[0].seed)
+            try:
+                return drawing.episode(host, lambda obs: np.asarray(_greedy((self.problem, solver), state, obs)))
+            finally:
+                host.close()
+        except BilevelError as error:
+            warnings.warn(f"the rollout is not drawn: {error}", stacklevel=2)
+            return {}
 
     def close(self):
         for host in self.hosts if self.own else ():
@@ -248,6 +274,13 @@ def _greeted(parts: Any, states: Any, obs: Array) -> tuple[Any, Array]:
 def _chosen(problem: Any, solver: Any, state: Any, key: Array) -> Array:
     here, keys = solver.here(problem, state.x, state.follower), jax.random.split(key, solver.chains)
     return jax.vmap(lambda obs, k: here.follower.act(here.environment, state.follower, obs, k))(state.chains.obs, keys)
+
+
+@eqx.filter_jit
+def _greedy(parts: Any, state: Any, obs: Array) -> Array:
+    problem, solver = parts
+    here = solver.here(problem, state.x, state.follower)
+    return here.follower.mode(here.environment, state.follower, obs)
 
 
 @eqx.filter_jit(donate="all-except-first")

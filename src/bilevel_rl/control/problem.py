@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from bilevel_rl import metrics as M
 from bilevel_rl.control import drawing, nets, optimum
 from bilevel_rl.control.environment import Environment, check_environment, check_spaces, random_action
-from bilevel_rl.errors import InvalidProblem, message
+from bilevel_rl.errors import InvalidProblem, NoFiniteValue, message
 from bilevel_rl.loop import Problem
 from bilevel_rl.loop.problem import Optimum, check_start
 
@@ -163,6 +163,14 @@ class ControlProblem(Problem):
     def scene(self, x, found):
         return {f"path_{name}": frames for name, frames in (found or {}).items()}
 
+    def valueless(self, x, overflow):
+        if self.known() and not bool(jnp.isfinite(self.truth(jnp.asarray(x, float), self.temperature()))):
+            return "the follower's problem has no finite value there: more is always better"
+        box = self.box()
+        if overflow and (box is None or not bool(jnp.all(jnp.isfinite(jnp.stack(box))))):
+            return "x has no bounds, and numbers of the run grew beyond all of them: there may be no finite value"
+        return None
+
     # -- before any work ----------------------------------------------------------------------------------------------
 
     def check(self, thorough: bool = True) -> None:
@@ -179,6 +187,10 @@ class ControlProblem(Problem):
         self._check_scalar("cost", jax.eval_shape(self.cost, self.x0))
         if thorough:
             check_environment(self.environment)
+            said = self.valueless(self.x0, False)
+            if said is not None:
+                fix = "Start elsewhere, and bound x by a `box`"
+                raise NoFiniteValue(message(f"{self.name}.x0", self.x0.tolist(), said, fix))
             example = self._tried() if self.environment.outside else self.example(jax.random.key(0))
             slope = jax.grad(lambda x: self.reward(x, self.features(example)))(self.x0)
             if not bool(jnp.all(jnp.isfinite(slope))):

@@ -153,6 +153,17 @@ class GymnasiumHost:
         self.observation, self.steps = current, self.steps + 1
         return done
 
+    def picture(self) -> np.ndarray | None:
+        """What the first copy shows now, [h, w, 3] of bytes; None where it was not made to be drawn, or can't be here."""
+        if isinstance(self._env, AsyncVectorEnv) or self._env.render_mode != "rgb_array":
+            return None
+        try:
+            shown = self._env.render()
+        except Exception:  # whatever a display, a driver or a missing package says: pictures are no part of the result
+            return None
+        first = np.asarray(shown[0]) if shown else np.zeros(0)
+        return first.astype(np.uint8) if first.ndim == 3 and first.shape[2] == 3 else None
+
     def close(self) -> None:
         """End the copies and their processes."""
         self._env.close()

@@ -21,7 +21,7 @@ from bilevel_rl.loop.problem import Optimum, Problem
 from bilevel_rl.loop.run_folder import RunFolder
 from bilevel_rl.loop.solver import Solver, check_fits
 from bilevel_rl.loop.starts import checked, checked_seed
-from bilevel_rl.loop.trace import OK, Log, Trace
+from bilevel_rl.loop.trace import OK, Log, Trace, without_value
 
 
 @precision.double
@@ -90,27 +90,34 @@ def solve(
         if done:
             runner.resumed(done * every)
         else:
-            log.add(grade(stacked, states, 0), states, 0)
+            log.add(grade(stacked, states, 0), states, 0, problem)
         for record in range(done, count):
             began = time.perf_counter()
+            back = runner.hold(states, record * every, every)
             new, alive = jax.block_until_ready(runner.advance(states, record * every, every))
             seconds += time.perf_counter() - began
-            ok = _stopped(log, alive, partial(runner.cause, states, record * every, every))
-            k, states = (record + 1) * every, new if ok.all() else stepping.keep(new, states, jnp.asarray(ok))
-            log.add(grade(stacked, states, k), states, k)
+            k, ok = (record + 1) * every, np.asarray(alive) & (log.status == OK)
+            if ok.all():
+                states = new
+            else:
+                states = back(new)
+                ok = _stopped(log, alive, partial(runner.cause, states, record * every, every), problem, states.x)
+                states = stepping.keep(new, states, jnp.asarray(ok))
+            log.add(grade(stacked, states, k), states, k, problem)
             if on_record is not None:
                 on_record(k, log.newest())
             store.save(record + 1, log, states, last=record + 1 == count)
             if not ok.any():
                 break
-        store.finish(log)
+        store.finish(log, partial(runner.drawn, states))
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
 
 
-def _stopped(log: Log, alive: Any, cause: Callable[[int], str]) -> np.ndarray:
+def _stopped(log: Log, alive: Any, cause: Callable[[int], stepping.Broken], problem: Problem, x: Any) -> np.ndarray:
     """Which runs go on [B]; those that broke are said in the log."""
     for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
-        log.stop(int(i), cause(int(i)))
+        found = cause(int(i))
+        log.stop(int(i), without_value(problem, found.where, np.asarray(x[i]), found.overflow) or found.text)
     return log.status == OK
 
 

@@ -131,6 +131,17 @@ class Problem(eqx.Module):
     def accept(self, solver: Any) -> None:
         """Raise `InvalidProblem` where the solver needs something that this problem does not offer."""
 
+    def valueless(self, x: Float[Array, " d"], overflow: bool) -> str | None:
+        """Why the follower's problem has no finite value at x, in half a sentence; None where nothing says so.
+
+        Asked once a run has broken, or its grade is NaN.
+
+        Args:
+            x: [d] where the run was.
+            overflow: whether numbers of the run grew beyond all bounds.
+        """
+        return None
+
     # -- how its runs move on -----------------------------------------------------------------------------------------
 
     def stepper(self) -> Any:

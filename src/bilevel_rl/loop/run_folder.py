@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,17 @@ class RunFolder(records.Held):
         ring = self.solver.ring(states)
         return states if ring is None else self.solver.with_ring(states, ring.rows[:, :0])
 
-    def finish(self, log: Log) -> None:
-        """What is drawn, and that the run is over."""
+    def finish(self, log: Log, drawn: Callable[[], dict[str, np.ndarray]]) -> None:
+        """What is drawn, and that the run is over.
+
+        Args:
+            drawn: asked once for what draws the end besides.
+        """
         if self.folder is None:
             return
-        if log.scene:
-            trace = log.trace(None, 0.0)
-            records.write_arrays(self.folder / "scene.npz", trace.scene | self.backdrop)
+        scene = log.trace(None, 0.0).scene | drawn()
+        if scene:
+            records.write_arrays(self.folder / "scene.npz", scene | self.backdrop)
         records.write_json(
             self.folder / "status.json",
             {"state": "failed" if (log.status != OK).all() else "finished", "message": " ".join(log.messages)},

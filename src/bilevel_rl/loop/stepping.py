@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -89,6 +89,15 @@ _in_many = eqx.filter_jit(_advance)
 _in_one_thread = eqx.filter_jit(_advance, compiler_options=ONE_THREAD)  # type: ignore[call-overload]
 
 
+def _advance_over(parts: Any, states: State, k0: Int[Array, ""], length: int) -> tuple[State, Bool[Array, " B"]]:
+    problem, solver, keys = parts
+    return _advance(problem, solver, states, keys, k0, length)
+
+
+# of solvers with a large memory: the new states are written over the old ones, of which there need not be two
+_over = eqx.filter_jit(_advance_over, donate="all-except-first", compiler_options=ONE_THREAD)  # type: ignore[call-overload]
+
+
 def over_runs(f: Callable, trees: Any, problem: Problem) -> Any:
     """`vmap`, in chunks where what all runs need at once would not fit."""
     batch = jax.tree.leaves(trees)[0].shape[0]
@@ -126,11 +135,40 @@ class Stepper:
     def resumed(self, k: int) -> None:
         """Called once, before the first `advance` of a run that goes on from a checkpoint of iteration k."""
 
-    def advance(self, states: State, k0: int, length: int) -> tuple[State, Bool[Array, " B"]]:
-        """`length` iterations of every run from iteration k0; also whether each run is still finite."""
-        return advance(self.problem, self.solver, states, self.keys, jnp.array(k0), length)
+    def hold(self, states: State, k0: int, length: int) -> Callable[[State], State]:
+        """What makes these states again from those that `advance` writes over them.
 
-    def cause(self, states: State, k0: int, length: int, i: int) -> str:
+        Of a large replay only the rows are copied that the interval overwrites.
+        """
+        ring = self.solver.ring(states)
+        if ring is None:
+            return lambda new: states
+        C = ring.rows.shape[1]
+        lost = np.arange(k0 * ring.each, (k0 + length) * ring.each)[-C:] % C
+        rest = jax.tree.map(jnp.copy, self.solver.with_ring(states, ring.rows[:, :0]))
+        rows = ring.rows[:, lost]
+
+        def back(new: State) -> State:
+            after = self.solver.ring(new)
+            assert after is not None
+            return self.solver.with_ring(rest, after.rows.at[:, lost].set(rows))
+
+        return back
+
+    def advance(self, states: State, k0: int, length: int) -> tuple[State, Bool[Array, " B"]]:
+        """`length` iterations of every run from iteration k0; also whether each run is still finite.
+
+        States with a replay (`Solver.ring`) are written over: `hold` them where they are still needed.
+        """
+        if self.solver.ring(states) is None:
+            return advance(self.problem, self.solver, states, self.keys, jnp.array(k0), length)
+        return _over((self.problem, self.solver, self.keys), states, jnp.array(k0), length)
+
+    def drawn(self, states: State) -> dict[str, np.ndarray]:
+        """Arrays [1, ...] that draw run 0 at its end, where its world is not compiled; else `Problem.scene` draws it."""
+        return {}
+
+    def cause(self, states: State, k0: int, length: int, i: int) -> Broken:
         """Why run i broke in the interval that began with these states."""
         return cause(self.problem, self.solver, states, self.keys, k0, length, i)
 
@@ -143,22 +181,37 @@ def stepper(problem: Problem, solver: Solver, keys: Array) -> Stepper:
     return (problem.stepper() or Stepper)(problem, solver, keys)
 
 
-def broken(state: State, where: str) -> str | None:
+class Broken(NamedTuple):
+    """Why a run broke.
+
+    Attributes:
+        where: run and iteration.
+        text: a sentence.
+        overflow: whether numbers became infinite, rather than NaN alone.
+    """
+
+    where: str
+    text: str
+    overflow: bool
+
+
+def broken(state: State, where: str) -> Broken | None:
     """The first number of one state that is not finite, in a sentence; None where all are."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         bad = np.argwhere(~np.isfinite(np.asarray(leaf, float)))
         if bad.size:
             name = jax.tree_util.keystr(path).lstrip(".")
             place = f"{name}{bad[0].tolist()}" if bad.shape[1] else name
-            return message(
+            said = message(
                 where, f"{np.asarray(leaf)[tuple(bad[0])]} in {place}",
                 "every quantity must stay finite; the state before it is kept",
                 "Lower the step sizes (zeta, alpha, beta) or raise w and tau; `bilevel-rl plan` proposes values",
             )  # fmt: skip
+            return Broken(where, said, any(np.isinf(np.asarray(leaf, float)).any() for leaf in jax.tree.leaves(state)))
     return None
 
 
-def cause(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> str:
+def cause(problem: Problem, solver: Solver, states: State, keys: Array, k0: int, length: int, i: int) -> Broken:
     """Run the fatal interval of run i again, one iteration at a time, and name what broke first."""
     pick = partial(jax.tree.map, lambda v: v[i : i + 1])
     one, state, key = pick(solver), pick(states), keys[i : i + 1]
@@ -168,4 +221,5 @@ def cause(problem: Problem, solver: Solver, states: State, keys: Array, k0: int,
         if said is not None:
             return said
         state = new
-    return f"run {i} became non-finite between iterations {k0} and {k0 + length}"
+    where = f"run {i}, iterations {k0} to {k0 + length}"
+    return Broken(where, f"{where}: not finite", False)

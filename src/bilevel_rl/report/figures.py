@@ -383,10 +383,10 @@ def rollout(section: Section) -> Figure | None:
         return None
     go, m = require("plotly.graph_objects", "report"), found[0]
     plot = rollouts.draw(go, {key.removeprefix("path_"): v[-1] for key, v in m.scene.items() if key.startswith("path_")})
-    caption = (
-        f"What the follower of {m.label} (run 1 of {m.count}) does at the end, by its best actions: first steps pale, last "
-        "ones dark."
-    )
+    how = "first steps pale, last ones dark"
+    if "path_curves" in m.scene:
+        how = "pictures of the environment, first one left" if "path_images" in m.scene else "what it observes, step by step"
+    caption = f"What the follower of {m.label} (run 1 of {m.count}) does at the end, by its best actions: {how}."
     return Figure("rollout", "A path of the follower", caption, plot)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if str(Path(__file__).parent) not in sys.path:  # MkDocs and the tests load this file by its path
     sys.path.insert(0, str(Path(__file__).parent))
@@ -13,6 +14,7 @@ if str(Path(__file__).parent) not in sys.path:  # MkDocs and the tests load this
 from result_pages.claims import claims
 from result_pages.competitors import exact_search, peers, published
 from result_pages.control import control_known
+from result_pages.control import found as found_of_control
 from result_pages.flows import flows
 from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
 from result_pages.methods import braess, choose, population, quality, reliability, suite
@@ -40,12 +42,17 @@ holds the full record: grids, choices, every seed. How to make them again: [Repr
 
 
 class Topic(NamedTuple):
-    """A page of results: the files whose names begin with one of `files`, the longest beginning deciding."""
+    """A page of results: the files whose names begin with one of `files`, the longest beginning deciding.
+
+    Attributes:
+        found: facts by file -> what was found, first on the page; None where tables speak for themselves.
+    """
 
     page: str
     title: str
     files: tuple[str, ...]
     about: str
+    found: Callable[[dict[str, dict[str, Any]]], str] | None = None
 
 
 TOPICS = (
@@ -59,7 +66,8 @@ TOPICS = (
     Topic("competitors", "Published figures, reached and passed",
           ("published", "peers", "exact_search", "four_rooms_samples"),
           "the competing methods at their own budgets, best known values"),
-    Topic("control", "Neural followers", ("control", "flows"), "followers with networks in environments; flows"),
+    Topic("control", "Neural followers", ("control", "flows"), "followers with networks in environments; flows",
+          found_of_control),
     Topic("offline", "Learners from stored data", ("offline",), "eleven learners under one protocol, two levels on data"),
     Topic("policy-gradient", "Policy-gradient catalogue", ("policy_gradient", "recipes"),
           "components and recipes beside GRPO of TRL"),
@@ -105,9 +113,11 @@ def topic_of(stem: str) -> Topic:
 
 def page(topic: Topic, files: list[Path]) -> str:
     """A topic: a section a file."""
-    parts = [f"# {topic.title}\n\n{HEAD}"]
+    parts, read = [f"# {topic.title}\n\n{HEAD}"], {file.stem: json.loads(file.read_text()) for file in files}
+    if topic.found:
+        parts.append(topic.found(read))
     for file in files:
-        facts = json.loads(file.read_text())
+        facts = read[file.stem]
         parts.append(f"## {file.stem.replace('_', ' ').capitalize()}\n\n{machine(facts)}\n{aged(facts)}")
         parts.append(WRITERS.get(file.stem, plain)(facts))
     return "\n".join(part.rstrip() + "\n" for part in parts)
@@ -129,7 +139,7 @@ WRITERS = {
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
-    "control_systems": noted, "offline": offline,
+    "control_systems": noted, "control_hopper": noted, "control_on_policy": noted, "offline": offline,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table,
 }  # fmt: skip
 

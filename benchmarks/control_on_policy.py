@@ -126,8 +126,8 @@ def write(facts: dict) -> None:
         rows.append([*key.split(" | "), shown, last, f"{TRANSITIONS:,}"])
     note = (
         f"Torch components through the same Gymnasium host, {ROWS} episodes of at most {STEPS} steps a batch, one step "
-        f"of Adam at {RATE} a batch, {SEEDS} seeds, medians of tenths of the run; nothing searched. With one step a batch MDPO's "
-        "gradient is the policy gradient's."
+        f"of Adam at {RATE} a batch, {SEEDS} seeds, medians of tenths of the run; nothing searched. With one step a batch "
+        "MDPO's gradient is the policy gradient's."
     )
     setting = {"rows": ROWS, "steps": STEPS, "rate": RATE, "seeds": SEEDS}
     shared.write("control_on_policy", facts, note, HEADS, rows, setting)

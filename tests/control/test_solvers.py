@@ -80,13 +80,15 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_its_replay_in_pieces(whole, 
 
 
 def test_a_replay_is_written_over_and_comes_back_where_a_run_breaks():
-    """One replay in memory, not two; what an interval overwrote is held, also where the ring wraps in it."""
+    """One replay in memory, not two; what an interval overwrites is held, where the ring wraps."""
     solver = small(solvers.Covariance, leader=QUICK)
     problem, stacked = jax.tree.map(jnp.asarray, Pay()), stepping.stack([solver.on(Pay())], 2)
     runner = stepping.stepper(problem, stacked, stepping.run_keys(3, 2))
-    states, _ = runner.advance(runner.first(jnp.tile(problem.x0, (2, 1))), 0, 12)  # 48 of 64 rows
-    before, back = jax.tree.map(np.array, states), runner.hold(states, 12, 8)
-    after, alive = runner.advance(states, 12, 8)
+    states = runner.first(jnp.tile(problem.x0, (2, 1)))
+    for k in (0, 4, 8, 12):  # 64 rows: the ring is full
+        states, _ = runner.advance(states, k, 4)
+    before, back = jax.tree.map(np.array, states), runner.hold(states, 16, 4)
+    after, alive = runner.advance(states, 16, 4)
     assert states.ring.is_deleted()
     assert bool(alive.all())
     assert not np.array_equal(after.ring, before.ring)
@@ -112,24 +114,32 @@ def test_nan_from_an_environment_stops_the_run_and_says_where():
     assert np.isfinite(trace.x).all()
 
 
-@pytest.mark.parametrize(("reach", "error"), [(np.inf, NoFiniteValue), (1.0, NonFiniteState)])
+class Open(Pay):
+    """Pays four digits more in every step, times x, which may have no upper bound."""
+
+    reach: float = np.inf
+
+    name = "open"
+
+    def box(self):
+        return jnp.full(3, -1.0), jnp.full(3, self.reach)
+
+    def reward(self, x, features):
+        return x[0] * features[0]
+
+    def features(self, t):
+        return 10.0 ** (4 * t.next_obs)
+
+    def known(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("reach", "error"), [(np.inf, NoFiniteValue), pytest.param(1.0, NonFiniteState, marks=pytest.mark.slow)]
+)
 def test_growth_beyond_all_numbers_under_an_unbounded_x_has_a_name(reach, error):
-    class Open(Pay):
-        def box(self):
-            return jnp.full(3, -1.0), jnp.full(3, reach)
-
-        def reward(self, x, features):
-            return x[0] * features[0]
-
-        def features(self, t):
-            return 10.0 ** (4 * t.next_obs)  # grows by four digits a step
-
-        def known(self):
-            return False
-
-    trace = solve(
-        Open(environment=Growing()), small(solvers.PartialSGD, leader=QUICK, cut=False), iterations=16, record_every=16
-    )
+    solver = small(solvers.PartialSGD, leader=QUICK, cut=False)
+    trace = solve(Open(environment=Growing(), reach=reach), solver, iterations=16, record_every=16)
     assert trace.status.tolist() == [2 if error is NoFiniteValue else 1]
     with pytest.raises(error, match="x has no bounds" if error is NoFiniteValue else "every quantity must stay finite"):
         trace.raise_if_failed()

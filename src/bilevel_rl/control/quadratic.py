@@ -79,7 +79,10 @@ def soft_optimal(system: System, M: Float[Array, "y y"], discount, tau) -> Gauss
 
     def backup(M, P):
         S_zz, S_za, S_aa = blocks(M, P)
-        found = S_zz - S_za @ jnp.linalg.solve(S_aa, S_za.T)
+        # NaN unless S_aa is negative definite: else more is always better with this many steps to go, and a later sweep may
+        # arrive at another solution of the equation, which is a saddle
+        root = jnp.linalg.cholesky(-S_aa)
+        found = S_zz + S_za @ jax.scipy.linalg.cho_solve((root, True), S_za.T)
         return (found + found.T) / 2  # what is not symmetric is rounding, and would grow
 
     def unfinished(carry):

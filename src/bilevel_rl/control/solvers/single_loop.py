@@ -60,7 +60,7 @@ class SingleLoop(Solver):
         tau: temperature of the follower, in units of reward.
         w: penalty constant of estimators that compare two followers.
         chains: N, transitions an iteration.
-        updates: of the networks, an iteration.
+        updates: of the networks, an iteration; 0 for one for each coordinate of an action (1 where actions are numbered).
         batch: rows of an update.
         capacity: rows of the replay; rounded up to whole iterations.
         recent: last rows in whose states the hyper-gradient is taken.
@@ -73,7 +73,7 @@ class SingleLoop(Solver):
     tau: float = TEMPERATURE
     w: float = 0.03
     chains: int = eqx.field(static=True, default=16)
-    updates: int = eqx.field(static=True, default=1)
+    updates: int = eqx.field(static=True, default=0)
     batch: int = eqx.field(static=True, default=128)
     capacity: int = eqx.field(static=True, default=65_536)
     recent: int = eqx.field(static=True, default=128)
@@ -83,11 +83,12 @@ class SingleLoop(Solver):
     moves: ClassVar[bool] = True  # whether the follower's answer is accounted for
 
     def check(self, problem: ControlProblem) -> None:
-        for name in ("chains", "updates", "batch", "recent"):
+        for name in ("chains", "batch", "recent"):
             check_fields(self.name, (name, getattr(self, name), getattr(self, name) >= 1, "it must be at least 1"))
         rows = self.rows_each()
         check_fields(
             self.name,
+            ("updates", self.updates, self.updates >= 0, "it must be at least 0 (0 for one a coordinate of the action)"),
             ("tau", self.tau, self.tau > 0, "it must be above 0"),
             ("w", self.w, self.w > 0, "it must be above 0"),
             ("capacity", self.capacity, self.capacity >= max(rows, self.recent), "it must hold `recent` rows"),
@@ -119,6 +120,10 @@ class SingleLoop(Solver):
         """Rows of the replay that an iteration writes: the transitions of all followers."""
         return self.chains * (2 if self.estimator.other_chains else 1)
 
+    def rounds(self, problem: ControlProblem) -> int:
+        """Updates of the networks, an iteration."""
+        return self.updates or getattr(problem.environment.action, "size", 1)
+
     def _ring(self) -> int:
         """Rows of the replay: whole iterations."""
         return -(-self.capacity // self.rows_each()) * self.rows_each()
@@ -127,7 +132,7 @@ class SingleLoop(Solver):
         """Iterations in which the slowest critic forgets."""
         polyak = self.follower.on(problem.environment).polyak
         slowest = jnp.minimum(1 - problem.discount_lower(), 1 - problem.discount_upper())
-        return 1.0 / (slowest * polyak * self.updates)
+        return 1.0 / (slowest * polyak * self.rounds(problem))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +196,7 @@ class SingleLoop(Solver):
             F = here.follower.update(here.environment, F, drawn, r, here.lower, tau, k_follower)
             return (F, self.estimator.learn(here, H, F, drawn, (k_follower, k_estimator))), None
 
-        (F, H), _ = jax.lax.scan(update, (F, H), jax.random.split(k_learn, self.updates))
+        (F, H), _ = jax.lax.scan(update, (F, H), jax.random.split(k_learn, self.rounds(here.problem)))
 
         # move
         outcome = jnp.mean(utilities(here, newest))

@@ -4,7 +4,8 @@
 
 Maximum-entropy inverse RL as two levels, `partial_sgd` (its derivative is exact there), 64 demonstrations. Then a follower
 that knows nothing learns under the recovered reward and is scored by the environment's own, as is the expert; 0 % is a
-policy of random actions. A second call skips what is there.
+policy of random actions. It learns x/c at the temperature tau/c, where c is the mean of |x|: the same problem in units of
+its own size, since under rewards thrice as large the arm's follower does not learn in time. A second call skips what is there.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ def main() -> None:
         trace = solve(problem, PartialSGD(leader=SETTING, tau=TAU), iterations=ITERATIONS, runs=ask.seeds, seed=1000,
                       record_every=ITERATIONS)  # fmt: skip
         x = trace.x[:, -1]
-        found = evaluate.fresh(own_return(problem)(), x, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU)
+        size = float(np.linalg.norm(x, axis=1).mean())
+        found = evaluate.fresh(
+            own_return(problem)(), x / size, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU / size
+        )
         shown = problem.demonstrations(jax.random.key(5)).reward
         e, steps = problem.environment, problem.environment.horizon
         idle = experts.paths(e, lambda obs, m=e.action.size: jnp.zeros(m), 64, steps, 1.0, jax.random.key(6)).reward
         facts["cells"][kind.name] = {
-            "x": x.tolist(), "returns": found.utility_greedy.tolist(), "expert": float(shown.sum(1).mean()),
+            "x": x.tolist(), "size": size, "returns": found.utility_greedy.tolist(), "expert": float(shown.sum(1).mean()),
             "random": float(idle.sum(1).mean()), "transitions": ITERATIONS * CHAINS,
             "cpu_seconds": round(time.process_time() - began, 1),
         }  # fmt: skip
@@ -72,7 +76,8 @@ def write(facts: dict, seeds: int) -> None:
     setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
     note = (
         f"Rewards recovered from 64 demonstrations, {seeds} seeds; returns by the environment's own reward of a *fresh* "
-        "follower that learnt under the recovered one, greedy; 0 % is random actions, 100 % the hand-written expert."
+        "follower that learnt under the recovered one, in units of its size, greedy; 0 % is random actions, 100 % the "
+        "hand-written expert."
     )
     shared.write("control_imitation", facts, note, HEADS, rows, setting)
 

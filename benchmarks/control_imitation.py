@@ -4,8 +4,9 @@
 
 Maximum-entropy inverse RL as two levels, `partial_sgd` (its derivative is exact there), 64 demonstrations. Then a follower
 that knows nothing learns under the recovered reward and is scored by the environment's own, as is the expert; 0 % is a
-policy of random actions. It learns x/c at the temperature tau/c, where c is the mean of |x|: the same problem in
-units of its own size, since under rewards thrice as large the arm's follower does not learn in time. A second call skips what is there.
+policy of random actions. It learns x/c at the temperature tau/c, where c is the mean of |x|: the same problem in units of
+its own size, since under rewards thrice as large the arm's follower does not learn in time. A second call skips what is
+there.
 """
 
 from __future__ import annotations

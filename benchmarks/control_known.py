@@ -1,6 +1,6 @@
 """Neural followers where the answer is known: estimates at a fixed x, and whole runs, judged by exact values.
 
-    python benchmarks/control_known.py fixed judged           estimates against the exact hyper-gradient, on a table
+    python benchmarks/control_known.py fixed judged lqg.9     estimates against the exact hyper-gradient
     python benchmarks/control_known.py run judged             whole runs on tables seen one-hot and by coordinates
     python benchmarks/control_known.py run lqg.9 bounded      whole runs on linear systems
     python benchmarks/control_known.py run four_rooms         against what exact descent finds from the same start, too
@@ -48,6 +48,7 @@ use_64_bit()
 FILE = Path(__file__).parent / "results" / "control_known.json"
 BEST_KNOWN = {"four_rooms": "four rooms"}  # labels of `best_known.json`, where brute force is out of reach
 SEED, RUNS, RECORDS = 2026, 10, 20
+LINEAR = 3  # of the estimators below are measured on linear systems: those that the solvers take by default
 HELD = Leader(hold=1e18, momentum=0.995, evidence=0.0)  # estimates are averaged over 200 moves, x stays
 
 PROBLEMS: dict[str, tuple[Callable[[], Problem], int]] = {
@@ -73,7 +74,6 @@ WHY = {
     "as shipped, 256,000": (solvers.Covariance(), 256_000),
     "critic's Adam .001, 256,000": (solvers.Covariance(estimator=Covariance(rate=1e-3)), 256_000),
     "follower's Adam .001, 64,000": (solvers.Covariance(follower=SoftQ(rate=1e-3)), 64_000),
-    "follower's Adam .001, 256,000": (solvers.Covariance(follower=SoftQ(rate=1e-3)), 256_000),
 }
 SNAPSHOTS, WHY_RUNS = 16, 4
 
@@ -116,7 +116,8 @@ def fixed(name: str) -> dict[str, Any]:
     x0 = jnp.asarray(problem.x0, float)
     exact = np.asarray(jax.grad(lambda x: problem.truth(x, problem.temperature()) - problem.cost(x))(x0))
     rows = {}
-    for label, kind in ESTIMATORS.items():
+    for label in list(ESTIMATORS)[: None if hasattr(problem, "table") else LINEAR]:
+        kind = ESTIMATORS[label]
         solver = kind(leader=HELD)
         iterations = transitions // solver.rows_each()
         trace = solve(problem, solver, iterations=iterations, runs=4, seed=SEED, record_every=iterations, evaluate=False)

@@ -202,6 +202,15 @@ def test_what_does_not_fit_is_refused_in_words():
         check_fits(solvers.Covariance(follower=SoftQ()), Steer())
 
 
+def test_updates_follow_the_coordinates_of_an_action():
+    four = LQGShaping(size=4, actions=4)
+    assert [solvers.Covariance().rounds(p) for p in (four, Steer(), Pay())] == [4, 2, 1]
+    assert solvers.Covariance(updates=3).rounds(four) == 3
+    assert float(solvers.Covariance().lag(four)) == pytest.approx(1 / (0.1 * 0.05 * 4))
+    with pytest.raises(InvalidConfig, match=r"covariance\.updates"):
+        check_fits(solvers.Covariance(updates=-1), four)
+
+
 def test_a_reward_of_the_wrong_shape_is_refused_before_any_work():
     class Vector(Pay):
         def reward(self, x, features):

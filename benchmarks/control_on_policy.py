@@ -29,7 +29,7 @@ from bilevel_rl.policy_gradient.reward import Coverage
 from bilevel_rl.policy_gradient.steps.plain import Adam
 from bilevel_rl.schedules import PowerDecay
 
-TRANSITIONS, SEEDS, ROWS, STEPS, RATE = 60_000, 3, 16, 200, 0.01
+TRANSITIONS, SEEDS, ROWS, STEPS, RATE = 40_000, 3, 16, 200, 0.01
 CELLS, LOW, HIGH = (12, 8), np.array([-1.2, -0.07]), np.array([0.6, 0.07])
 TENTHS = (1, 2, 3, 5, 10)
 HEADS = ["Environment", "System", "Measured", "After 10, 20, 30, 50, 100 %", "Last tenth, each seed", "Transitions"]

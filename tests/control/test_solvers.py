@@ -19,7 +19,7 @@ from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import LQGShaping
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, NoFiniteValue, NonFiniteState
 from bilevel_rl.loop import checkpoint, noise, pieces, solve, stepping
-from bilevel_rl.loop.solver import check_fits
+from bilevel_rl.loop.solver import State, check_fits
 from bilevel_rl.loop.trace import Log
 from bilevel_rl.schedules import PowerDecay
 
@@ -171,7 +171,7 @@ def test_an_x_under_which_the_exact_answer_is_none_has_a_name():
     problem = Unbounded(x0=(5.0, 0.0, 0.0, 0.0, 0.0))
     with pytest.raises(NoFiniteValue, match=r"unbounded\.x0: got \[5\.0.*more is always better"):
         problem.check()
-    states = type("S", (), {"x": np.array([[5.0, 0, 0, 0, 0]])})
+    states = jax.vmap(lambda x: State(x, jnp.zeros((), int)))(problem.x0[None])
     log = Log(1)
     log.add({"objective": jnp.array([jnp.nan])}, states, 7, problem)
     assert log.status.tolist() == [2]

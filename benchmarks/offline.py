@@ -29,7 +29,10 @@ from bilevel_rl.control.offline import learners as L
 from bilevel_rl.control.offline import making, minari_folder, protocol
 from bilevel_rl.control.offline.bank import Bank, draw, reward_unit
 from bilevel_rl.control.offline.data import mixed
+from bilevel_rl.control.offline.evaluation import Features, evaluated
 from bilevel_rl.control.offline.learner import learn
+from bilevel_rl.control.offline.parts import encoded
+from bilevel_rl.control.offline.two_levels import JudgedPolicy
 from bilevel_rl.control.problems import PendulumMixture, PendulumOfflineImitation, PendulumOfflinePreferences
 from bilevel_rl.control.solvers import OfflineBC, OfflineIQL
 from bilevel_rl.loop import precision, solve
@@ -60,12 +63,15 @@ def main() -> None:
     facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
     cells = {f"{env}/{name}": (learner_cell, env, name) for env in ENVIRONMENTS for name in CANDIDATES}
     cells |= {"speed": (speed_cell,), "levels/mixture": (mixture_cell,)}
-    cells |= {"levels/imitation": (imitation_cell,), "levels/preferences": (preference_cell,)}
+    cells |= {"levels/imitation": (imitation_cell,)} | {
+        f"levels/preferences/{seed}": (preference_cell, seed) for seed in DRAWS
+    }
+    cells |= {"why/mixture": (why_mixture_cell,), "why/imitation": (why_imitation_cell,)}
     left = [key for key in cells if key not in facts["cells"] and key.startswith(tuple(ask.only))]
     for key in left[: ask.cells]:
         began = time.process_time()
         kind, *words = cells[key]
-        found = kind(*words, ask.data) if words or kind is speed_cell else kind()
+        found = kind(*words, ask.data) if kind in (learner_cell, speed_cell) else kind(*words)
         if RESULTS.exists():  # another call may have written meanwhile
             facts["cells"] |= json.loads(RESULTS.read_text())["cells"]
         facts["cells"][key] = found | {"cpu_seconds": round(time.process_time() - began, 1)}
@@ -130,22 +136,17 @@ def mixture_cell() -> dict:
     return {"returns": found, "x": np.asarray(trace.x[:, -1]).round(2).tolist()}
 
 
-IQL = L.IQL(polyak=0.02)  # at both levels and for fresh learners: its critics forget within a leader's inner loop
-LEADER = {"learner": IQL, "inner": 800, "first": 2.0}
+IQL = OfflineIQL().learner  # for fresh learners too
+DRAWS = (24, 25, 26)  # of preferences
 
 
-def preference_cell() -> dict:
-    """Rewards from 20 preferences, three draws of them: in two stages, and with the policy's own say."""
-    found: dict = {"two levels": [], "two stages": []}
-    xs: dict = {"two levels": [], "two stages": []}
-    for draw_of in (24, 25, 26):
-        problem = PendulumOfflinePreferences(seed=draw_of)
-        alone = explained(problem)
-        trace = solve(problem, OfflineIQL(**LEADER), iterations=20, runs=1, seed=1, record_every=20)
-        for name, x in (("two levels", np.asarray(trace.x[0, -1])), ("two stages", np.asarray(alone))):
-            found[name] += returns_at(problem, nets.narrow(IQL), x)
-            xs[name].append(x.round(2).tolist())
-    return {"returns": found, "x": xs}
+def preference_cell(seed: int) -> dict:
+    """Rewards from one draw of 20 preferences: in two stages, and with the policy's own say."""
+    problem = PendulumOfflinePreferences(seed=seed)
+    trace = solve(problem, OfflineIQL(first=2.0), iterations=20, runs=1, seed=1, record_every=20)
+    xs = {"two levels": np.asarray(trace.x[0, -1]), "two stages": np.asarray(explained(problem))}
+    found = {name: returns_at(problem, nets.narrow(IQL), x) for name, x in xs.items()}
+    return {"returns": found, "x": {name: x.round(2).tolist() for name, x in xs.items()}}
 
 
 @precision.double
@@ -158,12 +159,62 @@ def explained(problem) -> jax.Array:
 def imitation_cell() -> dict:
     """Rewards from 4 demonstrations among other data, beside no reward and cloning."""
     problem, learner = PendulumOfflineImitation(), nets.narrow(IQL)
-    solver = OfflineIQL(radius=PowerDecay(0.3, 0.101), **LEADER)
+    solver = OfflineIQL(radius=PowerDecay(0.3, 0.101), first=2.0)
     trace = solve(problem, solver, iterations=20, runs=2, seed=1, record_every=20)
     x = np.asarray(trace.x[:, -1]).mean(0)
     found = {"two levels": returns_at(problem, learner, x), "no reward (x = 0)": returns_at(problem, learner, np.zeros(4)),
              "all data cloned": returns_at(problem, nets.narrow(L.BC()), np.zeros(4))}  # fmt: skip
     return {"returns": found, "x": np.asarray(trace.x[:, -1]).round(2).tolist()}
+
+
+# -- why a leader sees what it sees ------------------------------------------------------------------------------------
+
+
+def why_mixture_cell() -> dict:
+    """What the leader's value from held-out rows says of shares, and what fresh learners return there, two seeds each."""
+    problem, learner = nets.narrow(PendulumMixture()), nets.narrow(L.BC())
+    env, gamma = problem.environment, jnp.float32(problem.discount_lower())
+    shares = {"uniform": (1, 1, 1), "pump": (1, 0, 0), "hold": (0, 1, 0), "random": (0, 0, 1), "pump and hold": (1, 1, 0)}
+    xs = jnp.log(jnp.maximum(jnp.array(list(shares.values()), jnp.float32), 1e-6))
+
+    def one(x, key):
+        k_init, k_learn, k_play = jax.random.split(key, 3)
+        bank = problem.bank_at(x)
+        F = learn(learner, env, bank, learner.init(env, bank.facts, k_init), 2000, 128, gamma, k_learn)
+        acts = lambda obs: encoded(env.action, jax.vmap(lambda o: learner.act(env, F, (), o, None)[0])(obs))  # noqa: E731
+        V = evaluated(Features(env, 256), problem.held, acts, gamma)
+        judged = JudgedPolicy(None, V)
+        return problem.outcome(x, judged), jnp.mean(protocol.play(learner, env, F, 16, k_play))
+
+    return dict(zip(shares, _twice(one, xs), strict=True))
+
+
+def why_imitation_cell() -> dict:
+    """How unlikely demonstrations are under fresh learners at four rewards, after few updates and many, two seeds each."""
+    problem, learner = nets.narrow(PendulumOfflineImitation()), nets.narrow(L.IQL())
+    env, gamma, t = problem.environment, jnp.float32(problem.discount_lower()), problem.held.t
+    xs = {"none": (0, 0, 0, 0), "Pendulum's own, nearly": (1, 0.1, 0, 0), "its negative": (-1, -0.1, 0, 0),
+          "what 40 short loops found": (-0.4, -0.84, 0.18, -0.16)}  # fmt: skip
+
+    def at(updates):
+        def one(x, key):
+            k_init, k_learn, k_play = jax.random.split(key, 3)
+            bank = problem.bank_at(x)
+            F = learn(learner, env, bank, learner.init(env, bank.facts, k_init), updates, 128, gamma, k_learn)
+            f = -jnp.mean(learner.log_prob(env, F, t.obs, t.action))
+            return f, jnp.mean(protocol.play(learner, env, F, 16, k_play))
+
+        return dict(zip(xs, _twice(one, jnp.array(list(xs.values()), jnp.float32)), strict=True))
+
+    return {f"{updates} updates": at(updates) for updates in (200, 2000)}
+
+
+@precision.double
+def _twice(one, xs):
+    """What `one` says of each x with two keys: [[f, f], [return, return]]."""
+    f, returns = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(xs, jax.random.split(jax.random.key(5), 2))
+    pairs = zip(np.asarray(f, float).round(3), np.asarray(returns, float).round(0), strict=True)
+    return [[a.tolist(), b.tolist()] for a, b in pairs]
 
 
 # -- speed -----------------------------------------------------------------------------------------------------------
@@ -260,13 +311,14 @@ def by_hand(data, updates: int):
 def ranked(key: str) -> int:
     """Where a cell stands: environments in their order, then two levels and speed."""
     order = [*(f"{env}/{one}" for env in ENVIRONMENTS for one in CANDIDATES), "levels/mixture", "levels/imitation",
-             "levels/preferences", "speed"]  # fmt: skip
+             *(f"levels/preferences/{seed}" for seed in DRAWS), "why/mixture", "why/imitation", "speed"]  # fmt: skip
     return order.index(key)
 
 
 def write(facts: dict) -> None:
     """Rows, provenance, the file."""
-    rows, levels = [], []
+    rows: list[list[str]] = []
+    levels: dict[tuple[str, str], list[float]] = {}
     for key, c in sorted(facts["cells"].items(), key=lambda cell: ranked(cell[0])):
         place, _, name = key.partition("/")
         if place in ENVIRONMENTS:
@@ -274,14 +326,17 @@ def write(facts: dict) -> None:
             curve = [f"{float(statistics.interquartile_mean(some)):.0f}" for some in scores[:-1]]
             rows.append([place, f"`{name}`", *curve, str(statistics.bootstrap(scores[-1])), f"{c['cpu_seconds']:.0f}"])
         elif place == "levels":
-            levels += [[name, choice, str(statistics.bootstrap(returns))] for choice, returns in c["returns"].items()]
+            name = name.partition("/")[0]  # draws of one question are taken together
+            for choice, returns in c["returns"].items():
+                levels.setdefault((name, choice), []).extend(returns)
     facts["note"] = (
         f"Data: {', '.join(f'{100 * v:.0f} % {k}' for k, v in MIXTURE.items())} of 10,000 transitions of the library's "
         f"own followers. {SETTING['seeds']} seeds, {SETTING['updates']} updates of networks of 64 units (the sequence "
         "model: 16), the last networks; 0 is random actions, 100 the best snapshot of the follower. Interquartile means "
         f"over seeds of {SETTING['episodes']} episodes each."
     )
-    facts |= {"heads": HEADS, "rows": rows, "levels": {"heads": ["Pendulum", "x", "Return [95 %]"], "rows": levels},
+    facts |= {"heads": HEADS, "rows": rows, "levels": {"heads": ["Pendulum", "x", "Return [95 %]"],
+              "rows": [[*who, str(statistics.bootstrap(returns))] for who, returns in levels.items()]},
               "setting": SETTING, "hardware": records.hardware(), "command": "python benchmarks/offline.py"}  # fmt: skip
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
 

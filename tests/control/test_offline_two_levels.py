@@ -134,6 +134,25 @@ def test_a_mixture_moves_to_the_source_that_the_leader_wants():
     assert trace["samples"][0, -1] == 25 * 2 * 100 * 64
 
 
+class Bent(Choice):
+    """x costs by itself, far more steeply in one coordinate, and nothing else matters."""
+
+    name = "bent"
+
+    def outcome(self, x, judged):
+        return 0.0 * jnp.sum(judged.log_prob(self.held.t.obs[:1], self.held.t.action[:1]))
+
+    def cost(self, x):
+        return 50 * (x[0] - 0.7) ** 2 + 0.5 * (x[1] + 0.4) ** 2
+
+
+def test_what_x_costs_by_itself_is_differentiated():
+    """By differences along random signs, or by plain steps, the steep coordinate would drown the other."""
+    solver = OfflineBC(learner=BC(width=4), inner=1, batch=2, first=0.0)
+    trace = solve(Bent(pays=False), solver, iterations=20, runs=1, seed=1, record_every=20)
+    np.testing.assert_allclose(trace.x[0, -1], [0.7, -0.4], atol=0.01)
+
+
 @pytest.mark.slow
 def test_a_reward_is_learnt_under_which_what_was_shown_is_likely():
     solver = OfflineIQL(learner=IQL(width=16, rate=1e-2, polyak=0.1), inner=100, batch=64)

@@ -1,9 +1,10 @@
 r"""Two levels on stored data: learners at two points around x, on the same rows and noise; x descends the difference.
 
-$$g = \frac{\hat\Phi(x + \delta\Delta) - \hat\Phi(x - \delta\Delta)}{2\delta}\, \Delta$$
+$$g = \frac{\hat f(x + \delta\Delta) - \hat f(x - \delta\Delta)}{2\delta}\, \Delta, \qquad
+x \leftarrow x - \big(\nabla^2 c(x) + I/\zeta\big)^{-1} \big(\nabla c(x) + g\big)$$
 
 with random signs $\Delta$. Learners go on from what they knew at the last points. Whatever a learner is, it is asked, never
-differentiated; what x does to $\Phi$ by itself is counted exactly, in the difference.
+differentiated; what x costs by itself, c, is, and the step is implicit in it: a plain one, $\zeta g$, where c is flat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from bilevel_rl import metrics as M
 from bilevel_rl.control import nets
@@ -48,9 +49,10 @@ class OfflineIQL(Solver):
         learner: who learns from the data.
         zeta: step of x.
         radius: delta, in units of x.
-        clip: bound on the length of a slope.
+        clip: bound on the length of the difference's slope g.
         first: inner loops for which x stays at first, while learners learn at all.
-        inner: updates of an inner loop.
+        inner: updates of an inner loop; critics that got fewer than about 10 / polyak see little of what x does beyond the
+            next rewards.
         batch: rows of an update.
         judged: held-out rows by which a policy is valued, where the problem asks.
         features: of that value (`offline.evaluation`).
@@ -60,12 +62,12 @@ class OfflineIQL(Solver):
         1903.08738.
     """
 
-    learner: OfflineLearner = IQL()
+    learner: OfflineLearner = IQL(polyak=0.02)
     zeta: PowerDecay = PowerDecay(5.0, 0.602)
     radius: PowerDecay = PowerDecay(0.5, 0.101)
     clip: float = 0.2
     first: float = 5.0
-    inner: int = eqx.field(static=True, default=200)
+    inner: int = eqx.field(static=True, default=800)
     batch: int = eqx.field(static=True, default=128)
     judged: int = eqx.field(static=True, default=4096)
     features: int = eqx.field(static=True, default=256)
@@ -121,8 +123,9 @@ class OfflineIQL(Solver):
 
         F, f = jax.vmap(point)(at.astype(jnp.float32), state.learnt)
         Phi = f.astype(float) + jax.vmap(lambda y: jnp.asarray(problem.cost(y), float))(at)
-        g = slope(at, Phi, radius, self.clip)
-        x = problem.project(x - jnp.where(k < self.first, 0.0, self.zeta(k)) * g)
+        g = slope(at, f.astype(float), radius, self.clip)
+        moved = implicit_step(lambda y: jnp.asarray(problem.cost(y), float), x, g, self.zeta(k))
+        x = problem.project(jnp.where(k < self.first, x, moved))
         rows = 2 * self.inner * self.batch * self.learner.window
         return StoredState(x, state.samples + rows, F, -jnp.mean(Phi))
 
@@ -162,6 +165,19 @@ class OfflineIQL(Solver):
         return jax.tree.map(lambda v: v[0], state.learnt)
 
 
+def implicit_step(c: Any, x: Float[Array, " d"], g: Float[Array, " d"], zeta: Any) -> Float[Array, " d"]:
+    r"""$x - (\nabla^2 c(x) + I/\zeta)^{-1} (\nabla c(x) + g)$; where c is not convex, less far.
+
+    Example:
+        >>> steep = lambda y: 50 * y[0] ** 2
+        >>> implicit_step(steep, jnp.array([1.0, 1.0]), jnp.array([0.0, 0.1]), 2.0).round(3).tolist()
+        [0.005, 0.8]
+    """
+    H = jax.hessian(c)(x)
+    H = H + jnp.maximum(0.0, -jnp.min(jnp.linalg.eigvalsh(H))) * jnp.eye(len(x))
+    return x - jnp.linalg.solve(H + jnp.eye(len(x)) / zeta, jax.grad(c)(x) + g)
+
+
 class OfflineBC(OfflineIQL):
     """Behaviour cloning at two points around x: what x weighs decides what is cloned.
 
@@ -170,6 +186,7 @@ class OfflineBC(OfflineIQL):
     """
 
     learner: OfflineLearner = BC()
+    inner: int = eqx.field(static=True, default=200)
 
     name: ClassVar[str] = "offline_bc"
     references: ClassVar[tuple[str, ...]] = ("spall1992spsa", "le2019batch")

@@ -6,7 +6,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends git make chromi
 FROM base
 WORKDIR /project
 COPY . .
-# constraints.txt pins PyTorch, whose open range pulls gigabytes of CUDA packages
-RUN pip install --no-cache-dir --constraint constraints.txt '.[all]'
+# PyTorch for processors, of the version that constraints.txt pins; for a GPU leave the second index out (gigabytes of CUDA)
+RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu '.[all]'
 ENTRYPOINT ["bilevel-rl"]
 CMD ["list"]

@@ -115,7 +115,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(whole, tmp_path, snapshot):
     same_bits(whole, folder)
 
 
-def test_folder_that_cannot_be_made(tmp_path, capsys, snapshot):
+def test_run_folder_that_cannot_be_made(tmp_path, capsys, snapshot):
     (tmp_path / "file").write_text("")
     assert main([*ARGV, "--out", str(tmp_path / "file" / "run")]) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].replace(str(tmp_path), "FOLDER") == snapshot
@@ -164,7 +164,7 @@ def edit(folder, change) -> None:
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_folder_that_is_not_what_it_should_be(case, whole, tmp_path, capsys, snapshot):
+def test_run_folder_that_is_not_what_it_should_be(case, whole, tmp_path, capsys, snapshot):
     folder = tmp_path / "run"
     folder.mkdir()
     for path in whole.iterdir():

@@ -169,7 +169,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_folder_that_is_not_what_it_should_be(case, whole, tmp_path, capsys):
+def test_search_folder_that_is_not_what_it_should_be(case, whole, tmp_path, capsys):
     folder = copied(whole, tmp_path / "search")
     change, words = BROKEN[case]
     change(folder)
@@ -178,7 +178,7 @@ def test_folder_that_is_not_what_it_should_be(case, whole, tmp_path, capsys):
     assert not (folder / "best").exists()
 
 
-def test_folder_that_cannot_be_made(tmp_path, capsys):
+def test_search_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*ARGV, "--out", str(tmp_path / "file" / "search")]) == 2
     assert "the run folder must be writable" in capsys.readouterr().err

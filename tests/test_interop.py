@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import records
+from bilevel_rl.cli import main
 from bilevel_rl.commands import run
 from bilevel_rl.errors import InvalidConfig, MissingDependency
 from bilevel_rl.launch import loggers, options_file
@@ -86,7 +87,12 @@ def test_a_run_from_a_file_writes_its_folder(tmp_path, monkeypatch, capsys):
     pytest.importorskip("yaml")
     monkeypatch.chdir(tmp_path)
     Path("mine.yml").write_text("problem: two_state\nsolver: exact_descent\niterations: 4\nruns: 2\nrecords: 2\n")
-    assert run.main(["--from", "mine.yml", "--out", "here"]) == 0
+    assert main(["run", "--from", "mine.yml", "--out", "here"]) == 0
     made = records.Run.read("here")
     assert (made.config["problem"], made.config["iterations"], made.config["runs"]) == ("two_state", 4, 2)
     assert "here" in capsys.readouterr().out
+    Path("two.yaml").write_text("problem: two_state\nsolvers: [exact_descent, exact_penalty]\niterations: 4\nruns: 2\n")
+    assert main(["compare", "--from", "two.yaml", "--out", "both"]) == 0
+    assert {records.Run.read(folder).name for folder in records.find_runs("both")} == {"exact_descent", "exact_penalty"}
+    assert main(["sweep", "--from", "three.yaml"]) == 2
+    assert "bilevel-rl sweep --from: got three.yaml, which is not there" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -15,7 +16,20 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, RunNotFound
-from bilevel_rl.report import build, collect, export, figures, layered, plot, policies, scenes, tables, texts
+from bilevel_rl.report import (
+    answers,
+    build,
+    collect,
+    export,
+    figures,
+    layered,
+    plot,
+    policies,
+    scenes,
+    style,
+    tables,
+    texts,
+)
 from bilevel_rl.report import page as render
 
 BEST = -0.5
@@ -24,16 +38,16 @@ RECORDS, STATES = 12, 6
 
 def finite_run(
     folder, name: str, final: float, runs: int = 5, model: bool = False, seed: int = 0, d: int = 2,
-    budget: int = RECORDS, **more,
+    budget: int | None = None, problem: str = "toy", length: int = RECORDS, **more,
 ) -> None:  # fmt: skip
     """A run folder as `solve` writes it, with made-up numbers: the gap falls from 0.4 to `final`."""
-    noise = np.random.default_rng(seed).normal(size=(runs, RECORDS)) * 1e-3
-    gap = np.geomspace(0.4, final, RECORDS) * (1 + noise)
-    k = np.arange(RECORDS) * 100.0
+    noise = np.random.default_rng(seed).normal(size=(runs, length)) * 1e-3
+    gap = np.geomspace(0.4, final, length) * (1 + noise)
+    k = np.arange(length) * 100.0
     trace = {
         "samples": np.tile(0 * k if model else 10 * k, (runs, 1)), "iteration": np.tile(k, (runs, 1)),
         "gap": gap, "objective": BEST + gap, "status": np.zeros(runs, int),
-        "x": np.random.default_rng(1).uniform(size=(runs, RECORDS, d)),
+        "x": np.random.default_rng(1).uniform(size=(runs, length, d)),
     }  # fmt: skip
     if not model:
         trace["gradient_error"] = gap
@@ -42,8 +56,8 @@ def finite_run(
             for key, p in zip(("zeta", "alpha", "beta", "w", "tau"), (0.9, 0.5, 0.5, 0.15, 0.05), strict=True)
         }
     config = {
-        "problem": "toy", "problem_options": {"rows": 2, "columns": 3}, "solver": name,
-        "command": f"bilevel-rl run toy {name}",
+        "problem": problem, "problem_options": {"rows": 2, "columns": 3}, "solver": name,
+        "command": f"bilevel-rl run {problem} {name}",
         "solver_options": {"chains": 8, "scales": {"w": {"initial": 0.5, "power": 0.15, "floor": 0.0}}},
         "optimum": {"x": [0.5] * d, "value": BEST, "grid_value": BEST},
     } | more  # fmt: skip
@@ -51,7 +65,7 @@ def finite_run(
     run = records.Run(
         "finite",
         name,
-        "toy",
+        problem,
         config,
         trace,
         {"state": "finished", "message": ""},
@@ -119,14 +133,24 @@ def test_page_fetches_nothing(page):
     assert "@import" not in body
 
 
-def test_page_holds_plotly_once(page):
-    assert page.read_text().count("* plotly.js (basic - minified) v") == 1
+def test_page_holds_plotly_once_and_whole(page):
+    packed = re.findall(r'<script type="application/gzip" id="plotly">(.*?)</script>', page.read_text())
+    assert len(packed) == 1
+    assert gzip.decompress(base64.b64decode(packed[0])).count(b"* plotly.js (basic - minified) v") == 1
 
 
 def test_page_is_small(page):
-    """Plotly's part for lines and bars is 1.2 MB; the data of a page of a few sections adds little."""
-    assert page.stat().st_size < 2_000_000
-    assert page.stat().st_size - len(render.plotly_js()) < 600_000
+    """Plotly's part for lines and bars takes half a megabyte, compressed; what is drawn adds little."""
+    assert len(render.plotly()) < 550_000
+    assert page.stat().st_size - len(render.plotly()) < 500_000
+
+
+def test_a_page_of_many_methods_and_records_stays_within_two_megabytes(tmp_path):
+    """Four problems, nine methods each, thousands of records: points and bands are thinned to what a screen can show."""
+    for i in range(4):
+        for j in range(9):
+            finite_run(tmp_path / f"{i}-{j}", f"method_{j}", 0.1, problem=f"toy_{i}", length=1500)
+    assert build([tmp_path], tmp_path / "r.html").stat().st_size < 2_000_000
 
 
 def test_the_part_of_plotly_draws_every_kind_of_line_that_figures_use(runs):
@@ -137,7 +161,7 @@ def test_the_part_of_plotly_draws_every_kind_of_line_that_figures_use(runs):
 def test_text_of_a_model_cannot_break_the_page(page):
     text = page.read_text()
     assert "I am &lt;b&gt;happy&lt;/b&gt; &lt;/script&gt;" in text
-    assert text.count("</script>") == 2
+    assert text.count("</script>") == 2  # Plotly's, and the page's own
 
 
 def test_table_says_what_the_folders_hold(runs):
@@ -265,10 +289,10 @@ def test_an_episode_is_drawn_step_by_step():
 
 
 def test_names_beside_lines_are_kept_apart():
-    placed = figures.apart([0.5, 0.5, 0.52, 0.0], 0.0, 1.0, 0.06)
+    placed = style.apart([0.5, 0.5, 0.52, 0.0], 0.0, 1.0, 0.06)
     gaps = np.diff(np.sort(placed))
     assert gaps.min() >= 0.06 - 1e-9
-    assert max(figures.apart([1.0] * 5, 0.0, 1.0, 0.06)) <= 1
+    assert max(style.apart([1.0] * 5, 0.0, 1.0, 0.06)) <= 1
 
 
 def test_methods_stand_side_by_side_on_the_prompts_they_share(runs):
@@ -384,13 +408,13 @@ def test_the_answer_is_drawn_in_any_dimension(d, tmp_path):
     points = [t for t in drawn["endings"].plot.data if t.name == "first"]
     if d == 2:
         np.testing.assert_allclose(points[0].x, ends[:, 0], rtol=1e-4)
-    elif d <= figures.MANY:
+    elif d <= answers.MANY:
         np.testing.assert_allclose(points[0].y, ends.ravel(), rtol=1e-4)
     else:
         assert len(points[0].y) == d
     lines = [t for t in drawn["x"].plot.data if t.fill is None]
-    assert len(lines) == min(d, figures.LINES)  # only the method that samples
-    if d <= figures.LINES:
+    assert len(lines) == min(d, answers.LINES)  # only the method that samples
+    if d <= answers.LINES:
         np.testing.assert_allclose(lines[0].y[0], np.sort(section.methods[0].trace["x"][:, 0, 0])[1:-1].mean(), rtol=1e-4)
     build([tmp_path], tmp_path / "r.html")
 
@@ -481,7 +505,9 @@ def test_page_works_in_a_browser_offline(page, browser):
     )
     browser.get(page.as_uri())
     run = browser.execute_script
-    assert run("return document.documentElement.dataset.ready") == "yes"
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(lambda _: run("return document.documentElement.dataset.ready") == "yes")
     assert run("return document.querySelectorAll('.plot .main-svg').length") >= 10
     assert run("return [...document.querySelectorAll('.plot, canvas')].every(n => n.getAttribute('aria-label').length > 20)")
     assert run("return document.documentElement.scrollWidth <= innerWidth")
@@ -534,8 +560,6 @@ def test_page_works_in_a_browser_offline(page, browser):
 
     # it plays to the end by itself
     run("document.querySelector('.play').click()")
-    from selenium.webdriver.support.ui import WebDriverWait
-
     WebDriverWait(browser, 30).until(
         lambda _: run("return document.querySelector('input[type=range]').value") == str(RECORDS - 1)
     )

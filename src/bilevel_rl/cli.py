@@ -12,6 +12,7 @@ from bilevel_rl import __version__, compiled, signals
 from bilevel_rl.commands import VERBS
 from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
 
+FROM_FILE = ("check", "plan", "run", "compare", "sweep", "search", "diagnose")  # a YAML file may say what they are asked
 TRACEBACK = "BILEVEL_RL_TRACEBACK"  # set: errors that nobody foresaw keep their traceback
 
 
@@ -82,6 +83,10 @@ def _dispatch(argv: list[str]) -> int:
                 "`bilevel-rl --help` explains each",
             )
         )
+    if verb in FROM_FILE and rest[:1] == ["--from"] and rest[1:2] and rest[1].endswith((".yaml", ".yml", ".json")):
+        from bilevel_rl.launch import options_file
+
+        rest = [*options_file.words(rest[1], verb), *rest[2:]]
     if any("://" in word for word in rest):
         from bilevel_rl.machines import store
 

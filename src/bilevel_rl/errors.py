@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -58,6 +59,16 @@ def message(where: str, got: object, allowed: str, fix: str) -> str:
         'FiniteMDP.P[3, 1]: got a row that sums to 0.97; each row must sum to 1. Normalise the row.'
     """
     return f"{where}: got {got}; {allowed}. {fix.rstrip('.')}."
+
+
+def typed(*words: object) -> str:
+    """A command of the library, as it can be pasted into a shell, whatever is in its paths.
+
+    Example:
+        >>> typed("resume", "my runs/a")
+        "bilevel-rl resume 'my runs/a'"
+    """
+    return shlex.join(["bilevel-rl", *map(str, words)])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

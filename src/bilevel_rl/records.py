@@ -22,6 +22,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import sys
 import zipfile
 import zlib
@@ -450,7 +451,7 @@ class Held:
                 state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
                 write_json(self.folder / "status.json", {"state": state, "message": str(error)})
             if isinstance(error, KeyboardInterrupt) and self.began:
-                error.hint = f"{self.verb} {self.folder}"  # type: ignore[attr-defined]
+                error.hint = f"{self.verb} {shlex.quote(str(self.folder))}"  # type: ignore[attr-defined]
         except StorageFailed:
             pass  # the disk is what failed: the error that is on its way says so
         finally:

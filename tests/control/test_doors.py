@@ -16,6 +16,7 @@ from bilevel_rl.control.agents import METHODS, Agent, ScriptAgent, StableBaselin
 from bilevel_rl.control.environments import Arm, CombinationLock, Pendulum
 from bilevel_rl.control.followers import SAC
 from bilevel_rl.control.problems import InventoryContract, PendulumShaping
+from bilevel_rl.control.scoring import policy_from_sb3, score
 from bilevel_rl.control.solvers import SPSA, Covariance
 from bilevel_rl.control.wrappers import AsGymnasium, RewardWrapper
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, RunNotFound
@@ -109,8 +110,31 @@ def test_methods_that_need_gradients_refuse_a_black_box():
             kind(follower=ScriptAgent(order_up_to)).check(PendulumShaping())
 
 
+def test_any_policy_is_scored_for_both_levels():
+    """Sums of an idle pendulum by Gymnasium's own numbers; what x pays is linear in x."""
+    problem, idle = PendulumShaping(), lambda obs: np.zeros(1, np.float32)
+    at = lambda x: score(problem, idle, np.array(x), lambda: gymnasium.make("Pendulum-v1"), episodes=2, seed=5)  # noqa: E731
+    plain, once, twice = at(np.zeros(4)), at(X), at(2 * np.array(X))
+    own = []
+    for seed in (5, 6):
+        env, total, over = gymnasium.make("Pendulum-v1"), 0.0, False
+        env.reset(seed=seed)
+        while not over:
+            _, reward, _, over, _ = env.step(np.zeros(1, np.float32))
+            total += reward
+        own.append(total)
+    np.testing.assert_allclose(plain.own, own, rtol=1e-6)
+    np.testing.assert_allclose(plain.follower, plain.own / 8, rtol=1e-5)  # the problem pays an eighth
+    np.testing.assert_allclose(twice.follower - plain.follower, 2 * (once.follower - plain.follower), rtol=1e-4)
+    assert str(plain).count("±") == 3
+    with pytest.raises(InvalidConfig, match="must be at least 1"):
+        score(problem, idle, episodes=0)
+    with pytest.raises(InvalidConfig, match="has a method predict"):
+        policy_from_sb3(idle)
+
+
 @pytest.mark.slow
-def test_stable_baselines3_learns_in_the_wrapper():
+def test_stable_baselines3_learns_in_the_wrapper(tmp_path):
     sb3 = pytest.importorskip("stable_baselines3")
     make = lambda env, seed: sb3.SAC("MlpPolicy", env, seed=seed, learning_starts=64, policy_kwargs={"net_arch": [16]})  # noqa: E731
     agent, problem = StableBaselines3Agent(make), PendulumShaping()
@@ -120,6 +144,10 @@ def test_stable_baselines3_learns_in_the_wrapper():
     agent.learn(env, 64, 0)
     assert not (before == agent.model.policy.state_dict()["actor.mu.weight"]).all()
     assert agent.act(env.reset(seed=0)[0]).shape == (1,)
+    agent.model.save(tmp_path / "mine.zip")
+    loaded = policy_from_sb3(sb3.SAC.load(tmp_path / "mine.zip"))
+    here = [score(problem, policy, X, lambda: gymnasium.make("Pendulum-v1"), episodes=1) for policy in (loaded, agent.act)]
+    np.testing.assert_allclose(here[0].leader, here[1].leader)
     with pytest.raises(InvalidConfig, match="black box"):
         descend(problem, lambda: agent, method="pair")
 

@@ -176,7 +176,7 @@ def test_chunks_are_actions_in_a_row():
     assert Flow(space).decoded(jnp.array([0.0, 0.0, 2.0, 1.0, -1.0, -1.0])).tolist() == [0, 2, 1, 4, -1, 0]
 
 
-def test_what_is_not_allowed_is_named():
+def test_flow_policies_that_are_not_allowed_are_named():
     with pytest.raises(InvalidProblem, match="must be a Box"):
         Flow(Discrete(3))
     with pytest.raises(InvalidConfig, match="at least 1 step"):

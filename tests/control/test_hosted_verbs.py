@@ -38,7 +38,7 @@ def test_check_run_and_resume_say_what_is_not_restored(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_plan_compare_sweep_and_report(tmp_path, capsys):
+def test_environments_of_gymnasium_go_through_plan_compare_sweep_and_report(tmp_path, capsys):
     assert main(["plan", FILE, "--iterations", "64", "--pilot", "64", *SMALL]) == 0
     assert "verdict" in capsys.readouterr().out
     both = ["--solvers", "covariance:chains=4,batch=8", "partial_sgd:chains=4,batch=8"]

@@ -99,5 +99,5 @@ def test_shaping_raises_the_true_return(kind, step, share):
 @pytest.mark.parametrize(
     "kind", [InverseRL, pytest.param(LakeShaping, marks=pytest.mark.slow)], ids=lambda kind: kind.name
 )
-def test_problems_are_well_posed(kind):
+def test_classics_are_well_posed(kind):
     check_problem(kind())

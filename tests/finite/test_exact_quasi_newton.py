@@ -233,7 +233,7 @@ def test_a_batch_is_its_members_bit_for_bit(it):
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
+def test_resumed_quasi_newton_is_uninterrupted(tmp_path, monkeypatch):
     it = RandomMDP(5, 2, 3, features=3)
     options = {"iterations": 12, "record_every": 3, "runs": 2}
     whole = solve(it, ONE, **options)

@@ -85,7 +85,7 @@ def test_simulated_returns_are_the_planned_ones():
     assert abs(float(lower.mean()) - want) < 4.5 * float(lower.std()) / np.sqrt(3000)
 
 
-def test_problems_are_well_posed():
+def test_four_rooms_are_well_posed():
     check_problem(FourRooms(temperature=0.005), thorough=False)
 
 

@@ -162,6 +162,6 @@ BAD = {
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_settings_that_are_not_allowed_are_refused_by_name(field):
+def test_settings_of_model_solvers_that_are_not_allowed_are_refused_by_name(field):
     with pytest.raises(InvalidConfig, match=field):
         solve(TwoState(), BAD[field], iterations=10**9)

@@ -35,7 +35,7 @@ def test_exact_follower_is_the_finite_mdps():
 
 
 @pytest.mark.slow
-def test_problems_are_well_posed():
+def test_tax_designs_are_well_posed():
     check_problem(SmallTaxDesign())
     check_problem(TaxDesign(points=41, hours=4, levels=3))
 

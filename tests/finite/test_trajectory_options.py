@@ -188,6 +188,6 @@ def test_x_is_held_and_steps_are_clipped(one):
     [(HPGD(episode=1), "hpgd.episode"), (HPGD(sweeps=0), "hpgd.sweeps"), (HPGD(hold=-1.0), "hpgd.hold"),
      (AMD(clip=0.0), "amd.clip"), (AMD(hold=-1.0), "amd.hold")],
 )  # fmt: skip
-def test_settings_that_are_not_allowed_are_refused_by_name(one, field):
+def test_trajectory_options_that_are_not_allowed_are_refused_by_name(one, field):
     with pytest.raises(InvalidConfig, match=field):
         solve(Corridor(), one, iterations=10**9)

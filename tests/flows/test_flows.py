@@ -347,7 +347,7 @@ def test_image_shaped_models_with_the_call_of_diffusers_train():
         (lambda: train(SMALL, RING.reward, (2,), method="amw"), "Did you mean 'awm'"),
     ],
 )
-def test_what_is_not_allowed_is_named(make, words):
+def test_flow_settings_that_are_not_allowed_are_named(make, words):
     with pytest.raises(InvalidConfig, match=words):
         make()
 

@@ -78,7 +78,7 @@ def test_transitions_are_the_same_whatever_resets_the_copies(mode):
     assert len(rows) == (6 if mode == AutoresetMode.NEXT_STEP else 8)
 
 
-def test_a_time_limit_is_no_end():
+def test_a_time_limit_of_the_environment_is_no_end():
     """Temporal differences that take `truncated` for an end learn another value than those that bootstrap."""
     host, discount = GymnasiumHost(lambda: Counter("truncated")), 0.9
     honest, wrong = np.zeros(LENGTH + 1), np.zeros(LENGTH + 1)

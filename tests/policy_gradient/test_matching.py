@@ -81,6 +81,6 @@ def test_the_pull_to_a_reference_is_the_mean_gap():
     ("options", "words"),
     [({"weighting": "cubic"}, "t2, huber, ghuber"), ({"order": "mean"}, "exp_first"), ({"clip": 2.0}, "clip in")],
 )
-def test_what_is_not_allowed_is_named(options, words):
+def test_matching_options_that_are_not_allowed_are_named(options, words):
     with pytest.raises(InvalidConfig, match=words):
         AdvantageMatching(**options)

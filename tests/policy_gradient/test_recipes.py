@@ -26,7 +26,7 @@ from bilevel_rl.schedules import PowerDecay
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "catalogue.md"
 
 
-def test_the_page_is_what_the_code_declares():
+def test_the_catalogue_is_what_the_recipes_declare():
     assert PAGE.read_text() == render(), (
         "run: python -m bilevel_rl.policy_gradient.catalogue > docs/catalogue.md"
     )

@@ -13,7 +13,7 @@ import tyro
 from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, unfinished
 from bilevel_rl.commands import words as words_
-from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.launch import RECOMMENDED, limits, options
 from bilevel_rl.machines import where
 
@@ -94,14 +94,14 @@ def main(argv: Sequence[str]) -> int:
     facts = {key: value for key, value in dataclasses.asdict(settings).items() if key not in hidden}
     words = unfinished.without_out(argv)
     unfinished.begin("compare", folder, words, problem.source, facts | {"problem": problem_options}, settings.resume)
-    with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}"):
+    with signals.hinted(typed("resume", folder)):
         if settings.elsewhere:
             _elsewhere(asks, folder, settings)
         rows, exact = _fill(asks, folder)
     title = f"{problem.name}: {settings.runs} runs of {settings.samples:,} samples"
     screen.console().print(screen.results_table(title, rows))
     screen.show_x([(label, trace) for label, trace, _ in rows], exact)
-    screen.say(f"run folders: {folder}   report: bilevel-rl report {screen.quoted(folder)}")
+    screen.say(f"run folders: {folder}   report: {typed('report', folder)}")
     return 0
 
 
@@ -124,7 +124,7 @@ def _elsewhere(asks: Sequence[execute.RunAsk], folder: Path, settings: Settings)
             execute.lay(ready, place)
         jobs.append(work.job(place, one.label))
     where.do(settings, jobs, say=screen.say)
-    where.done(jobs, f"bilevel-rl resume {screen.quoted(folder)}")
+    where.done(jobs, typed("resume", folder))
 
 
 def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], execute.Exact | None]:

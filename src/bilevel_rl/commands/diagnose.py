@@ -11,7 +11,7 @@ import tyro
 
 from bilevel_rl import records, statistics
 from bilevel_rl.commands import screen, words
-from bilevel_rl.errors import InvalidConfig, MissingDependency, message
+from bilevel_rl.errors import InvalidConfig, MissingDependency, message, typed
 
 arg = tyro.conf.arg
 USAGE = "usage: bilevel-rl diagnose PROBLEM [SOLVER] [--x X X] [--out FOLDER] [--problem.* --solver.*]"
@@ -68,11 +68,11 @@ def verdict(found, problem: str, solver: str | None) -> str:
     words = "the penalty's assumptions hold here" if good else "the penalty's assumptions are in doubt here"
     words += f": dominance {found.dominance:.2g}, bias slope in w {statistics.slope_text(found.w_slope)}"
     if solver is None:
-        return f"verdict: {words}. Measure a solver's rate: bilevel-rl diagnose {problem} penalty_actor_critic"
+        return f"verdict: {words}. Measure a solver's rate: {typed('diagnose', problem, 'penalty_actor_critic')}"
     assert found.rate is not None
     if not statistics.readable(found.rate):
         rate = "no rate can be read from runs this noisy; take more or longer ones"
-        return f"verdict: {words}; {rate}: bilevel-rl diagnose {problem} {solver} --runs 80 --iterations 8000"
+        return f"verdict: {words}; {rate}: {typed('diagnose', problem, solver)} --runs 80 --iterations 8000"
     fast = "at least as fast as" if found.rate.value <= found.theory_rate else "slower than"
-    command = f"bilevel-rl run {problem} {solver} --samples 200000"
+    command = typed("run", problem, solver, "--samples", 200000)
     return f"verdict: {words}; {solver} is {fast} the theory proves. Run it: {command}"

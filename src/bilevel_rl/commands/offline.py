@@ -206,7 +206,7 @@ def _print_summary(data: OfflineData) -> None:
 
 def drawn(data: OfflineData) -> Any:
     """A Plotly figure: distributions of returns, rewards and actions, source by source."""
-    from bilevel_rl.report.figures import COLOURS, FONT
+    from bilevel_rl.report.style import COLOURS, FONT
 
     make = require("plotly.subplots", "report").make_subplots
     go = require("plotly.graph_objects", "report")

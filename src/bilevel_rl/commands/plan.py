@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from bilevel_rl.commands import screen, words
+from bilevel_rl.errors import typed
 from bilevel_rl.launch import RECOMMENDED
 
 USAGE = "usage: bilevel-rl plan PROBLEM [SOLVER] [--iterations N] [--problem.* --solver.*]"
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     }[found.bound_by]
     assert scales is not None
     screen.say(
-        f"verdict: {reach}; {ordered}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} "
+        f"verdict: {reach}; {ordered}. Run it: {typed('run', asked.problem.name, asked.solver.name)} "
         f"--iterations {s.iterations} {flags}"
     )
     return 0
@@ -78,7 +79,7 @@ def _neural(asked: words.Read, problem: Any, solver: Any) -> int:
     if found.reach == 0:
         print(f"note: x is held for {float(solver.leader.hold):,.0f} iterations, as many as this run has: plan a longer one")
     screen.say(
-        f"verdict: {verdict}. Run it: bilevel-rl run {asked.problem.name} {asked.solver.name} --iterations {s.iterations} "
+        f"verdict: {verdict}. Run it: {typed('run', asked.problem.name, asked.solver.name)} --iterations {s.iterations} "
         f"--solver.leader.zeta.initial {found.zeta:.3g}"
     )
     return 0

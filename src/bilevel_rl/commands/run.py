@@ -14,7 +14,7 @@ from bilevel_rl import versions
 from bilevel_rl.commands import screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.launch import limits, options, options_file
+from bilevel_rl.launch import limits, options
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import execute
@@ -67,8 +67,6 @@ def main(argv: Sequence[str]) -> int:
     """Run a solver on a problem; return 0, or 1 when every seed became non-finite."""
     words, rest = screen.split_words(argv)
     if rest[:1] == ["--from"]:
-        if len(rest) > 1 and Path(rest[1]).suffix in options_file.ENDINGS:
-            return main([*options_file.words(Path(rest[1])), *rest[2:]])
         return _anew(words, rest)
     if not words:
         if set(rest) & words_.HELP:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from bilevel_rl import records, shown, statistics
+from bilevel_rl.errors import typed
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import execute
@@ -123,18 +123,13 @@ def show_run(
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
         say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
-    say(escape(f"run folder: {folder}   report: bilevel-rl report {quoted(folder)}"))
+    say(escape(f"run folder: {folder}   report: {typed('report', folder)}"))
     return int(bool((trace.status != 0).all()))
 
 
 def loggers(given: Any) -> tuple[str, ...]:
     """Names of the loggers that `--loggers` and `--tensorboard` ask for."""
     return (*given.loggers, *(["tensorboard"] if given.tensorboard else []))
-
-
-def quoted(folder: Path) -> str:
-    """A path as one word of a command that can be pasted."""
-    return shlex.quote(str(folder))
 
 
 def worse_note(trace: Trace) -> str | None:

@@ -15,7 +15,7 @@ import tyro
 from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, words
 from bilevel_rl.commands.run import _stem
-from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.errors import InvalidConfig, RunNotFound, message, typed
 from bilevel_rl.finite import multistart
 from bilevel_rl.launch import RECOMMENDED, execute, load
 from bilevel_rl.loop import search_folder
@@ -107,7 +107,7 @@ def _check_same(folder: Path, asked: words.Read, config: dict[str, Any]) -> None
     if odd:
         raise InvalidConfig(
             message(str(folder), f"a search with another {odd[0]}", "a folder is gone on with by the search that it holds",
-                    "Choose another --out, or `bilevel-rl resume` the folder as it is")
+                    f"Choose another --out, or go on with the folder as it is: `{typed('resume', folder)}`")
         )  # fmt: skip
 
 
@@ -124,12 +124,12 @@ def _elsewhere(s: Settings, folder: Path, config: dict[str, Any]) -> int:
         records.make_folder(folder)
         records.write_json(folder / ASK, config)
     job = Job(folder, ("bilevel_rl.commands.search", FOLDER), _over, folder.name)
-    again = f"bilevel-rl resume {screen.quoted(folder)}"
+    again = typed("resume", folder)
     with signals.hinted(again):
         where.do(s, [job], say=screen.say)
     where.done([job], again)
     best = records.Run.read(folder / "best").trace["objective"][0, -1]
-    screen.say(f"best of {s.starts} starts: {best:.5g}   report: bilevel-rl report {screen.quoted(folder)}")
+    screen.say(f"best of {s.starts} starts: {best:.5g}   report: {typed('report', folder)}")
     return int(records.read_status(folder)["state"] == "failed")
 
 
@@ -199,7 +199,7 @@ def _show(problem, solver, folder: Path, config: dict[str, Any], resume: bool) -
     print("stages: " + "; ".join(rounds))
     if not kept.all():
         print(f"stopped: {int((~kept).sum())} starts became non-finite and were given up")
-    print(f"run folders: {folder}/starts {folder}/best   report: bilevel-rl report {screen.quoted(folder)}")
+    print(f"run folders: {folder}/starts {folder}/best   report: {typed('report', folder)}")
     return int(not kept.any())
 
 

@@ -13,7 +13,7 @@ import tyro
 
 from bilevel_rl import records, signals
 from bilevel_rl.commands import screen, unfinished, words
-from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.launch import RECOMMENDED, options
 from bilevel_rl.machines import where
 from bilevel_rl.machines.job import FOLDER, Job, carried_out
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         raise InvalidConfig(
             message("bilevel-rl sweep --out", s.out, "what is done elsewhere comes home to a folder", "Name one")
         )
-    with signals.hinted(f"bilevel-rl resume {screen.quoted(folder)}" if folder is not None else ""):
+    with signals.hinted(typed("resume", folder) if folder is not None else ""):
         if folder is not None and s.elsewhere:
             _elsewhere(asked, axes, folder, argv)
         found = tuning.sweep(
@@ -110,7 +110,7 @@ def _elsewhere(asked: words.Read, axes: dict[str, list[Any]], folder: Path, argv
             records.write_json(place / ASK, {"argv": unfinished.without_out(argv), "own": own, "program": number})
         jobs.append(Job(place, ("bilevel_rl.commands.sweep", FOLDER), work.over, f"{folder.name}, program {number}"))
     where.do(asked.settings, jobs, say=screen.say)
-    where.done(jobs, f"bilevel-rl resume {screen.quoted(folder)}")
+    where.done(jobs, typed("resume", folder))
 
 
 def fill(folder: Path) -> None:
@@ -138,7 +138,7 @@ def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str
     chosen = found.settings[found.best]
     if not np.isfinite(found.scores[found.best]):
         smaller = {name: [v / 10 if _number(v) else v for v in values] for name, values in axes.items()}
-        again = f"bilevel-rl sweep {problem} {found.solver.name} {_flags(smaller)}"
+        again = f"{typed('sweep', problem, found.solver.name)} {_flags(smaller)}"
         return f"verdict: no setting kept its runs finite. Take smaller steps: {again}"
     wider = {name: beyond for name, values in axes.items() if (beyond := edge(values, chosen[name])) is not None}
     if wider:
@@ -146,11 +146,11 @@ def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str
         axes = {name: wider.get(name, [chosen[name]]) for name in axes}
         return (
             f"verdict: the choice lies at the edge of its grid ({where}), so a better one may lie beyond. Widen it: "
-            f"bilevel-rl sweep {problem} {found.solver.name} {_flags(axes)}"
+            f"{typed('sweep', problem, found.solver.name)} {_flags(axes)}"
         )
     length = f"--iterations {s.iterations}" if found.budget is None else f"--samples {s.samples}"
     flags = " ".join(f"--solver.{name.replace('_', '-')} {value}" for name, value in chosen.items())
-    command = f"bilevel-rl run {problem} {found.solver.name} {length} {flags}"
+    command = f"{typed('run', problem, found.solver.name)} {length} {flags}"
     return f"verdict: {_words(chosen)} is the best, inside its grid. Run it: {command}"
 
 

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel_rl import records
-from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.errors import InvalidConfig, RunNotFound, message, typed
 from bilevel_rl.launch import sources
 
 VERBS = ("compare", "sweep")
@@ -46,7 +45,7 @@ def begin(
             what = "is there already" if resume == "never" else "was asked something else"
             raise InvalidConfig(
                 message(str(folder), f"a {verb} that {what}", f"one folder holds one {verb}",
-                        f"Choose another --out, or continue with `bilevel-rl resume {shlex.quote(str(folder))}`")
+                        f"Choose another --out, or continue with `{typed('resume', folder)}`")
             )  # fmt: skip
         return
     for name in ("run.json", "search.json", *(f"{other}.json" for other in VERBS)):

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.control.problem import ControlProblem
+from bilevel_rl.control.scoring import policy_from_sb3, score
 from bilevel_rl.control.wrappers import AsGymnasium, RewardWrapper
-from bilevel_rl.errors import InvalidConfig, NonFiniteState, message
+from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.schedules import PowerDecay
 
 METHODS = ("spsa", "finite_difference", "nested")
@@ -59,7 +60,7 @@ class StableBaselines3Agent:
     def act(self, obs: np.ndarray) -> Any:
         """`model.predict`."""
         assert self.model is not None
-        return self.model.predict(obs, deterministic=self.deterministic)[0]
+        return policy_from_sb3(self.model, self.deterministic)(obs)
 
 
 class ScriptAgent:
@@ -167,21 +168,6 @@ def _outcome(problem: Any, agent: Agent, made: Callable, x: np.ndarray, steps: i
     """What the leader gets from an agent that has learnt at x; and the steps that this took."""
     env = RewardWrapper(made(), problem, x)
     agent.learn(env, steps, seed)
-    total, taken, gamma = 0.0, steps, float(problem.discount_upper())
-    limit = int(np.ceil(5 / (1 - gamma)))  # of what comes later e^-5 is left
-    for episode in range(episodes):
-        obs, _ = env.reset(seed=seed + episode)
-        for t in range(limit):
-            obs, _, terminated, truncated, info = env.step(agent.act(obs))
-            total += (1 - gamma) * gamma**t * info["leader_utility"]
-            taken += 1
-            if terminated or truncated:
-                break
     env.close()
-    value = total / episodes - float(problem.cost(jnp.asarray(x)))
-    if not np.isfinite(value):
-        raise NonFiniteState(
-            message("agents.descend", f"an outcome of {value} at x = {x.tolist()}", "it must be finite",
-                    "Look at utility and cost")
-        )  # fmt: skip
-    return value, taken
+    found = score(problem, agent.act, x, made, episodes=episodes, seed=seed)
+    return float(np.mean(found.leader)), steps + found.steps

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.errors import BilevelError, InvalidConfig, message
+from bilevel_rl.errors import BilevelError, InvalidConfig, message, typed
 from bilevel_rl.launch import options, sources
 from bilevel_rl.launch.load import Target, find_problem, find_solver, from_config
 from bilevel_rl.loop import Optimum, Trace, noise, solve
@@ -167,7 +167,7 @@ def check_same(folder: Path, ask: RunAsk) -> None:
         what = f"{key}={theirs.get(key)!r} where {ours.get(key)!r} is asked for" if key in same else f"another {key}"
         raise InvalidConfig(
             message(str(folder), f"a run with {what}", "a folder is gone on with by the run that it holds",
-                    "Choose another --out, or `bilevel-rl resume` the folder as it is")
+                    f"Choose another --out, or go on with the folder as it is: `{typed('resume', folder)}`")
         )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def check_free(folder: Path) -> None:
     if (folder / "run.json").exists():
         raise InvalidConfig(
             message(str(folder), "a folder that already holds a run", "a new run needs a folder of its own",
-                    "Choose another --out, or continue with `bilevel-rl resume`")
+                    f"Choose another --out, or continue with `{typed('resume', folder)}`")
         )  # fmt: skip
 
 
@@ -344,9 +344,9 @@ def exact_answer(ready: Ready) -> Exact | None:
         return None
     if trace.status[0] or "objective" not in trace.metrics:
         return None
+    again = typed("run", ready.config["problem"], "exact_quasi_newton", "--iterations", EXACT_ITERATIONS)
     return Exact("exact", trace.x[0, -1], float(trace["objective"][0, -1]),
-                 f"a local optimum by the model, from x0: `bilevel-rl run {ready.config['problem']} exact_quasi_newton "
-                 f"--iterations {EXACT_ITERATIONS}`")  # fmt: skip
+                 f"a local optimum by the model, from x0: `{again}`")
 
 
 def named(problem: str, solver: str, **rest: Any) -> RunAsk:

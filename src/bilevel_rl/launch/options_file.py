@@ -1,4 +1,4 @@
-"""A run as a YAML file: what one would type behind `bilevel-rl run`, written down.
+"""A run as a YAML file: what one would type behind `bilevel-rl run` (or `compare`, `sweep`, ...), written down.
 
 ```yaml
 problem: goal_placement            # or {name: goal_placement, rows: 8}
@@ -16,19 +16,23 @@ from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message, require
 
-ENDINGS = (".yaml", ".yml", ".json")
 
-
-def words(path: Path) -> list[str]:
+def words(path: str | Path, verb: str = "run") -> list[str]:
     """The file as words of the command line; the same parser then reads them, so that errors and defaults are the same.
+
+    Args:
+        path: the file.
+        verb: that is asked for, to name in errors.
 
     Raises:
         InvalidConfig: the file is not there, is no YAML, or does not name a problem.
         MissingDependency: without a reader of YAML.
     """
     yaml = require("yaml", "llm")
+    path = Path(path)
     if not path.is_file():
-        raise InvalidConfig(message("bilevel-rl run --from", str(path), "a YAML file, or a run folder", "Check the path"))
+        allowed = "a YAML file, or a run folder" if verb == "run" else "a YAML file"
+        raise InvalidConfig(message(f"bilevel-rl {verb} --from", f"{path}, which is not there", allowed, "Check the path"))
     try:
         told = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_rl import records, versions
-from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.errors import InvalidConfig, RunNotFound, message, typed
 from bilevel_rl.loop import checkpoint, pieces
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.solver import Solver, State
@@ -54,7 +54,7 @@ class RunFolder(records.Held):
         if not self.resume and (self.folder / "run.json").exists():
             raise InvalidConfig(
                 message(str(self.folder), "a folder that already holds a run", "a new run needs a folder of its own",
-                        "Choose another --out, or continue with `bilevel-rl resume`")
+                        f"Choose another --out, or continue with `{typed('resume', self.folder)}`")
             )  # fmt: skip
         if self.resume and not (self.folder / "run.json").exists():
             raise RunNotFound(

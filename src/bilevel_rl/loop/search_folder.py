@@ -20,7 +20,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl import records, versions
-from bilevel_rl.errors import InvalidConfig, RunNotFound, message
+from bilevel_rl.errors import InvalidConfig, RunNotFound, message, typed
 from bilevel_rl.loop import checkpoint
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.run_folder import header
@@ -193,5 +193,5 @@ def check_free(folder: Path) -> None:
             word = "run" if name == "run.json" else "search"
             raise InvalidConfig(
                 message(str(folder), f"a folder that already holds a {word}", "a new search needs a folder of its own",
-                        f"Choose another --out, or continue with `bilevel-rl resume {folder}`")
+                        f"Choose another --out, or continue with `{typed('resume', folder)}`")
             )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel_rl import records
 from bilevel_rl.errors import require
-from bilevel_rl.report import figures, page
+from bilevel_rl.report import page, style
 from bilevel_rl.statistics import Interval, slope_text
 
 
@@ -26,7 +26,7 @@ def build(file: str | Path, out: str | Path) -> Path:
     return page.render([section], out, title=f"Diagnosis of {facts['problem']}".replace("_", " "))
 
 
-def dominance(facts: dict[str, Any]) -> figures.Figure:
+def dominance(facts: dict[str, Any]) -> style.Figure:
     """Squared gradient against suboptimality along exact policy-gradient ascent."""
     x, y = np.asarray(facts["suboptimality"]), np.asarray(facts["gradient_squared"])
     keep = (x > 1e-12) & (y > 0)
@@ -37,7 +37,7 @@ def dominance(facts: dict[str, Any]) -> figures.Figure:
     )  # fmt: skip
 
 
-def bias_w(facts: dict[str, Any]) -> figures.Figure:
+def bias_w(facts: dict[str, Any]) -> style.Figure:
     """Bias of the penalty hyper-gradient against w."""
     slope = _slope(facts["w_slope"])
     return _line(
@@ -46,7 +46,7 @@ def bias_w(facts: dict[str, Any]) -> figures.Figure:
     )  # fmt: skip
 
 
-def bias_tau(facts: dict[str, Any]) -> figures.Figure:
+def bias_tau(facts: dict[str, Any]) -> style.Figure:
     """Bias of the regularised hyper-objective against tau."""
     slope = _slope(facts["tau_slope"])
     return _line(
@@ -55,7 +55,7 @@ def bias_tau(facts: dict[str, Any]) -> figures.Figure:
     )  # fmt: skip
 
 
-def rate(facts: dict[str, Any]) -> figures.Figure | None:
+def rate(facts: dict[str, Any]) -> style.Figure | None:
     """Mean squared hyper-gradient against samples, where a solver was run."""
     if facts.get("samples") is None:
         return None
@@ -72,15 +72,15 @@ def _slope(numbers: list[float]) -> str:
     return slope_text(Interval(*numbers))
 
 
-def _line(key, title, x_name, y_name, x, y, caption, markers: bool = False) -> figures.Figure:
+def _line(key, title, x_name, y_name, x, y, caption, markers: bool = False) -> style.Figure:
     go = require("plotly.graph_objects", "report")
-    plot = figures.empty(go, x_name, y_name)
+    plot = style.empty(go, x_name, y_name)
     x, y = np.asarray(x, float), np.maximum(np.asarray(y, float), 1e-16)
     plot.add_scatter(
-        x=figures.numbers(x), y=figures.numbers(y), mode="lines+markers" if markers else "lines",
-        line={"color": figures.COLOURS[0], "width": 2.2}, marker={"size": 8},
+        x=style.numbers(x), y=style.numbers(y), mode="lines+markers" if markers else "lines",
+        line={"color": style.COLOURS[0], "width": 2.2}, marker={"size": 8},
         hovertemplate="%{y:.3g} at %{x:.3g}<extra></extra>",
     )  # fmt: skip
     plot.update_xaxes(type="log", exponentformat="power", nticks=6)
     plot.update_yaxes(type="log", exponentformat="power", nticks=6)
-    return figures.Figure(key, title, caption, plot, log_x=True, log_y=True)
+    return style.Figure(key, title, caption, plot, log_x=True, log_y=True)

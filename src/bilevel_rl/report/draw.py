@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel_rl import metrics as M
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
-from bilevel_rl.report import figures
+from bilevel_rl.report import style
 from bilevel_rl.statistics import bootstrap_curve
 
 
@@ -41,7 +41,7 @@ def plot(trace: Any, axis: Any = None, metric: str = "objective", label: str = "
     x = np.mean(trace.metrics[word], axis=0)
     value, low, high = bootstrap_curve(trace.metrics[metric])
     about = M.BY_KEY.get(metric)
-    words = (word, metric if about is None else figures.axis_text(about))
+    words = (word, metric if about is None else style.axis_text(about))
     if axis is not None:
         axis.fill_between(x, low, high, alpha=0.17, linewidth=0)
         axis.plot(x, value, label=label or None)
@@ -49,8 +49,8 @@ def plot(trace: Any, axis: Any = None, metric: str = "objective", label: str = "
         axis.set_ylabel(words[1])
         return axis
     go = require("plotly.graph_objects", "report")
-    made = figures.empty(go, *words)
-    colour = figures.COLOURS[0]
-    figures.band(made, x, low, high, colour, label)
-    made.add_scatter(x=figures.numbers(x), y=figures.numbers(value), name=label, mode="lines", line={"color": colour})
+    made = style.empty(go, *words)
+    colour = style.COLOURS[0]
+    style.band(made, x, low, high, colour, label)
+    made.add_scatter(x=style.numbers(x), y=style.numbers(value), name=label, mode="lines", line={"color": colour})
     return made

@@ -4,7 +4,15 @@ const root = document.documentElement;
 const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const plots = [];
 
-for (const s of SECTIONS) for (const f of s.figures) {
+// Plotly stands in the page compressed; browsers of before 2023 cannot unpack it, and say so where the figures would be
+async function plotly() {
+  const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+  const script = document.createElement("script");
+  script.textContent = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(script);
+}
+
+function drawFigure(f) {
   const node = document.getElementById(f.id);
   const layout = { ...f.plot.layout, font: { ...f.plot.layout.font, color: css("--soft") } };
   if (f.log_x) layout.xaxis.type = "log";
@@ -29,8 +37,11 @@ function setTheme(dark) {
 }
 for (const button of document.querySelectorAll("[data-plot]")) button.addEventListener("click", () => {
   const node = document.getElementById(button.dataset.plot), axis = button.dataset.axis;
+  if (!plots.includes(node)) return; // not drawn
   const log = node.layout[axis].type !== "log";
-  Plotly.relayout(node, { [axis + ".type"]: log ? "log" : "linear", [axis + ".autorange"]: true });
+  Plotly.relayout(node, { [axis + ".type"]: log ? "log" : "linear", [axis + ".autorange"]: true, [axis + ".dtick"]: null });
+  const [low, high] = node._fullLayout[axis].range; // of logarithms: over few decades the ticks are 1, 2 and 5
+  if (log && high - low < 2) Plotly.relayout(node, { [axis + ".dtick"]: "D2" });
   button.textContent = (log ? "linear " : "log ") + axis[0];
 });
 for (const chip of document.querySelectorAll(".chip")) chip.addEventListener("click", () => {
@@ -54,6 +65,7 @@ const quoted = (word) => /[",\n]/.test(String(word)) ? `"${String(word).replaceA
 const rows = (table) => table.map((row) => row.map((v) => v === null || v === undefined ? "" : quoted(v)).join(",")).join("\n") + "\n";
 for (const button of document.querySelectorAll("[data-csv]")) button.addEventListener("click", () => {
   const node = document.getElementById(button.dataset.csv);
+  if (!plots.includes(node)) return;
   const table = [["line", "x", "y"]];
   for (const t of node.data) if (t.fill !== "toself") (t.y || []).forEach((y, i) => table.push([t.name, t.x ? t.x[i] : i, y]));
   save([rows(table)], "text/csv", button.dataset.csv + ".csv");
@@ -70,4 +82,14 @@ document.getElementById("theme").addEventListener("click", () => {
 let before = null; // paper is white, whatever the screen was
 addEventListener("beforeprint", () => { before = root.dataset.theme; setTheme(false); });
 addEventListener("afterprint", () => { if (before === "dark") setTheme(true); before = null; });
-root.dataset.ready = "yes";
+(async () => {
+  try {
+    await plotly();
+    for (const s of SECTIONS) for (const f of s.figures) drawFigure(f);
+    setTheme(root.dataset.theme === "dark");
+  } catch (error) {
+    const words = typeof DecompressionStream === "undefined" ? "This browser can't unpack the figures; those made since 2023 can." : String(error);
+    for (const node of document.querySelectorAll(".plot")) if (!plots.includes(node)) node.textContent = words;
+  }
+  root.dataset.ready = "yes";
+})();

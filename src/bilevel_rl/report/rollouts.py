@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 SHOWN = 24  # ours: frames of lines that still tell one from another
-COLOUR = "10, 132, 198"  # figures.COLOURS[0]
+COLOUR = "10, 132, 198"  # style.COLOURS[0]
 
 
 def draw(go: Any, frames: Mapping[str, np.ndarray]) -> Any:

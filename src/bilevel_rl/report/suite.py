@@ -279,10 +279,10 @@ def _section(facts: dict[str, Any], task: str, kind: str, key: str) -> dict[str,
 
 
 def _page(key, title, heads, lines, drawn, facts) -> dict[str, Any]:
-    from bilevel_rl.report import figures, page
+    from bilevel_rl.report import page, style
 
     section = page.section_of(key, title, drawn, facts["provenance"])
-    colours = figures.COLOURS
+    colours = style.COLOURS
     return section | {
         "heads": heads, "rows": [[cell.partition(" [") for cell in line] for line in lines],
         "methods": [
@@ -294,27 +294,27 @@ def _page(key, title, heads, lines, drawn, facts) -> dict[str, Any]:
 
 
 def _curves(facts: dict[str, Any], task: str, kind: str):
-    from bilevel_rl.report import figures
+    from bilevel_rl.report import style
 
     x = "iterations" if kind == "model" else "samples"
-    plot = figures.empty(require("plotly.graph_objects", "report"), x, "objective")
+    plot = style.empty(require("plotly.graph_objects", "report"), x, "objective")
     for i, c in enumerate(done(facts, task, kind)):
         plot.add_scatter(
             x=c["curve"]["at"], y=c["curve"]["objective"], name=c["method"], legendgroup=c["method"], mode="lines+markers",
-            line={"color": figures.COLOURS[i % len(figures.COLOURS)], "width": 2},
+            line={"color": style.COLOURS[i % len(style.COLOURS)], "width": 2},
         )  # fmt: skip
     best = facts["tasks"][task]["best"]
     if best:
         plot.add_hline(y=best["value"], line={"width": 1, "color": "#8a8f98"})
-    return figures.Figure(
+    return style.Figure(
         "curve", "Objective", "Interquartile mean over runs; thin line: the best known value.", plot
     )
 
 
 def _profile(facts: dict[str, Any]):
-    from bilevel_rl.report import figures
+    from bilevel_rl.report import style
 
-    plot = figures.empty(require("plotly.graph_objects", "report"), "regret at the end", "fraction of runs")
+    plot = style.empty(require("plotly.graph_objects", "report"), "regret at the end", "fraction of runs")
     thresholds = np.geomspace(1e-3, 2, 100)
     plain = [c for c in done(facts, kind="samples") if not c["starts"] and facts["tasks"][c["task"]]["best"]]
     found = overall(facts)
@@ -326,11 +326,11 @@ def _profile(facts: dict[str, Any]):
         share = statistics.performance_profile(pooled, thresholds)
         plot.add_scatter(
             x=thresholds.tolist(), y=share.tolist(), name=line[0], legendgroup=line[0], mode="lines",
-            line={"color": figures.COLOURS[i % len(figures.COLOURS)], "width": 2, "shape": "hv"},
+            line={"color": style.COLOURS[i % len(style.COLOURS)], "width": 2, "shape": "hv"},
         )  # fmt: skip
     plot.update_xaxes(type="log")
     caption = (
         "Fraction of runs, over tasks and seeds, whose regret at the end is at most the value on the axis; methods "
         "that have at least half of the tasks."
     )
-    return figures.Figure("profile", "Performance profile", caption, plot, log_x=True)
+    return style.Figure("profile", "Performance profile", caption, plot, log_x=True)

@@ -18,13 +18,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bilevel_rl.commands.screen import WIDTH
 from bilevel_rl.llm.data.wording import as_text
 
 
 def console() -> Console:
-    """A terminal as wide as it is, a file 140 columns wide."""
+    """A terminal as wide as it is, a file as wide as the tables of the other verbs."""
     plain = Console()
-    return plain if plain.is_terminal else Console(width=140)
+    return plain if plain.is_terminal else Console(width=WIDTH)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_rl.commands.llm import screen
-from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.llm.config import Config, parse_overrides
 from bilevel_rl.llm.data.rows import load_prompts, preference_rows
 from bilevel_rl.llm.judges.by_name import QUEUE, make_gold, make_judge
@@ -142,9 +142,8 @@ def _stopped(config: Config, step: int) -> None:
         return
     console.print(f"[yellow]stopped at iteration {step} of {config.steps}[/]: labels are pending.")
     queue = config.judge.removeprefix(QUEUE)
-    console.print(
-        f"label them:  bilevel-rl llm judge {queue}\nthen:        bilevel-rl llm resume {config.out}"
-    )
+    console.print(f"label them:  {typed('llm', 'judge', queue)}", markup=False, soft_wrap=True)
+    console.print(f"then:        {typed('llm', 'resume', config.out)}", markup=False, soft_wrap=True)
 
 
 def _ticker(advance: Callable[[int], None]) -> Any:

@@ -302,6 +302,17 @@ def test_the_answer_is_shown(finished, capsys):
     assert "exact_quasi_newton" in exact.how
 
 
+def test_no_number_of_a_table_is_cut_in_80_columns(capsys):
+    heads = ["method", "samples", "objective", "gap", "within 5 %", "to 5 %"]
+    numbers = ["50,000", "-0.832 [-0.872, -0.333]", "0.0476 [0.00834, 0.547]", "2 of 5 [0.05, 0.85]", "12,345"]
+    screen.console().print(screen.methods_table("t", heads, [["penalty_actor_critic", *numbers]], "", least=()))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    words = text.split()
+    for number in (*heads[:4], "50,000", "-0.832", "-0.333]", "0.0476", "0.547]", "0.85]", "12,345", "penalty_actor_", "critic"):
+        assert number in words
+
+
 def test_help_shows_what_is_set_and_help_all_the_rest(capsys):
     shown = {}
     for word in ("--help", "--help-all"):

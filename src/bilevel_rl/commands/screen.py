@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,18 +229,48 @@ def methods_table(
     Args:
         least: columns that give way where there is no room, the first one first.
     """
-    cells = [[cell.replace(" [", "\n[", 1) for cell in row] for row in rows]
-    left_out, kept, cells = fitted(list(heads), cells, console().width, least)
+    cells = [[broken(label), *(cell.replace(" [", "\n[", 1) for cell in rest)] for label, *rest in rows]
+    width = console().width
+    left_out, kept, cells = fitted(list(heads), cells, width, least)
+    widest = sorted(range(1, len(kept)), key=lambda i: -max(len(line) for row in cells for line in row[i].split("\n")))
+    for i in widest:  # intervals in two lines, the longest first
+        if room(kept, cells) > width:
+            cells = [[*row[:i], row[i].replace(", ", ",\n"), *row[i + 1 :]] for row in cells]
     note += f" In the report also: {', '.join(left_out)}." if left_out else ""
     table = Table(
         title=title, title_justify="left", caption=escape(note), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    names = min(NAMES, max((len(one[0]) for one in cells), default=0))
     for i, head in enumerate(kept):
-        table.add_column(head, justify="right" if i else "left", overflow="fold", min_width=0 if i else names)
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for one in cells:
         table.add_row(*map(escape, one))
     return table
+
+
+def broken(label: str) -> str:
+    """A long name in lines that end where one of its words does.
+
+    Example:
+        >>> broken("penalty_actor_critic").split("\\n")
+        ['penalty_actor_', 'critic']
+    """
+    lines = [""]
+    for word in re.split(r"(?<=[_ ,])(?=\w)", label):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > NAMES:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def room(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Characters that a table takes: its columns' longest lines, and three between two of them.
+
+    Example:
+        >>> room(["method", "gap"], [["a", "0.1\\n[0, 1]"]])
+        17
+    """
+    columns = zip(heads, *rows, strict=True)
+    return sum(max(len(line) for cell in column for line in cell.split("\n")) + 3 for column in columns) - 1
 
 
 def fitted(
@@ -248,19 +279,12 @@ def fitted(
     """What a terminal of this width has room for: the columns left out, heads and rows.
 
     Example:
-        >>> fitted(["method", "runs", "gap"], [["a", "10", "0.1"]], 12)
+        >>> fitted(["method", "runs", "gap"], [["a", "10", "0.1"]], 16)
         (['runs'], ['method', 'gap'], [['a', '0.1']])
     """
     kept = list(range(len(heads)))
-
-    def room() -> int:
-        columns = [[heads[i], *(row[i] for row in rows)] for i in kept]
-        names = min(NAMES, max(len(cell) for cell in columns[0]))  # longer ones go on in a second line
-        widest = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns[1:]]
-        return names + sum(widest) + 2 * len(widest)
-
     for head in least:
-        if room() > width and head in heads:
+        if head in heads and room([heads[i] for i in kept], [[row[i] for i in kept] for row in rows]) > width:
             kept.remove(heads.index(head))
     out = [head for i, head in enumerate(heads) if i not in kept]
     return out, [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]

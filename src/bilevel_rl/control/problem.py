@@ -260,6 +260,6 @@ class ControlProblem(Problem):
         known = "with a known answer" if self.known() else "judged by what its followers do"
         return (
             f"{e.name}: {e.observation.size} observations, {acts}, discounts {float(self.discount_lower()):g} (follower) "
-            f"and {float(self.discount_upper()):g} (leader), {d} upper variables, {known}",
+            f"and {float(self.discount_upper()):g} (leader), {d} upper variable{'s' * (d > 1)}, {known}",
             "spaces, shapes, finite values and bounds along 50 random steps; the reward's derivative, at x0",
         )

@@ -54,17 +54,18 @@ class BilevelProblem(TableProblem):
         d = self.x0.shape[0]
         if self.mdp is None:
             return (
-                f"A follower in closed form, {d} upper variables",
+                f"A follower in closed form, {d} upper variable{'s' * (d > 1)}",
                 "finite values, derivative of the hyper-objective against central differences, projection, at x0",
             )
         moved = "reward and transitions depend" if self.moves_transitions else "reward depends"
         return (
             f"{self.mdp.n_states} states, {self.mdp.n_actions} actions, discount {float(self.mdp.discount):g}, "
-            f"{d} upper variables, {moved} on x, objective "
+            f"{d} upper variable{'s' * (d > 1)}, {moved} on x, objective "
             f"{'linear' if self.objective.linear else 'not linear'} in the visitation, graded at temperature "
             f"{float(self.temperature()):g}{_learnt_at(self)}",
             "shapes, finite values, derivative of the reward against central differences, reward_at, projection, "
-            "hyper-objective and hyper-gradient, at x0 and three points near it; probabilities, ends and steps at eight",
+            "hyper-objective and hyper-gradient, at x0 and three points near it; probabilities, ends and steps at eight "
+            "points",
         )
 
     def accept(self, solver: Any) -> None:

@@ -124,7 +124,7 @@ class Leader:
             then = f"x is fitted on {settings.replay_pairs} replayed pairs" if settings.replay_pairs else "x stands still"
             log.warning(
                 "%d labels at %d an iteration last for %d of %d iterations; then %s: ask for fewer an iteration, or raise "
-                "label_budget", settings.label_budget, each, last, settings.steps, then,
+                "the budget of labels", settings.label_budget, each, last, settings.steps, then,
             )  # fmt: skip
 
     def fresh_labels(self) -> int:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # of a table that no terminal shows
 COORDINATES = 12  # ours: upper variables shown on the screen; the report shows all
+STARTS = 8  # ours: as many are advised where runs rest at a local optimum
+STILL = 0.01  # ours: a run rests that moves by less over its last quarter, as a share of what there is to gain
 WORSE = 0.01  # ours: a run that ends so much above where it began is spoken of, as a share of 1 + |objective|
 SUCCESS = 0.05  # paper's wording of our benchmark: within 5 % of the optimum
 
@@ -119,6 +121,9 @@ def show_run(
     note = worse_note(trace)
     if note is not None:
         say(f"[yellow]worse than x0:[/] {escape(note)}")
+    note = basin_note(trace, best, ready.config["problem"], ready.config["solver"], hasattr(ready.solver, "starts"))
+    if note is not None:
+        say(f"[yellow]rests elsewhere:[/] {escape(note)}")
     for text in broken_order(ready.problem, ready.solver):
         say(f"[yellow]order of the sequences:[/] {escape(text)}")
     if trace.seconds:
@@ -153,6 +158,38 @@ def worse_note(trace: Trace) -> str | None:
     return (
         f"{worse} of {len(first)} runs end at a higher objective than x0 has: x moved before its followers had caught up, "
         "or too far. Lower the step size of x, or hold x longer (--solver.hold)"
+    )
+
+
+def basin_note(trace: Trace, best: float | None, problem: str, solver: str, starts: bool) -> str | None:
+    """A sentence where most runs have come to rest away from the best known value; None where they have not.
+
+    Args:
+        best: the best known value.
+        problem, solver: their names, for a command.
+        starts: whether the solver can begin at several points by itself.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> record = {"objective": np.array([[-0.1, -0.2, -0.2, -0.2]]), "samples": np.full((1, 4), 900)}
+        >>> basin_note(SimpleNamespace(metrics=record), -1.0, "mine.py", "coupled_penalty", True).rpartition(": ")[2]
+        'bilevel-rl run mine.py coupled_penalty --solver.starts 8 --samples 900'
+    """
+    values = trace.metrics.get("objective")
+    if best is None or values is None or values.shape[1] < 4:
+        return None
+    last, before = values[:, -1], values[:, (3 * values.shape[1]) // 4]
+    scale = np.maximum(abs(best), np.abs(values[:, 0] - best))
+    rests = int(((last - best > SUCCESS * scale) & (np.abs(last - before) < STILL * scale)).sum())
+    if 2 * rests < len(last):
+        return None
+    spent = int(trace.metrics["samples"][0, -1])
+    budget = ("--samples", spent) if spent else ("--iterations", STARTS * int(trace.metrics["iteration"][0, -1]))
+    verb = ("run", problem, solver, "--solver.starts") if starts and spent else ("search", problem, solver, "--starts")
+    begin = typed(*verb, STARTS, *budget)
+    return (
+        f"{rests} of {len(last)} runs rest more than 5 % from the best known value: a local optimum, it seems. Begin at "
+        f"several points at once: {begin}"
     )
 
 

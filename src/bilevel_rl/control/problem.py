@@ -256,10 +256,11 @@ class ControlProblem(Problem):
 
     def described(self) -> tuple[str, str]:
         e, d = self.environment, self.x0.shape[0]
-        acts = f"{e.action.n} actions" if hasattr(e.action, "n") else f"actions in {e.action.size} dimensions"
+        numbers = lambda n: f"{n} number{'s' * (n > 1)}"  # noqa: E731
+        acts = f"{e.action.n} actions" if hasattr(e.action, "n") else f"actions of {numbers(e.action.size)}"
         known = "with a known answer" if self.known() else "judged by what its followers do"
         return (
-            f"{e.name}: {e.observation.size} observations, {acts}, discounts {float(self.discount_lower()):g} (follower) "
-            f"and {float(self.discount_upper()):g} (leader), {d} upper variable{'s' * (d > 1)}, {known}",
+            f"{e.name}: observations of {numbers(e.observation.size)}, {acts}, discounts "
+            f"{float(self.discount_lower()):g} (follower) and {float(self.discount_upper()):g} (leader), {d} upper variable{'s' * (d > 1)}, {known}",
             "spaces, shapes, finite values and bounds along 50 random steps; the reward's derivative, at x0",
         )

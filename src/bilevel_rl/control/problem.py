@@ -261,6 +261,7 @@ class ControlProblem(Problem):
         known = "with a known answer" if self.known() else "judged by what its followers do"
         return (
             f"{e.name}: observations of {numbers(e.observation.size)}, {acts}, discounts "
-            f"{float(self.discount_lower()):g} (follower) and {float(self.discount_upper()):g} (leader), {d} upper variable{'s' * (d > 1)}, {known}",
+            f"{float(self.discount_lower()):g} (follower) and {float(self.discount_upper()):g} (leader), "
+            f"{d} upper variable{'s' * (d > 1)}, {known}",
             "spaces, shapes, finite values and bounds along 50 random steps; the reward's derivative, at x0",
         )

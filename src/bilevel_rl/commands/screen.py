@@ -172,7 +172,8 @@ def basin_note(trace: Trace, best: float | None, problem: str, solver: str, star
     Example:
         >>> from types import SimpleNamespace
         >>> record = {"objective": np.array([[-0.1, -0.2, -0.2, -0.2]]), "samples": np.full((1, 4), 900)}
-        >>> basin_note(SimpleNamespace(metrics=record), -1.0, "mine.py", "coupled_penalty", True).rpartition(": ")[2]
+        >>> seen = SimpleNamespace(metrics=record, x=np.array([[[0.1], [0.05], [0.01], [0.01]]]))
+        >>> basin_note(seen, -1.0, "mine.py", "coupled_penalty", True).rpartition(": ")[2]
         'bilevel-rl run mine.py coupled_penalty --solver.starts 8 --samples 900'
     """
     values = trace.metrics.get("objective")
@@ -180,7 +181,8 @@ def basin_note(trace: Trace, best: float | None, problem: str, solver: str, star
         return None
     last, before = values[:, -1], values[:, (3 * values.shape[1]) // 4]
     scale = np.maximum(abs(best), np.abs(values[:, 0] - best))
-    rests = int(((last - best > SUCCESS * scale) & (np.abs(last - before) < STILL * scale)).sum())
+    left = np.any(trace.x[:, -1] != trace.x[:, 0], axis=-1)  # x is not held at x0 any more
+    rests = int((left & (last - best > SUCCESS * scale) & (np.abs(last - before) < STILL * scale)).sum())
     if 2 * rests < len(last):
         return None
     spent = int(trace.metrics["samples"][0, -1])

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl.commands.screen import quoted, worse_note
-from bilevel_rl.errors import InvalidConfig, InvalidProblem
+from bilevel_rl.commands.screen import basin_note, held_note, worse_note
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, typed
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, solve
 from bilevel_rl.finite.checks import built, check_problem
 from bilevel_rl.finite.objectives import VisitationUtility
@@ -86,6 +86,16 @@ def test_a_state_reward_that_looks_at_actions_is_found():
         check_problem(spoilt(state_reward=True)())
 
 
+@pytest.mark.parametrize("edge", [0.9, 0.1])
+def test_a_step_anywhere_in_the_box_is_found(edge):
+    methods = {"reward": lambda self, x: jnp.ones((2, 2)) * jnp.where(x[0] > edge, 1.0, 0.0),
+               "box": lambda self: (jnp.zeros(1), jnp.ones(1))}  # fmt: skip
+    with pytest.raises(InvalidProblem, match=r"Spoilt\.reward: got a change of 1 .* derivative of zero"):
+        check_problem(spoilt(**methods)())
+    hinge = {**methods, "reward": lambda self, x: jnp.ones((2, 2)) * jnp.maximum(x[0] - edge, 0.0)}  # flat in places only
+    check_problem(spoilt(**hinge)())
+
+
 @pytest.mark.parametrize("x0", ["half", np.array([[0.5]]), np.array([np.nan]), np.array([1]), (), 0.5, ["half"]], ids=repr)
 def test_x0_that_is_no_vector_of_floats(x0):
     with pytest.raises(InvalidProblem, match=r"Own\.x0: got .*a vector \[d\] of finite floats; ?|Own\.x0: got"):
@@ -143,5 +153,33 @@ def test_runs_that_end_above_their_start_are_said():
     assert worse_note(types.SimpleNamespace(metrics={})) is None
 
 
+def test_runs_that_rest_at_a_local_optimum_are_said():
+    def note(rows, x=(0.1, 0.05, 0.01, 0.01), starts=True):
+        rows = np.array(rows, float)
+        metrics = {"objective": rows, "samples": np.full(rows.shape, 900), "iteration": np.full(rows.shape, 30)}
+        trace = types.SimpleNamespace(metrics=metrics, x=np.broadcast_to(np.array(x)[:, None], (*rows.shape, 1)))
+        return basin_note(trace, -1.0, "my toll.py", "coupled_penalty", starts), held_note(trace, "mine.py", "coupled_penalty")
+
+    stuck, going, there = [-0.1, -0.2, -0.2, -0.2], [-0.1, -0.2, -0.3, -0.5], [-0.1, -0.6, -0.99, -0.99]
+    found, held = note([stuck, stuck, there])
+    assert found.startswith("2 of 3 runs rest more than 5 % from the best known value: a local optimum, it seems")
+    assert found.endswith("bilevel-rl run 'my toll.py' coupled_penalty --solver.starts 8 --samples 900")
+    assert held is None
+    assert note([stuck, there, there])[0] is None  # most have found it
+    assert note([going])[0] is None  # on its way
+    assert note([stuck], starts=False)[0].endswith("bilevel-rl search 'my toll.py' coupled_penalty --starts 8 --samples 900")
+    found, held = note([stuck], x=(0.1,) * 4)
+    assert found is None
+    assert held.endswith("bilevel-rl run mine.py coupled_penalty --samples 9000")
+
+
 def test_a_path_with_a_space_is_one_word():
-    assert quoted("my runs/a") == "'my runs/a'"
+    assert typed("resume", "my runs/a") == "bilevel-rl resume 'my runs/a'"
+
+
+def test_what_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(InvalidProblem, match=r"from_gymnasium: got the id 'FrozenLke-v1'; Did you mean 'FrozenLake-v1'"):
+        FiniteMDP.from_gymnasium("FrozenLke-v1")
+    trace = solve(Own(), ExactDescent(), iterations=1)
+    with pytest.raises(KeyError, match="Did you mean 'objective'"):
+        trace["objectiv"]

@@ -121,7 +121,11 @@ def show_run(
     note = worse_note(trace)
     if note is not None:
         say(f"[yellow]worse than x0:[/] {escape(note)}")
-    note = basin_note(trace, best, ready.config["problem"], ready.config["solver"], hasattr(ready.solver, "starts"))
+    names = ready.config["problem"], ready.config["solver"]
+    note = held_note(trace, *names)
+    if note is not None:
+        say(f"[yellow]x has not moved:[/] {escape(note)}")
+    note = basin_note(trace, best, *names, starts=hasattr(ready.solver, "starts"))
     if note is not None:
         say(f"[yellow]rests elsewhere:[/] {escape(note)}")
     for text in broken_order(ready.problem, ready.solver):
@@ -158,6 +162,25 @@ def worse_note(trace: Trace) -> str | None:
     return (
         f"{worse} of {len(first)} runs end at a higher objective than x0 has: x moved before its followers had caught up, "
         "or too far. Lower the step size of x, or hold x longer (--solver.hold)"
+    )
+
+
+def held_note(trace: Trace, problem: str, solver: str) -> str | None:
+    """A sentence where x of every run ends where it began; None where one has moved.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> seen = SimpleNamespace(metrics={"samples": np.full((1, 2), 900)}, x=np.zeros((1, 2, 3)))
+        >>> held_note(seen, "mine.py", "coupled_penalty").rpartition(": ")[2]
+        'bilevel-rl run mine.py coupled_penalty --samples 9000'
+    """
+    if trace.x.shape[1] < 2 or np.any(trace.x[:, -1] != trace.x[:, 0]):
+        return None
+    spent = int(trace.metrics["samples"][0, -1])
+    longer = f": {typed('run', problem, solver, '--samples', 10 * spent)}" if spent else ""
+    return (
+        "every run ends at the x that it began with, which a solver holds until its followers have caught up, or which no step "
+        f"could improve. Take more samples{longer}"
     )
 
 

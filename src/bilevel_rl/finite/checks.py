@@ -63,7 +63,7 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     for point in points if thorough else points[:1]:
         _check_transitions(problem, name, point)
         _check_ends(problem, name, point)
-    _check_steps(problem, name, points, each=thorough)
+    _check_steps(problem, name, points + _spread(problem) if thorough else points, each=thorough)
     if thorough:
         for point in points[:4]:
             _check_point(problem, name, point)
@@ -109,7 +109,7 @@ def built(where: str, make: Callable[[], Any]) -> Any:
     """The problem that a user's class or factory makes, with whatever goes wrong said in one sentence.
 
     Raises:
-        InvalidProblem: it raises, sets a field that its class does not declare, or makes no problem.
+        InvalidProblem: it raises, or makes no problem.
     """
     try:
         made = make()
@@ -123,12 +123,9 @@ def built(where: str, make: Callable[[], Any]) -> Any:
         raise
     except (AttributeError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
-        undeclared = isinstance(error, AttributeError) and "annot assign to field" in text
         raise InvalidProblem(
-            message(where, f"{type(error).__name__} ({text})",
-                    "fields must be declared in the class" if undeclared else "it must be made without an error",
-                    "Declare it in the class body, as in `price: jax.Array`; `= eqx.field(static=True)` where it is no array"
-                    if undeclared else "Mend its __init__, or the function that makes it")
+            message(where, f"{type(error).__name__} ({text})", "it must be made without an error",
+                    "Mend its __init__, or the function that makes it")
         ) from error  # fmt: skip
     except Exception as error:  # whatever the user's code raises
         raise InvalidProblem(
@@ -291,6 +288,18 @@ def _points(problem: TableProblem, n: int = 3) -> list[jax.Array]:
     x0 = np.asarray(problem.x0, float)
     noise = np.random.default_rng(0).normal(size=(n, x0.shape[0]))
     return [jnp.asarray(x0)] + [_projected(problem, jnp.asarray(x0 + 0.1 * z)) for z in noise]
+
+
+def _spread(problem: TableProblem, n: int = 4) -> list[jax.Array]:
+    """Corners and random points of the box of x, where it has one that is finite."""
+    box = problem.box()
+    if box is None:
+        return []
+    low, high = (jnp.asarray(bound, float) for bound in box)
+    if not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high))):
+        return []
+    shares = np.random.default_rng(2).uniform(size=(n, len(low)))
+    return [problem.project(point) for point in (low, high, *(low + (high - low) * jnp.asarray(s) for s in shares))]
 
 
 def _check_steps(problem: TableProblem, name: str, points: list[jax.Array], each: bool) -> None:

@@ -2,6 +2,8 @@
 
 # no `from __future__ import annotations`: Equinox reads `AbstractVar` only where annotations are evaluated
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -33,6 +35,25 @@ class Optimum:
     searched: tuple[np.ndarray, np.ndarray] | None = None
 
 
+def _in_words(make: Callable[..., None]) -> Callable[..., None]:
+    """A constructor whose attributes must be declared, and which says so."""
+
+    @functools.wraps(make)
+    def made(self: Any, *args: Any, **options: Any) -> None:
+        try:
+            make(self, *args, **options)
+        except dataclasses.FrozenInstanceError as error:
+            field = str(error).rpartition("field ")[2].strip("'")
+            raise InvalidProblem(
+                message(f"{type(self).__name__}.{field}", "an attribute that its class does not name",
+                        "fields must be declared in the class, so that JAX can trace them",
+                        f"Declare it in the class body, as in `{field}: jax.Array`; `{field}: str = eqx.field(static=True)` "
+                        "where it is no number")
+            ) from error  # fmt: skip
+
+    return made
+
+
 class Problem(eqx.Module):
     r"""Minimise $\Phi(x)$, the outcome of what a follower learns to do under x.
 
@@ -57,7 +78,7 @@ class Problem(eqx.Module):
         """A problem is made in 64 bits, whatever the caller's JAX is set to."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = precision.double(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = precision.double(_in_words(cls.__init__))  # type: ignore[method-assign]
 
     @precision.double
     def __check_init__(self):

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from bilevel_rl import metrics as M
 from bilevel_rl import shown
-from bilevel_rl.errors import NoFiniteValue, NonFiniteState, message
+from bilevel_rl.errors import NoFiniteValue, NonFiniteState, did_you_mean, message
 from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.solver import State
 
@@ -61,6 +61,10 @@ class Trace:
         return shown.dataframe(self.metrics, self.x, self.status, self.x_names)
 
     def __getitem__(self, key: str) -> np.ndarray:
+        """[B, records] a metric; a `KeyError` names the nearest one that was recorded."""
+        if key not in self.metrics:
+            known = did_you_mean(key, self.metrics)
+            raise KeyError(message(f"trace[{key!r}]", "an unknown metric", known, "Name one of these"))
         return self.metrics[key]
 
     def raise_if_failed(self) -> Trace:

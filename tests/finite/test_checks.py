@@ -158,7 +158,8 @@ def test_runs_that_rest_at_a_local_optimum_are_said():
         rows = np.array(rows, float)
         metrics = {"objective": rows, "samples": np.full(rows.shape, 900), "iteration": np.full(rows.shape, 30)}
         trace = types.SimpleNamespace(metrics=metrics, x=np.broadcast_to(np.array(x)[:, None], (*rows.shape, 1)))
-        return basin_note(trace, -1.0, "my toll.py", "coupled_penalty", starts), held_note(trace, "mine.py", "coupled_penalty")
+        names = "my toll.py", "coupled_penalty"
+        return basin_note(trace, -1.0, *names, starts=starts), held_note(trace, *names)
 
     stuck, going, there = [-0.1, -0.2, -0.2, -0.2], [-0.1, -0.2, -0.3, -0.5], [-0.1, -0.6, -0.99, -0.99]
     found, held = note([stuck, stuck, there])
@@ -170,7 +171,7 @@ def test_runs_that_rest_at_a_local_optimum_are_said():
     assert note([stuck], starts=False)[0].endswith("bilevel-rl search 'my toll.py' coupled_penalty --starts 8 --samples 900")
     found, held = note([stuck], x=(0.1,) * 4)
     assert found is None
-    assert held.endswith("bilevel-rl run mine.py coupled_penalty --samples 9000")
+    assert held.endswith("bilevel-rl run 'my toll.py' coupled_penalty --samples 9000")
 
 
 def test_a_path_with_a_space_is_one_word():

@@ -179,8 +179,8 @@ def held_note(trace: Trace, problem: str, solver: str) -> str | None:
     spent = int(trace.metrics["samples"][0, -1])
     longer = f": {typed('run', problem, solver, '--samples', 10 * spent)}" if spent else ""
     return (
-        "every run ends at the x that it began with, which a solver holds until its followers have caught up, or which no step "
-        f"could improve. Take more samples{longer}"
+        "every run ends at the x that it began with, which a solver holds until its followers have caught up, or which "
+        f"no step could improve. Take more samples{longer}"
     )
 
 
@@ -202,7 +202,7 @@ def basin_note(trace: Trace, best: float | None, problem: str, solver: str, star
     values = trace.metrics.get("objective")
     if best is None or values is None or values.shape[1] < 4:
         return None
-    last, before = values[:, -1], values[:, (3 * values.shape[1]) // 4]
+    last, before = values[:, -1], values[:, 3 * (values.shape[1] - 1) // 4]
     scale = np.maximum(abs(best), np.abs(values[:, 0] - best))
     left = np.any(trace.x[:, -1] != trace.x[:, 0], axis=-1)  # x is not held at x0 any more
     rests = int((left & (last - best > SUCCESS * scale) & (np.abs(last - before) < STILL * scale)).sum())

@@ -56,7 +56,7 @@ def test_hydra_composes_a_solver(monkeypatch, tmp_path, capsys):
             place, _, name = config.pop("_target_").rpartition(".")
             return getattr(importlib.import_module(place), name)(**config)
 
-        assert instantiate(dict(told)) == CoupledPenalty(batch=64)
+        assert instantiate(dict(told)) == CoupledPenalty(chains=32)
         module(monkeypatch, "hydra", main=lambda **_: lambda work: lambda: work(dict(told)))
         module(monkeypatch, "hydra.utils", instantiate=instantiate)
     monkeypatch.chdir(tmp_path)

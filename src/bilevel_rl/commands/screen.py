@@ -275,7 +275,8 @@ def results_table(title: str, rows: Sequence[tuple[str, Trace, float | None]]) -
     """One row a method: samples, objective and gap (interquartile mean over its interval), success, first hit."""
     exact = any("objective" in trace.metrics for _, trace, _ in rows)
     gaps = any("gap" in trace.metrics and best is not None for _, trace, best in rows)
-    note = "\n".join([("objective, gap" if gaps else "objective") + EXACT if exact else OWN, *([WITHIN, FIRST] if gaps else [])])
+    graded = ("objective, gap" if gaps else "objective") + EXACT
+    note = "\n".join([graded if exact else OWN, *([WITHIN, FIRST] if gaps else [])])
     stopped = [int((trace.status != 0).sum()) for _, trace, _ in rows]
     known = 6 if gaps else 3  # columns that say anything
     heads = ["method", "samples", "objective" if exact else "outcome", "gap", "within 5 %", "to 5 %"][:known]

@@ -1,6 +1,6 @@
 """The gallery: each problem run by an exact method and drawn as it ends; docs/learn/gallery.md shows them.
 
-    python benchmarks/gallery.py [NAME ...]                 # some seconds of processor time each; taxi_shaping half a minute
+    python benchmarks/gallery.py [NAME ...]                 # seven minutes of processor time in all
     python benchmarks/gallery.py --language runs/happy_tweets   # the picture of language models, from a finished run
 
 A grid is drawn with the follower's reward (shade), where its optimal policy goes (dots), what it does there (arrows) and the
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/assets/gallery"
 FACTS = ROOT / "benchmarks/results/gallery.json"
 BLUE, ORANGE, GREY = "#0a84c6", "#d4572a", "#d8d8d8"
-NETWORK = 12  # ours: states of a table that is drawn as a network
+NETWORK = 8  # ours: states of a table that is drawn as a network
 ENVIRONMENTS = {  # drawn by docs/hooks/pictures.py
     "pendulum_shaping": "pendulum", "lqg_shaping": "lqg", "inventory_contract": "inventory", "feed_incentive": "feed",
     "maze_curriculum": "maze", "arm_imitation": "arm",
@@ -105,7 +105,8 @@ def on_a_map(problem, layout, scene):
     """Reward, visits and moves by cell; states that share a cell are drawn as one."""
     states = len(scene["policy"]) if len(layout.cells) == len(scene["policy"]) else len(layout.cells)
     cells = np.asarray(layout.cells, int)
-    policy, visits, places = _by_cell(scene["policy"][None, :states], scene["visitation"][None, :states], cells)
+    met = scene["visitation"] * ~np.asarray(problem.backdrop().get("ends", np.zeros(1, bool)), bool)  # over: nowhere
+    policy, visits, places = _by_cell(scene["policy"][None, :states], met[None, :states], cells)
     reward = np.asarray(_by_cell(scene["policy"][None, :states], scene["reward"][None, :states], cells)[1][0])
     rows, columns = places.T
     figure, axis = plt.subplots(figsize=(2.6, 2.6 * layout.rows / layout.columns), layout="constrained")
@@ -141,7 +142,8 @@ def as_a_network(scene, backdrop, names):
         axis.annotate("", places[j], places[i], arrowprops=arrow)
     axis.scatter(*places.T, s=12 + 120 * met / met.max(), color=ORANGE, zorder=3, linewidths=0)
     for name, place in zip(names, places, strict=True):
-        axis.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=7)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+        axis.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=7, bbox=paper, zorder=4)
     axis.set(xlim=(-0.12, 1.12), ylim=(-0.18, 1.22))
     axis.axis("off")
     return figure

@@ -39,7 +39,8 @@ def scene(method: MethodRuns, numbers: int = NUMBERS) -> dict[str, Any] | None:
 def grid(method: MethodRuns, numbers: int) -> dict[str, Any]:
     """Visitation and policy cell by cell; states that share a cell are drawn as one, each as often as it is met."""
     arrays = method.scene
-    policy, visitation, cells = _by_cell(*(np.asarray(arrays[key]) for key in ("policy", "visitation", "cells")))
+    met = np.asarray(arrays["visitation"]) * ~np.asarray(arrays.get("ends", np.zeros(1, bool)), bool)  # over: nowhere
+    policy, visitation, cells = _by_cell(np.asarray(arrays["policy"]), met, np.asarray(arrays["cells"]))
     keep = _kept(method, len(policy), policy[0].size + visitation[0].size, numbers)
     marker = arrays.get("marker")
     placed = None if marker is None or not np.isfinite(marker).all() else np.round(marker[keep].astype(float), 3).tolist()

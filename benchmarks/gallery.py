@@ -5,7 +5,7 @@
 
 A grid is drawn with the follower's reward (shade), where its optimal policy goes (dots), what it does there (arrows) and the
 leader's marker; a small table as a network, roads as wide as what goes along them; what has neither, as the leader's
-objective along the run. All at the x that `exact_quasi_newton` finds from the problem's own start.
+objective along the run. All at the x that the exact method finds from the problem's own start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from bilevel_rl.control import problems as control_problems
 from bilevel_rl.finite import problems, solve
 from bilevel_rl.finite.problems.probes import Probe
-from bilevel_rl.finite.solvers import ExactQuasiNewton
+from bilevel_rl.finite.solvers import ExactDescent, ExactQuasiNewton
 from bilevel_rl.report import layered
 from bilevel_rl.report.scenes import _by_cell
 
@@ -82,7 +82,8 @@ def first_sentence(kind: type) -> str:
 def draw(kind: type) -> tuple[float, float]:
     """Solve one problem and draw it; the leader's objective at the start and at the end."""
     problem = kind()
-    trace = solve(problem, ExactQuasiNewton(), iterations=40, record_every=1 if kind not in SLOW else 40)
+    solver = ExactDescent() if problem.mean_field else ExactQuasiNewton()  # crowds have first derivatives alone
+    trace = solve(problem, solver, iterations=40, record_every=1 if kind not in SLOW else 40)
     scene = {key: np.asarray(value[-1]) for key, value in trace.scene.items()}
     layout = problem.layout() if hasattr(problem, "layout") else None
     if hasattr(layout, "cells"):

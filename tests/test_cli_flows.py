@@ -69,13 +69,13 @@ def test_a_reward_is_learnt_beside_the_flow(monkeypatch, capsys):
     (["train", "TASK", "--batch", "10", "--group", "4"], "whole number of groups"),
     (["train", "TASK", "--reference-decay", "2"], "in [0, 1]"),
 ])  # fmt: skip
-def test_what_is_wrong_is_said_in_one_sentence(task, capsys, words, said):
+def test_what_is_wrong_with_flows_is_said_in_one_sentence(task, capsys, words, said):
     assert main(["flows", *(task if word == "TASK" else word for word in words)]) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [[], ["train"], ["levels"]])
-def test_each_verb_explains_itself(verb, capsys):
+def test_each_verb_of_flows_explains_itself(verb, capsys):
     try:
         code = main(["flows", *verb, "--help"])
     except SystemExit as stop:  # tyro's way

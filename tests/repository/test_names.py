@@ -106,14 +106,3 @@ def test_no_public_function_is_defined_in_two_engines():
     twice = {name: sorted(rooms) for name, rooms in functions.items() if len(rooms) > 1 and name not in SHARED_FUNCTIONS}
     assert not twice, f"{twice}: rename the lesser one, or write in SHARED_FUNCTIONS why all of them mean the same"
     assert not [name for name in SHARED_FUNCTIONS if len(functions[name]) < 2]
-
-
-def test_a_test_has_its_own_name():
-    """`pytest -k NAME` runs one test, and a test that was copied is renamed to what it holds."""
-    found = defaultdict(list)
-    for path in (SOURCE.parents[1] / "tests").rglob("test_*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found[node.name].append(path.name)
-    assert len(found) > 500
-    assert {name: files for name, files in found.items() if len(files) > 1} == {}

@@ -215,7 +215,7 @@ def as_dataclass(label: str, options: Sequence[Option], describe: str = "") -> t
             fields.append((option.name, inner, dataclasses.field(default_factory=inner)))
             continue
         # else tyro makes a stated number the class of its default, and it would count as not stated
-        told = {"constructor": float, "help_behavior_hint": f"(default: {float(option.default):g})"} \
+        told: dict[str, Any] = {"constructor": float, "help_behavior_hint": f"(default: {float(option.default):g})"} \
             if isinstance(option.default, Unstated) else {}  # fmt: skip
         kind: Any = Annotated[option.type, tyro.conf.arg(help=option.help, **told)]
         if option.rare:

@@ -290,7 +290,7 @@ def _points(problem: TableProblem, n: int = 3) -> list[jax.Array]:
     return [jnp.asarray(x0)] + [_projected(problem, jnp.asarray(x0 + 0.1 * z)) for z in noise]
 
 
-def _spread(problem: TableProblem, n: int = 4) -> list[jax.Array]:
+def _spread(problem: TableProblem, n: int = 2) -> list[jax.Array]:
     """Corners and random points of the box of x, where it has one that is finite."""
     box = problem.box()
     if box is None:

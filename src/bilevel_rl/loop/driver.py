@@ -26,23 +26,12 @@ from bilevel_rl.loop.trace import OK, Log, Trace, without_value
 
 @precision.double
 def solve(
-    problem: Problem,
-    solver: Solver | Sequence[Solver],
-    *,
-    iterations: int,
-    runs: int = 1,
-    seed: int = 0,
-    record_every: int | None = None,
-    x0: Any = None,
-    tau: float | None = None,
-    optimum: Optimum | None = None,
-    evaluate: bool = True,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    config: dict[str, Any] | None = None,
+    problem: Problem, solver: Solver | Sequence[Solver], *, iterations: int, runs: int = 1, seed: int = 0,
+    record_every: int | None = None, x0: Any = None, tau: float | None = None, optimum: Optimum | None = None,
+    evaluate: bool = True, folder: str | Path | None = None, resume: bool = False, config: dict[str, Any] | None = None,
     on_record: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     stepper: Callable[..., stepping.Stepper] | None = None,
-) -> Trace:
+) -> Trace:  # fmt: skip
     """Run a solver on a problem: many seeds, and many settings, in one compiled program.
 
     Args:

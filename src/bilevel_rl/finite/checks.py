@@ -63,7 +63,9 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     for point in points if thorough else points[:1]:
         _check_transitions(problem, name, point)
         _check_ends(problem, name, point)
-    _check_steps(problem, name, points + _spread(problem) if thorough else points, each=thorough)
+    _check_steps(problem, name, points, each=thorough)
+    if thorough and (spread := _spread(problem)):
+        _check_steps(problem, name, [points[0], *spread], each=True)
     if thorough:
         for point in points[:4]:
             _check_point(problem, name, point)

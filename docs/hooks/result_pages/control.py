@@ -70,6 +70,8 @@ def _pendulum(facts: dict[str, Any]) -> list[str]:
             f"at {gamma} {ours:.0f} against {of['its own (no shaping)']:.0f} without shaping, the aim of {aim} "
             f"{'met' if ours >= aim else 'missed'}; the best rival, {best}, {rivals[best]:.0f}"
         )
+        if "bi-level, covariance, faster" in of:
+            said[-1] += f"; at a step of 10 for 3, ours {of['bi-level, covariance, faster']:.0f}"
     return [f"**Pendulum, a follower that plans too short**, medians of fresh followers: {'. Then '.join(said)}."]
 
 

@@ -19,7 +19,7 @@ from bilevel_rl.loop import checkpoint, precision, stepping
 from bilevel_rl.loop.grading import measure
 from bilevel_rl.loop.problem import Optimum, Problem
 from bilevel_rl.loop.run_folder import RunFolder
-from bilevel_rl.loop.solver import Solver, check_fits
+from bilevel_rl.loop.solver import Solver, State, check_fits
 from bilevel_rl.loop.starts import checked, checked_seed
 from bilevel_rl.loop.trace import OK, Log, Trace, without_value
 
@@ -81,33 +81,39 @@ def solve(
         else:
             log.add(grade(stacked, states, 0), states, 0, problem)
         for record in range(done, count):
-            began = time.perf_counter()
-            back = runner.hold(states, record * every, every)
-            new, alive = jax.block_until_ready(runner.advance(states, record * every, every))
+            began, k0, k = time.perf_counter(), record * every, (record + 1) * every
+            back = runner.hold(states, k0, every)
+            new, alive = jax.block_until_ready(runner.advance(states, k0, every))
             seconds += time.perf_counter() - began
-            k, ok = (record + 1) * every, np.asarray(alive) & (log.status == OK)
-            if ok.all():
-                states = new
-            else:
-                states = back(new)
-                ok = _stopped(log, alive, partial(runner.cause, states, record * every, every), problem, states.x)
-                states = stepping.keep(new, states, jnp.asarray(ok))
+            states = _kept(log, np.asarray(alive), new, back, partial(runner.cause, k0=k0, length=every), problem)
             log.add(grade(stacked, states, k), states, k, problem)
             if on_record is not None:
                 on_record(k, log.newest())
             store.save(record + 1, log, states, last=record + 1 == count)
-            if not ok.any():
+            if (log.status != OK).all():
                 break
         store.finish(log, partial(runner.drawn, states))
     return dataclasses.replace(log.trace(states, seconds), x_names=tuple(problem.x_names))
 
 
-def _stopped(log: Log, alive: Any, cause: Callable[[int], stepping.Broken], problem: Problem, x: Any) -> np.ndarray:
-    """Which runs go on [B]; those that broke are said in the log."""
-    for i in np.flatnonzero(~np.asarray(alive) & (log.status == OK)):
-        found = cause(int(i))
-        log.stop(int(i), without_value(problem, found.where, np.asarray(x[i]), found.overflow) or found.text)
-    return log.status == OK
+def _kept(
+    log: Log, alive: np.ndarray, new: State, back: Callable[[State], State], cause: Callable[..., stepping.Broken],
+    problem: Problem,
+) -> State:  # fmt: skip
+    """The new states of runs that go on, those before of the others; what broke is said in the log.
+
+    Args:
+        alive: [B] whether each run is still finite.
+        back: new states -> those before.
+        cause: (states before, i=run) -> why it broke.
+    """
+    if (alive & (log.status == OK)).all():
+        return new
+    before = back(new)
+    for i in np.flatnonzero(~alive & (log.status == OK)):
+        found = cause(before, i=int(i))
+        log.stop(int(i), without_value(problem, found.where, np.asarray(before.x[i]), found.overflow) or found.text)
+    return stepping.keep(new, before, jnp.asarray(log.status == OK))
 
 
 def ready(problem: Problem, solvers: Sequence[Solver], runs: int) -> list[Solver]:

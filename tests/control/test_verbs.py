@@ -18,7 +18,7 @@ SMALL = [
 
 def test_run_and_resume_to_a_larger_budget(tmp_path, capsys):
     assert main(["check", FILE, "covariance"]) == 0
-    assert "shop: 1 observations, 3 actions" in capsys.readouterr().out
+    assert "shop: observations of 1 number, 3 actions" in capsys.readouterr().out
     folder = tmp_path / "run"
     assert main(["run", FILE, "--samples", "80", "--runs", "2", "--records", "5", "--out", str(folder), *SMALL]) == 0
     assert "outcome" in capsys.readouterr().out  # nothing exact is known here

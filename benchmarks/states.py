@@ -1,14 +1,14 @@
 """Memory and cost of the finite engine from ten thousand to ten million states.
 
-    python benchmarks/states.py [--largest 1000000]     two minutes of a processor to a million states, six to ten million
+    python benchmarks/states.py [--largest 1000000]     two minutes of a processor; 8 GiB at ten million states
 
 The problem is a corridor whose successors are a rule (s - 1, s, s + 1; two actions), read block by block
 (`FiniteMDP.from_blocks`); the reward is a function of the state, x has two numbers. No table of S x A x S is made, and
-`coupled_penalty` makes none of rewards. A process a size: seconds to make the MDP, what it and a state of
-`coupled_penalty` hold, the processor's nanoseconds of a transition (one run, the least of eight intervals of 500
-iterations), the peak of the process. For `certainty_equivalence` (2,048 transitions an iteration, room for 65,536 of
-them) XLA's own account of one compiled iteration. Results go to `results/states.json` after every size; a second call
-runs what is missing.
+`coupled_penalty` makes none of rewards. In a process a size: seconds to make the MDP, what it and the state of
+`coupled_penalty` hold, the peak of the process. In one process for all sizes, which take turns of 5,000 iterations: the
+processor's nanoseconds of a transition, one run (the least of six turns), and how many times as much as at the fewest
+states (the median). For `certainty_equivalence` (2,048 transitions an iteration, room for 65,536 of them) XLA's own
+account of one compiled iteration. Results go to `results/states.json`; a second call runs what is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ use_64_bit()
 
 RESULTS = Path(__file__).parent / "results" / "states.json"
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-INTERVAL, TURNS = 500, 8
+INTERVAL, TURNS = 5_000, 6
 COUNTING = CertaintyEquivalence(memory=65_536, descents=2, tau=0.05)
 
 
@@ -75,25 +76,44 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def sampled(states: int) -> dict[str, float]:
-    """`coupled_penalty`."""
-    idle, began = peak(), time.process_time()
+def stepping_at(states: int) -> tuple[Corridor, Callable[[], float], dict[str, Any]]:
+    """A run of `coupled_penalty` that is compiled and on its way: called, it goes on and says what a transition took."""
     problem = Corridor(states)
-    made, making = peak(), time.process_time() - began
-    problem = jax.tree.map(jnp.asarray, problem)
     solver, keys = stepping.stack([CoupledPenalty().on(problem)], 1), stepping.run_keys(0, 1)
-    run = stepping.stepper(problem, solver, keys)
-    state, k, spent = run.first(problem.x0[None]), 0, []
-    for turn in range(2 + TURNS):  # the first two compile
-        before, began = float(state.samples[0]), time.process_time()
-        state, _ = jax.block_until_ready(run.advance(state, k, INTERVAL))
-        k += INTERVAL
-        if turn > 1:
-            spent.append((time.process_time() - began) / (float(state.samples[0]) - before))
+    run = stepping.stepper(jax.tree.map(jnp.asarray, problem), solver, keys)
+    now: dict[str, Any] = {"state": run.first(problem.x0[None]), "k": 0}
+
+    def step() -> float:
+        before, began = float(now["state"].samples[0]), time.process_time()
+        now["state"], _ = jax.block_until_ready(run.advance(now["state"], now["k"], INTERVAL))
+        spent = time.process_time() - began
+        now["k"] += INTERVAL
+        return spent / (float(now["state"].samples[0]) - before)
+
+    for _ in range(2):  # the second call's state has other types than the first one: it compiles too
+        step()
+    return problem, step, now
+
+
+def sampled(states: int) -> dict[str, float]:
+    """What `coupled_penalty` holds."""
+    idle, began = peak(), time.process_time()
+    Corridor(states)
+    making, making_peak = time.process_time() - began, peak() - idle
+    problem, _, now = stepping_at(states)
     return {
-        "mdp_mib": mib(problem.mdp), "seconds_to_make": making, "peak_to_make_mib": made - idle, "state_mib": mib(state),
-        "nanoseconds": 1e9 * min(spent), "peak_mib": peak(),
+        "mdp_mib": mib(problem.mdp), "seconds_to_make": making, "peak_to_make_mib": making_peak,
+        "state_mib": mib(now["state"]), "peak_mib": peak(),
     }  # fmt: skip
+
+
+def timed(largest: int) -> dict[str, list[float]]:
+    """Nanoseconds of a transition and ratio to that at the fewest states, by size; sizes take turns."""
+    sizes = [size for size in SIZES if size <= largest]
+    steps = [stepping_at(states)[1] for states in sizes]
+    spent = np.array([[step() for step in steps] for _ in range(TURNS)])
+    least, ratios = spent.min(0) * 1e9, np.median(spent / spent[:, :1], 0)
+    return {str(size): [float(t), float(r)] for size, t, r in zip(sizes, least, ratios, strict=True)}
 
 
 def counted(states: int) -> dict[str, float]:
@@ -118,21 +138,36 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         kind, states = options.one
-        print(json.dumps({"sampled": sampled, "counted": counted}[kind](int(states))))
+        print(json.dumps({"sampled": sampled, "counted": counted, "timed": timed}[kind](int(states))))
         return
     facts = records.read_json(RESULTS) if RESULTS.exists() else {"sizes": {}}
-    for states in (size for size in SIZES if size <= options.largest):
+    sizes = [size for size in SIZES if size <= options.largest]
+    for states in sizes:
         row = facts["sizes"].setdefault(str(states), {})
-        for kind, one in (("sampled", "nanoseconds"), ("counted", "counted_state_mib")):
-            if one in row:
-                continue
-            words = [sys.executable, __file__, "--one", kind, str(states)]
-            said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
-            row |= {key: round(value, 2) for key, value in json.loads(said.splitlines()[-1]).items()}
-            facts |= {"slopes": slopes(facts["sizes"]), "hardware": records.hardware(),
-                      "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
-            records.write_json(RESULTS, facts)
-        print(states, row, flush=True)
+        for kind, one in (("sampled", "peak_mib"), ("counted", "counted_state_mib")):
+            if one not in row:
+                row |= asked(kind, states)
+                write(facts)
+                print(states, row, flush=True)
+    if not all("nanoseconds" in facts["sizes"][str(states)] for states in sizes):
+        for size, (nanoseconds, ratio) in asked("timed", sizes[-1]).items():
+            facts["sizes"][size] |= {"nanoseconds": nanoseconds, "ratio": ratio}
+        write(facts)
+        print({size: row["nanoseconds"] for size, row in facts["sizes"].items()})
+
+
+def asked(kind: str, states: int) -> dict[str, Any]:
+    """What a process of its own has measured."""
+    words = [sys.executable, __file__, "--one", kind, str(states)]
+    return json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def write(facts: dict[str, Any]) -> None:
+    """Figures to two decimals, and their slopes."""
+    rows = {size: {key: round(value, 2) for key, value in row.items()} for size, row in facts["sizes"].items()}
+    facts |= {"sizes": rows, "slopes": slopes(rows), "hardware": records.hardware(),
+              "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
+    records.write_json(RESULTS, facts)
 
 
 def slopes(sizes: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -374,3 +374,23 @@ def test_unknown_words_are_refused_with_the_known_ones(option, value):
     object.__setattr__(solver, option, value)  # past the type checks that are on in tests only
     with pytest.raises(InvalidConfig, match=option):
         solver.check(GoalPlacement(rows=2, columns=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["doubly_robust", "gradient_critic", "ratio_critic", "likelihood_ratio"])
+def test_a_step_copies_no_table(estimator):
+    """Its cost does not depend on the number of states: tables are updated where they are."""
+    S, A, d = 20_000, 2, 2
+    problem = jax.tree.map(jnp.asarray, RandomMDP(S, A, 3, features=d))
+    solver = CoupledPenalty(estimator=estimator)
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+
+    def steps(state, arrays, keys):
+        problem = eqx.combine(arrays, rest)
+        draws = solver.draws(problem)
+        one = lambda s, z: (solver.step(problem, s, z[0], noise.uniforms(draws, z[1])), None)  # noqa: E731
+        return jax.lax.scan(one, state, (jnp.arange(4), keys))[0]
+
+    state = solver.init(problem, problem.x0, jax.random.key(0))
+    made = jax.jit(steps, donate_argnums=0).lower(state, arrays, jax.random.split(jax.random.key(1), 4)).compile()
+    assert made.memory_analysis().temp_size_in_bytes < 8 * S * A, "a table is as large"

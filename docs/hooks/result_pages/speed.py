@@ -35,7 +35,8 @@ def moving(facts: dict[str, Any]) -> str:
 STATES = {
     "mdp_mib": "the MDP, MiB", "seconds_to_make": "processor seconds to make it",
     "peak_to_make_mib": "peak while it is made, MiB", "state_mib": "`coupled_penalty`: a run's state, MiB",
-    "nanoseconds": "a transition, processor's ns", "peak_mib": "the process's peak, MiB",
+    "nanoseconds": "a transition, processor's ns", "ratio": "times as much as at the fewest",
+    "peak_mib": "the process's peak, MiB",
     "counted_state_mib": "`certainty_equivalence`: a run's state, MiB",
     "counted_temporaries_mib": "temporaries of an iteration, MiB",
 }  # fmt: skip

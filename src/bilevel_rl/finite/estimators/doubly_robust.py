@@ -32,7 +32,7 @@ class DoublyRobust(Estimator):
         C, gradients = carry
         C, before, after = self.ratios.advanced(C, seen, w, beta)
         difference = gradients.difference(seen, self.ratios.ratio(before, w, seen.mine), w)
-        gradients, error = gradients.taught(problem, x, lesson, beta)
+        gradients, error = gradients.taught(problem, x, lesson, beta, difference)
         follows = centred(after, seen.mine) if self.centre else after
         correction = mean(follows[:, None] * error[: after.shape[0]], seen.mine)
         rho = self.ratios.ratio(after, w, seen.mine)

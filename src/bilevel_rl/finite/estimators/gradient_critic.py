@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, Lesson, Passage, centred, mean
 from bilevel_rl.finite.estimators.likelihood_ratio import LikelihoodRatio
 from bilevel_rl.finite.learn.coupled_critics import valued
-from bilevel_rl.finite.model import sampling
+from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
 
 
@@ -34,29 +34,34 @@ class Gradients(eqx.Module):
         return cls(jnp.zeros((S, A, x.shape[0])), jnp.zeros(x.shape[0]) if centre else None)
 
     def taught(
-        self, problem: BilevelProblem, x: Float[Array, " d"], lesson: Lesson, beta
+        self, problem: BilevelProblem, x: Float[Array, " d"], lesson: Lesson, beta, *reads: Array
     ) -> tuple[Gradients, Float[Array, "B d"]]:
         r"""After a lesson, and the errors $\nabla r - m + \gamma\, E_\pi G(s',\cdot) - G(s,a)$.
 
         Where x moves the kernel $\nabla\log P_x(s'|s,a)\,\delta_Q$ joins $\nabla r$.
+
+        Args:
+            reads: what else was read from the table, before it changes (see `small.after`).
         """
         S, A, d = self.G.shape
+        flat = self.G.reshape(S * A, d)
         mdp = problem.transitions(x)
         s, a, s_next = lesson.s, lesson.a, lesson.s_next
-        ahead = jnp.einsum("ba,bad->bd", lesson.pi_next, self.G[s_next])
+        ahead = jnp.einsum("ba,bad->bd", lesson.pi_next, small.rows(self.G, s_next))
         ahead = valued(mdp, ahead, s_next, self.level)
         slope = slopes(problem, x, lesson)
         if self.level is not None:
             slope = slope - self.level
-        error = slope + mdp.discount * ahead - self.G[s, a]
+        error = slope + mdp.discount * ahead - small.rows(flat, s * A + a)
         counted = error if lesson.weight is None else error * lesson.weight[:, None]
-        G = self.G.at[s, a].add(beta * sampling.visit_mean(s * A + a, S * A, counted))
+        each = sampling.visit_mean(s * A + a, S * A, small.after(counted, *reads))
+        G = small.add_rows(flat, s * A + a, beta * each).reshape(S, A, d)
         level = None if self.level is None else self.level + beta * jnp.mean(counted, axis=0)
         return Gradients(G, level), error
 
     def difference(self, seen: Passage, rho: Float[Array, " N"], w) -> Float[Array, " d"]:
         r"""$E_{d^L} \sum_a (\pi - \pi^L)/\bar w\; G$, the states of $\pi$'s chains weighed by rho."""
-        there = jnp.einsum("na,nad->nd", (seen.pi - seen.pi_l) / w, self.G[seen.s])
+        there = jnp.einsum("na,nad->nd", (seen.pi - seen.pi_l) / w, small.rows(self.G, seen.s))
         return mean(rho[:, None] * there, seen.mine)
 
 
@@ -100,6 +105,6 @@ class GradientCritic(Estimator):
         log_ratio, gradients = carry
         log_ratio, before, after = self.ratios.advanced(log_ratio, seen, w)
         term = gradients.difference(seen, 1 - w * before, w)
-        gradients, _ = gradients.taught(problem, x, lesson, beta)
+        gradients, _ = gradients.taught(problem, x, lesson, beta, term)
         follows = centred(after, seen.mine) if self.centre else after
         return (log_ratio, gradients), Estimate(follows, 1 - w * after, None, (term,))

@@ -164,8 +164,9 @@ def asked(kind: str, states: int) -> dict[str, Any]:
 
 def write(facts: dict[str, Any]) -> None:
     """Figures to two decimals, and their slopes."""
-    rows = {size: {key: round(value, 2) for key, value in row.items()} for size, row in facts["sizes"].items()}
-    facts |= {"sizes": rows, "slopes": slopes(rows), "hardware": records.hardware(),
+    for row in facts["sizes"].values():
+        row |= {key: round(value, 2) for key, value in row.items()}
+    facts |= {"slopes": slopes(facts["sizes"]), "hardware": records.hardware(),
               "provenance": records.provenance("python benchmarks/states.py")}  # fmt: skip
     records.write_json(RESULTS, facts)
 

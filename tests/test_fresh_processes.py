@@ -26,7 +26,7 @@ FEW = ["--samples", "200", "--runs", "2"]
 COMMANDS = {
     "run": ["run", PROBLEM[0], "coupled_penalty", *PROBLEM[1:], *FEW, "--no-optimum"],
     "run, neural follower": ["run", SHOP[0], "--samples", "80", "--runs", "2", "--records", "5", *SHOP[1:]],
-    "compare": ["compare", *PROBLEM, "--solvers", "hpgd", "penalty_actor_critic:chains=4", *FEW],
+    "compare": ["compare", *PROBLEM, "--solvers", "coupled_penalty", "penalty_actor_critic:chains=4", *FEW],
     "sweep": ["sweep", PROBLEM[0], "penalty_actor_critic", *PROBLEM[1:], "--grid", "chains=2,4", *FEW],
     "search": ["search", PROBLEM[0], "penalty_actor_critic", *PROBLEM[1:], "--starts", "4", "--samples", "2000"],
     "bench suite": ["bench", "suite", "--problems", "goal_placement", "--solvers", "penalty_actor_critic", *FEW],

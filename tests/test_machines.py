@@ -506,7 +506,7 @@ def test_a_driver_that_is_killed_leaves_nothing_behind_and_the_next_goes_on(plug
     assert not [p for p in psutil.Process(job.pid).children(recursive=True) if "bilevel_rl" in " ".join(p.cmdline())]
     job.kill()
     job.communicate()
-    until(lambda: not list(scratch.glob("bilevel-rl-*")), 240)
+    until(lambda: not list(scratch.glob("bilevel-rl-*")), 120)
     waits.unlink()
     job = bench(plugin, "Slow", out=out, more=("--ray", nodes.address))
     said, _ = job.communicate(timeout=240)

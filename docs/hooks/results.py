@@ -16,6 +16,7 @@ from result_pages.competitors import exact_search, peers, published
 from result_pages.control import control_known
 from result_pages.control import found as found_of_control
 from result_pages.flows import flows
+from result_pages.gallery import gallery
 from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
 from result_pages.methods import braess, choose, population, quality, reliability, suite
 from result_pages.offline import offline
@@ -140,7 +141,7 @@ WRITERS = {
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
     "control_systems": noted, "control_hopper": noted, "control_on_policy": noted, "offline": offline,
-    "flows": flows, "paper_tweets": paper_tweets, "race_cost": table,
+    "flows": flows, "paper_tweets": paper_tweets, "race_cost": table, "gallery": gallery,
 }  # fmt: skip
 
 if __name__ == "__main__":

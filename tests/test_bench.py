@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ class Picky(Walk):
 def plugin(tmp_path):
     """A user's own problem and solvers."""
     file = tmp_path / "plugin.py"
-    file.write_text(PLUGIN)
+    # where the test looks, wherever the file travels
+    file.write_text(PLUGIN.replace("Path(__file__).parent", f"Path({str(tmp_path)!r})"))
     return file
 
 
@@ -121,7 +123,7 @@ def test_a_dead_worker_is_reported_and_tried_once_more(plugin, capsys):
     facts = run(plugin, "Dies", "Picky")
     said = capsys.readouterr().out
     done, refused = facts["cells"]["Tiny | Dies"], facts["cells"]["Tiny | Picky"]
-    assert "died   Tiny | Dies" in said
+    assert re.search(r"died +Tiny \| Dies", said)
     assert "killed by signal 9" in said
     assert refused["status"] == "not applicable"
     assert "without sampled gradients" in refused["reason"]
@@ -164,19 +166,21 @@ def test_pool_tries_twice_waits_for_others_and_runs_nothing_again(plugin, monkey
 
 
 @pytest.mark.slow
-def test_after_a_sigkill_of_the_suite_every_cell_runs_once(plugin):
+def test_after_a_sigkill_of_the_suite_its_worker_ends_and_the_next_suite_fills_the_cell(plugin):
     command = [sys.executable, str(ROOT / "benchmarks/suite.py"), *argv(plugin, "Slow")]
     starts = plugin.parent / "slow_starts"
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.time() + 60
     while not starts.exists() and time.time() < deadline:
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)  # its worker goes on, and holds the cell
+    first.send_signal(signal.SIGKILL)  # its worker sees that, and ends
     first.wait()
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (plugin.parent / "table/cells/Tiny--Slow/cell.json").exists(), second.stdout
-    # check() is called by the cell and its solves: all of them in one process
-    assert len(set(starts.read_text().split())) == 1
+    # check() is called by the cell and its solves: all of them in the one process of either suite
+    workers = dict.fromkeys(starts.read_text().split())
+    assert 1 <= len(workers) <= 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 def test_a_pool_that_is_told_to_end_ends_its_workers(monkeypatch, tmp_path):

@@ -50,6 +50,20 @@ def test_a_task_of_ones_own_is_trained_and_kept(task, tmp_path, capsys):
     assert "the reference, which followed" in capsys.readouterr().out
 
 
+def test_a_used_folder_is_gone_on_with_where_it_is_the_same_run(task, tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    ask = ["flows", "train", task, "--batch", "16", "--group", "4"]
+    assert main([*ask, "--steps", "4", "--out", str(whole)]) == 0
+    assert main([*ask, "--steps", "2", "--out", str(parts)]) == 0
+    assert main([*ask, "--steps", "4", "--out", str(parts)]) == 0
+    assert len((parts / "metrics.jsonl").read_text().splitlines()) == 4
+    assert (parts / "velocity.safetensors").read_bytes() == (whole / "velocity.safetensors").read_bytes()
+    assert main([*ask, "--steps", "4", "--out", str(parts), "--rate", "0.5"]) == 2
+    assert "rate" in capsys.readouterr().err
+    assert main([*ask, "--steps", "4", "--out", str(parts), "--resume", "never"]) == 2
+    assert "a new run would wipe it" in capsys.readouterr().err
+
+
 def test_a_reward_is_learnt_beside_the_flow(monkeypatch, capsys):
     from bilevel_rl.flows.spots import Spots
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
 
-from bilevel_rl import names
+from bilevel_rl import names, signals
 from bilevel_rl.commands import screen
 from bilevel_rl.commands.words import HELP
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
@@ -54,7 +56,13 @@ def main(argv: Sequence[str]) -> int:
         )  # fmt: skip
     given = options.parse(f"flows {verb} {words[0]}", settings, rest, settings.__doc__ or "")
     require("torch", "llm")
-    return run(_task(words[0], verb), given)
+    again = shlex.join(["bilevel-rl", "flows", *argv])
+    with (
+        signals.hinted(again)
+        if given.out is not None and given.resume == "auto"
+        else contextlib.nullcontext()
+    ):
+        return run(_task(words[0], verb), given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +73,18 @@ class Common:
     batch: Annotated[int, arg(help="samples of an iteration")] = 64
     group: Annotated[int, arg(help="samples of one prompt in an iteration")] = 16
     rate: Annotated[float, arg(help="step size of Adam, of the flow")] = 3e-3
-    reference_decay: Annotated[float, arg(help="of the reference, an average of the flow's weights; 1: it stays")] = 1.0
+    reference_decay: Annotated[
+        float, arg(help="of the reference, an average of the flow's weights; 1: it stays")
+    ] = 1.0
     seed: Annotated[int, arg(help="the one integer from which all randomness follows")] = 0
-    out: Annotated[Path | None, arg(help="folder of the run: metrics, checkpoint, velocity.safetensors")] = None
+    out: Annotated[Path | None, arg(help="folder of the run: metrics, checkpoint, velocity.safetensors")] = (
+        None
+    )
+    save_every: Annotated[int, arg(help="iterations between checkpoints; 0: one at the end")] = 50
+    resume: Annotated[
+        Literal["auto", "never", "replace"],
+        arg(help="a folder that holds this run: gone on with, refused, written anew"),
+    ] = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +110,13 @@ def _train(task: Any, given: Train) -> int:
 
     velocity = task.pretrained(given.seed)
     loop = train(
-        velocity, task.reward, task.shape, method=given.method, conditions=task.conditions, tau=given.tau, **_common(given)
+        velocity,
+        task.reward,
+        task.shape,
+        method=given.method,
+        conditions=task.conditions,
+        tau=given.tau,
+        **_common(given),
     )
     return _told(task, velocity, loop, given)
 
@@ -149,7 +172,9 @@ def _task(word: str, verb: str) -> Any:
         )  # fmt: skip
     found = names.find(word, known, "task")
     task = found() if isinstance(found, type) else found
-    missing = [name for name in (*NEEDED, *(("prices",) if verb == "levels" else ())) if not hasattr(task, name)]
+    missing = [
+        name for name in (*NEEDED, *(("prices",) if verb == "levels" else ())) if not hasattr(task, name)
+    ]
     if missing:
         raise InvalidConfig(
             message(f"task {word}", f"{type(task).__name__} without {', '.join(missing)}",
@@ -158,4 +183,7 @@ def _task(word: str, verb: str) -> Any:
     return task
 
 
-VERBS: dict[str, tuple[type, Callable[[Any, Any], int]]] = {"train": (Train, _train), "levels": (Levels, _levels)}
+VERBS: dict[str, tuple[type, Callable[[Any, Any], int]]] = {
+    "train": (Train, _train),
+    "levels": (Levels, _levels),
+}

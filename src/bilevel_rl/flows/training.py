@@ -31,7 +31,8 @@ METHODS: dict[str, tuple[str, Likelihood]] = {
 def train(
     velocity: nn.Module, reward: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], *, method: str = "awm",
     likelihood: Likelihood | None = None, conditions: Any = None, steps: int = 100, batch: int = 64, group: int = 8,
-    rate: float = 1e-3, epochs: int = 1, tau: float = 0.0, micro_batch: int = 0, seed: int = 0, out: str = "", **engine: Any,
+    rate: float = 1e-3, epochs: int = 1, tau: float = 0.0, micro_batch: int = 0, seed: int = 0, out: str = "",
+    save_every: int = 0, resume: str = "never", **engine: Any,
 ) -> Loop:  # fmt: skip
     """Train a velocity network, in place, on a reward of its samples.
 
@@ -50,6 +51,9 @@ def train(
         micro_batch: samples of a forward pass; 0: all at once.
         seed: of all that is drawn.
         out: folder of the run; "": nothing is written.
+        save_every: iterations between checkpoints; 0: one at the end.
+        resume: "auto" goes on with a folder that holds this very run, more iterations allowed; "never" refuses a used one,
+            "replace" writes it anew.
         engine: further options of `FlowEngine`.
 
     Returns:
@@ -77,10 +81,13 @@ def train(
         method="plain", seed=seed, steps=steps, batch=batch, group=group, micro_batch=micro_batch, epochs=epochs,
         schedules=dataclasses.replace(TimeScales(), alpha=PowerDecay(rate, 0.0), tau=PowerDecay(tau, 0.0)),
     )  # fmt: skip
+    values = {"method": method, "tau": tau, "rate": rate, "epochs": epochs, "batch": batch, "group": group, "seed": seed}
     loop = Loop(
         made, settings, None, NoLabels(), recipe, fields=made.given, starts=made.prompts,
-        share=Share(0, batch, micro_batch), config=Keeping(out=out, method=method, seed=seed, steps=steps), problem="flow",
+        share=Share(0, batch, micro_batch), problem="flow",
+        config=Keeping(out=out, save_every=save_every, resume=resume, method=method, seed=seed, steps=steps, values=values),
     )  # fmt: skip
+    loop.begin_or_resume()
     loop.train()
     return loop
 

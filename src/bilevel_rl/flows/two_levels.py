@@ -32,7 +32,7 @@ def two_levels(
     method: str = "bilevel", estimator: str = "tilted", recipe: str = "token_rloo",
     likelihood: Likelihood = PathLikelihood(steps=6, sums=True), conditions: Any = None, steps: int = 200, batch: int = 64,
     group: int = 16, rate: float = 3e-3, x_rate: float = 0.05, tau: float = 0.1, w: float = 0.1, x_penalty: float = 0.0,
-    seed: int = 0, out: str = "", **engine: Any,
+    seed: int = 0, out: str = "", save_every: int = 0, resume: str = "never", **engine: Any,
 ) -> Loop:  # fmt: skip
     """Learn a reward whose optimal flow scores well, and the flow beside it, both in place.
 
@@ -54,6 +54,9 @@ def two_levels(
         x_penalty: lambda.
         seed: of all that is drawn.
         out: folder of the run; "": nothing is written.
+        save_every: iterations between checkpoints; 0: one at the end.
+        resume: "auto" goes on with a folder that holds this very run, more iterations allowed; "never" refuses a used one,
+            "replace" writes it anew.
         engine: further options of `FlowEngine`.
 
     Returns:
@@ -83,12 +86,16 @@ def two_levels(
             TimeScales(), zeta=constant(x_rate), alpha=constant(rate), tau=constant(tau), w=constant(w)
         ),
     )  # fmt: skip
-    values = {"recipe": recipe, "estimator": estimator, "tau": tau, "rate": rate, "x_rate": x_rate}
+    values = {
+        "method": method, "recipe": recipe, "estimator": estimator, "tau": tau, "w": w, "x_penalty": x_penalty, "rate": rate,
+        "x_rate": x_rate, "batch": batch, "group": group, "seed": seed,
+    }  # fmt: skip
     loop = Loop(
         made, settings, Gold(), PointLabels(gold), recipes.compose(recipe), fields=made.given, starts=made.prompts,
-        share=Share(0, batch, 0), config=Keeping(out=out, method=method, seed=seed, steps=steps, values=values),
-        problem="flow",
+        share=Share(0, batch, 0), problem="flow",
+        config=Keeping(out=out, save_every=save_every, resume=resume, method=method, seed=seed, steps=steps, values=values),
     )  # fmt: skip
+    loop.begin_or_resume()
     loop.train()
     return loop
 

@@ -59,6 +59,8 @@ class Keeping:
     Attributes:
         out: folder; "": nothing is written.
         save_every, samples_every: iterations between checkpoints and sample tables; 0: at the end only, never.
+        resume: what happens to a folder that holds a run: "auto" goes on with it where it is this one, "never" refuses it,
+            "replace" writes it anew.
         method, seed, steps: of the run's header.
         values: the configuration as JSON values.
     """
@@ -66,6 +68,7 @@ class Keeping:
     out: str = ""
     save_every: int = 0
     samples_every: int = 0
+    resume: str = "never"
     method: str = ""
     seed: int = 0
     steps: int = 0
@@ -520,6 +523,15 @@ class Loop:
             run_folder.save(self, folder)
         self.processes.barrier()
         self.callbacks.event("save", self.step)
+
+    def begin_or_resume(self) -> None:
+        """Go on from what the folder holds where `config.resume` is "auto" and there is anything.
+
+        Raises:
+            InvalidConfig: it holds another run.
+        """
+        if self.config.out and self.config.resume == "auto" and run_folder.has_checkpoint(self.config.out):
+            self.resume()
 
     def resume(self, folder: str | Path | None = None) -> None:
         """Continue from a checkpoint, bit for bit; metrics after it are cut off.

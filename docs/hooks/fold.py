@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 PAGES = ("results/", "catalogue.md", "components.md", "claims.md")
-ROWS = 7  # a table or list of more is folded; 7 fill about half a screen
+ROWS = 5  # a table or list of more is folded; 5 fill a third of a screen
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:

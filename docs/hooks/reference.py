@@ -11,6 +11,7 @@ PAGE = "# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n  
 # package (or the base layer, the files beside them), in the order of dependence: what it is stands in its own docstring
 ROOMS = ("", "loop", "finite", "control", "host", "policy_gradient", "levels", "llm", "report", "bench", "experiments",
          "launch", "commands")  # fmt: skip
+FEW = 60  # modules of a package that are listed one after another
 
 
 def on_config(config, **_):
@@ -42,12 +43,20 @@ def on_files(files, config, **_):
 
 
 def listing(room: str, modules: list[Path], package: Path) -> str:
-    """The page of a package: a line a module."""
-    rows = [f"# {title(room)}\n", "| Module | What it is |", "|---|---|"]
-    for module in modules:
-        name = dotted(module, package)
-        rows.append(f"| [`{name.removeprefix('bilevel_rl.')}`]({name}.md) | {first_line(module)} |")
-    return "\n".join(rows) + "\n"
+    """The page of a package: a line a module, those of the packages inside it under lines that open."""
+    parts = [f"# {title(room)}\n"]
+    for folder in sorted({module.parent for module in modules}, key=lambda f: (f != package / room, f)):
+        rows = ["| Module | What it is |", "|---|---|"]
+        for module in (m for m in modules if m.parent == folder):
+            name = dotted(module, package)
+            rows.append(f"| [`{name.removeprefix('bilevel_rl.')}`]({name}.md) | {first_line(module)} |")
+        if folder == package / room or len(modules) < FEW:
+            parts.append("\n".join(rows) + "\n")
+        else:
+            name = dotted(folder / "__init__.py", package).removeprefix("bilevel_rl.")
+            inside = "\n".join(f"    {row}" for row in rows)
+            parts.append(f'??? note "`{name}`: {len(rows) - 2} modules"\n\n{inside}\n')
+    return "\n".join(parts)
 
 
 def first_line(module: Path) -> str:

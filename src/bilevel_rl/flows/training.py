@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -103,13 +103,15 @@ def _check(steps: int, rate: float, tau: float) -> None:
 class NoLabels(Labels):
     """Nobody is asked: the reward is given."""
 
+    refusal: ClassVar[tuple[str, str, str]] = (
+        "flows.train", "a recipe or method that asks for labels", "a flow's reward is given",
+    )  # fmt: skip
+
     def answers(self, rows: Any, pairs: Tensor) -> Tensor:
-        raise InvalidConfig(_nobody())
+        raise self._refused()
 
     def rows(self, pairs: Any) -> tuple[Any, Any]:
-        raise InvalidConfig(_nobody())
+        raise self._refused()
 
-
-def _nobody() -> str:
-    return message("flows.train", "a recipe or method that asks for labels", "a flow's reward is given",
-                   "Use levels.Loop with Labels of your own")  # fmt: skip
+    def _refused(self) -> InvalidConfig:
+        return InvalidConfig(message(*self.refusal, "Use levels.Loop with Labels of your own"))

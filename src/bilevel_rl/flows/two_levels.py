@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.flows.engine import FlowEngine
 from bilevel_rl.flows.likelihoods import Likelihood, PathLikelihood
-from bilevel_rl.levels.labels import Labels
+from bilevel_rl.flows.training import NoLabels
 from bilevel_rl.levels.loop import Keeping, Loop
 from bilevel_rl.levels.objectives import Gold
 from bilevel_rl.levels.processes import Share
@@ -100,12 +100,14 @@ def two_levels(
     return loop
 
 
-class PointLabels(Labels):
+class PointLabels(NoLabels):
     """Whoever can score points, and is asked for nothing else.
 
     Args:
         score: (points, group) -> [N].
     """
+
+    refusal = ("flows.two_levels", "an objective that asks for preferences", "points are scored")
 
     def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.score = score
@@ -113,17 +115,6 @@ class PointLabels(Labels):
     @torch.no_grad()
     def gold(self, rows: Any) -> Tensor:
         return self.score(rows.point, rows.group)
-
-    def answers(self, rows: Any, pairs: Tensor) -> Tensor:
-        raise InvalidConfig(_points_alone())
-
-    def rows(self, pairs: Any) -> tuple[Any, Any]:
-        raise InvalidConfig(_points_alone())
-
-
-def _points_alone() -> str:
-    return message("flows.two_levels", "an objective that asks for preferences", "points are scored",
-                   "Use levels.Loop with Labels of your own")  # fmt: skip
 
 
 def _check(reward: Any, steps: int, rate: float, x_rate: float, tau: float, w: float, x_penalty: float) -> None:

@@ -16,21 +16,17 @@ import argparse
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
+from _stepping import Going
 
 from bilevel_rl import records
 from bilevel_rl.finite import FiniteMDP
 from bilevel_rl.finite.problems import RandomMDP
-from bilevel_rl.finite.solvers import CoupledPenalty
 from bilevel_rl.finite.tables import TableProblem
-from bilevel_rl.loop import stepping, use_64_bit
+from bilevel_rl.loop import use_64_bit
 
 use_64_bit()
 
@@ -65,32 +61,13 @@ def shaped(kind: str, states: int) -> RandomMDP:
 def measured(kind: str) -> dict[str, dict[str, float]]:
     """Nanoseconds of a processor a transition by number of states, and how many times as much as at the fewest."""
     sizes = [S for S in SIZES if not kind.startswith("whole") or S <= LARGEST_WHOLE]
-    steps = [stepping_at(shaped(kind, states)) for states in sizes]
+    steps = [Going(shaped(kind, states), INTERVAL) for states in sizes]
     spent = np.array([[step() for step in steps] for _ in range(TURNS)])
     least, ratios = spent.min(0), np.median(spent / spent[:, :1], 0)
     return {
         str(states): {"nanoseconds": round(float(t) * 1e9, 1), "ratio": round(float(r), 3)}
         for states, t, r in zip(sizes, least, ratios, strict=True)
     }
-
-
-def stepping_at(problem: RandomMDP) -> Callable[[], float]:
-    """A run that is compiled and on its way: called, it goes on for an interval and says what a transition took."""
-    problem = jax.tree.map(jnp.asarray, problem)
-    solver, keys = stepping.stack([CoupledPenalty().on(problem)], 1), stepping.run_keys(0, 1)
-    run = stepping.stepper(problem, solver, keys)
-    now = {"states": run.first(problem.x0[None]), "k": 0}
-
-    def step() -> float:
-        before, began = float(now["states"].samples[0]), time.process_time()
-        now["states"], _ = jax.block_until_ready(run.advance(now["states"], now["k"], INTERVAL))
-        spent = time.process_time() - began
-        now["k"] += INTERVAL
-        return spent / (float(now["states"].samples[0]) - before)
-
-    for _ in range(2):  # the second call's states have other types than the first ones: it compiles too
-        step()
-    return step
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _stepping import Going
 
 from bilevel_rl import records
 from bilevel_rl.finite import BilevelProblem, FiniteMDP
 from bilevel_rl.finite.objectives.visitation_utility import VisitationUtility
-from bilevel_rl.finite.solvers import CertaintyEquivalence, CoupledPenalty
-from bilevel_rl.loop import stepping, use_64_bit
+from bilevel_rl.finite.solvers import CertaintyEquivalence
+from bilevel_rl.loop import use_64_bit
 
 use_64_bit()
 
@@ -76,41 +76,23 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def stepping_at(states: int) -> tuple[Corridor, Callable[[], float], dict[str, Any]]:
-    """A run of `coupled_penalty` that is compiled and on its way: called, it goes on and says what a transition took."""
-    problem = Corridor(states)
-    solver, keys = stepping.stack([CoupledPenalty().on(problem)], 1), stepping.run_keys(0, 1)
-    run = stepping.stepper(jax.tree.map(jnp.asarray, problem), solver, keys)
-    now: dict[str, Any] = {"state": run.first(problem.x0[None]), "k": 0}
-
-    def step() -> float:
-        before, began = float(now["state"].samples[0]), time.process_time()
-        now["state"], _ = jax.block_until_ready(run.advance(now["state"], now["k"], INTERVAL))
-        spent = time.process_time() - began
-        now["k"] += INTERVAL
-        return spent / (float(now["state"].samples[0]) - before)
-
-    for _ in range(2):  # the second call's state has other types than the first one: it compiles too
-        step()
-    return problem, step, now
-
-
 def sampled(states: int) -> dict[str, float]:
     """What `coupled_penalty` holds."""
     idle, began = peak(), time.process_time()
     Corridor(states)
     making, making_peak = time.process_time() - began, peak() - idle
-    problem, _, now = stepping_at(states)
+    problem = Corridor(states)
+    run = Going(problem, INTERVAL)
     return {
         "mdp_mib": mib(problem.mdp), "seconds_to_make": making, "peak_to_make_mib": making_peak,
-        "state_mib": mib(now["state"]), "peak_mib": peak(),
+        "state_mib": mib(run.state), "peak_mib": peak(),
     }  # fmt: skip
 
 
 def timed(largest: int) -> dict[str, list[float]]:
     """Nanoseconds of a transition and ratio to that at the fewest states, by size; sizes take turns."""
     sizes = [size for size in SIZES if size <= largest]
-    steps = [stepping_at(states)[1] for states in sizes]
+    steps = [Going(Corridor(states), INTERVAL) for states in sizes]
     spent = np.array([[step() for step in steps] for _ in range(TURNS)])
     least, ratios = spent.min(0) * 1e9, np.median(spent / spent[:, :1], 0)
     return {str(size): [float(t), float(r)] for size, t, r in zip(sizes, least, ratios, strict=True)}

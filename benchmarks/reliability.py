@@ -3,7 +3,8 @@
     python benchmarks/reliability.py [--inputs N] [--corruptions N] [--kills N] [--seed S] [--keep FILE]
 
 Every generated input has at least one part that is wrong for certain, so each must end with one sentence and the exit code
-2 (1 where the answer is no). A damaged file counts as harmless only where its content is the same as before.
+2 (1 where the answer is no). A damaged file counts as harmless only where its content is the same as before. With `--keep`
+what was found is written there beside what is there already, kills after every run: a second call goes on with them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -304,20 +306,37 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kills(count: int, seed: int) -> dict[str, Any]:
-    """SIGKILLs at random moments after a process's first checkpoint; every run must end with the bits of a whole one."""
-    chance, done, runs, differing = random.Random(seed), 0, 0, 0
+def kills(
+    count: int, seed: int, ended: dict[str, dict[str, Any]] | None = None, save: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """SIGKILLs at random moments after a process's first checkpoint; every run must end with the bits of a whole one.
+
+    Args:
+        count: at least so many kills.
+        seed: of the moments; run i of a seed has its own, so that a call goes on where an earlier one stopped.
+        ended: what became of each run, by its number; filled.
+        save: called after each run with what is known so far.
+    """
+    ended = {} if ended is None else ended
 
     def begin(argv: list[str]) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-c", START, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                 env=os.environ)  # fmt: skip
 
+    def summary() -> dict[str, Any]:
+        runs = list(ended.values())
+        return {
+            "kills": sum(run["kills"] for run in runs), "runs": len(runs),
+            "differing": sum(not run["same"] for run in runs), "ended": ended,
+        }  # fmt: skip
+
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
         assert begin([*KILLED, "--out", str(whole)]).wait() == 0
         expected = records.read_arrays(whole / "metrics.npz")
-        while done < count:
-            folder = Path(place) / f"run{runs}"
+        while summary()["kills"] < count:
+            name, done = str(len(ended)), 0
+            chance, folder = random.Random(f"{seed}, {name}"), Path(place) / f"run{name}"
             argv = [*KILLED, "--out", str(folder)]
             for _ in range(chance.randrange(1, 4)):
                 process, seen = begin(argv), folder / "checkpoint.npz"
@@ -331,25 +350,38 @@ def kills(count: int, seed: int) -> dict[str, Any]:
                 process.wait()
                 argv = ["resume", str(folder)]
             code = begin(argv).wait()
-            runs += 1
             found = records.read_arrays(folder / "metrics.npz")
             equal = found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in found)
-            differing += code != 0 or not equal
+            ended[name] = {"kills": done, "same": bool(code == 0 and equal)}
+            save(summary())
             shutil.rmtree(folder)
-    return {"kills": done, "runs": runs, "differing": differing}
+    return summary()
 
 
 def study(args: argparse.Namespace) -> dict[str, Any]:
-    """All three."""
+    """Those of the three that are asked for; with a file to keep them in, what it holds of the others stays."""
     assert "run" in VERBS
-    found: dict[str, Any] = {"seed": args.seed}
-    for name, work in (("inputs", inputs), ("corruptions", corruptions), ("kills", kills)):
-        if count := getattr(args, name):
-            found[name] = work(count, args.seed)
-            print(name, {k: v for k, v in found[name].items() if k not in ("not_refused", "not_noticed")}, flush=True)
-            for one in [*found[name].get("not_refused", []), *found[name].get("not_noticed", [])]:
-                print("  ", one, flush=True)
-    return found | {"provenance": records.provenance("python benchmarks/reliability.py " + " ".join(sys.argv[1:]))}
+    there = args.keep is not None and args.keep.exists()
+    found: dict[str, Any] = {"seed": args.seed} | (json.loads(args.keep.read_text()) if there else {})
+
+    def keep(name: str, facts: dict[str, Any]) -> None:
+        found["provenance"] = records.provenance("python benchmarks/reliability.py " + " ".join(sys.argv[1:]))
+        found[name] = facts | {"command": found["provenance"]["command"]}
+        if args.keep is not None:
+            records.write_json(args.keep, found)
+
+    if args.inputs:
+        keep("inputs", inputs(args.inputs, args.seed))
+    if args.corruptions:
+        keep("corruptions", corruptions(args.corruptions, args.seed))
+    if args.kills:
+        keep("kills", kills(args.kills, args.seed, found.get("kills", {}).get("ended"), lambda facts: keep("kills", facts)))
+    for name in ("inputs", "corruptions", "kills"):
+        facts = found.get(name, {})
+        print(name, {key: facts[key] for key in ("ended", "kills", "runs", "differing") if key in facts}, flush=True)
+        for one in [*facts.get("not_refused", []), *facts.get("not_noticed", [])]:
+            print("  ", one, flush=True)
+    return found
 
 
 if __name__ == "__main__":
@@ -358,8 +390,5 @@ if __name__ == "__main__":
     parser.add_argument("--corruptions", type=int, default=200)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="a JSON file for the results")
-    given = parser.parse_args()
-    result = study(given)
-    if given.keep is not None:
-        records.write_json(given.keep, result)
+    parser.add_argument("--keep", type=Path, help="a JSON file for the results, such as benchmarks/results/reliability.json")
+    study(parser.parse_args())

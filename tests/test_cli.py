@@ -95,6 +95,8 @@ WRONG = {
     "slip": ["run", "goal_placement", "exact_descent", "--problem.slip", "2", "--iterations", "3"],
     "x0": ["check", "goal_placement", "--problem.x0", "2", "0"],
     "compare-twice": ["compare", "goal_placement", "--solvers", "exact_descent", "exact_descent"],
+    "compare-nan": ["compare", "goal_placement", "--problem.x0", "nan", "0"],
+    "diagnose-x0-nan": ["diagnose", "goal_placement", "--problem.x0", "nan", "0"],
     "compare-setting": ["compare", "goal_placement", "--solvers", "penalty_actor_critic:chans=3"],
     "list": ["list", "solver"],
     "cite": ["cite", "exact_descend"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -134,6 +135,44 @@ def test_strange_headers_are_a_clear_error(change, tmp_path):
     records.write_json(folder / "run.json", header)
     with pytest.raises(RunNotFound, match=r"run\.json"):
         records.Run.read(folder)
+
+
+def a_measured_run(folder):
+    run = a_run()
+    records.make_folder(folder)
+    for k in range(6):
+        line = {"iteration": k + 1, "samples": 64 * k, "gold": np.float64(0.1) * k, "kl": float("nan"), "note": "ü"}
+        records.append_line(folder / "metrics.jsonl", line, sealed=True)
+    records.write_json(folder / "status.json", {"state": "finished", "message": "", "iteration": 6})
+    records.write_header(folder, run.header())
+    return folder
+
+
+def test_damage_to_lines_is_found(tmp_path):
+    """Bits, bytes and lines of `metrics.jsonl`, lost or changed: refused, or the same numbers."""
+    folder = a_measured_run(tmp_path / "run")
+    path, chance = folder / "metrics.jsonl", random.Random(0)
+    whole, sound = path.read_bytes(), records.Run.read(folder).trace
+    assert sound["samples"].tolist() == [[0, 64, 128, 192, 256, 320]]
+    harmless = 0
+    for _ in range(300):
+        at, data, lines = chance.randrange(len(whole)), bytearray(whole), whole.splitlines(keepends=True)
+        data[at] ^= 1 << chance.randrange(8)
+        lost = chance.randrange(len(lines))
+        damaged = chance.choice([
+            bytes(data), whole[:at], whole[:at] + whole[at + chance.randrange(1, 9) :],
+            b"".join(lines[:lost] + lines[lost + 1 :]), b"".join([*lines[:lost], lines[0], *lines[lost:]]),
+            whole.replace(b'"samples": 6', b'"samples": 7'), chance.randbytes(len(whole)),
+        ])  # fmt: skip
+        path.write_bytes(damaged)
+        try:
+            found = records.Run.read(folder).trace
+        except RunNotFound:
+            continue
+        harmless += 1
+        assert found.keys() == sound.keys()
+        assert all(np.array_equal(found[key], sound[key], equal_nan=True) for key in sound)
+    assert harmless < 10
 
 
 def test_a_line_lost_in_the_middle_is_not_passed_over(tmp_path):

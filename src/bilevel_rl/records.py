@@ -8,7 +8,7 @@
 
 A run folder is enough to reproduce its run. Every file is replaced atomically: a reader, or the next start after a
 kill, finds the old bytes or the new ones, never a mixture. What changes later is found: arrays carry the checksums of
-their archive, `run.json` one of its own.
+their archive, `run.json` and every line of `metrics.jsonl` one of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import zipfile
@@ -40,6 +41,7 @@ from bilevel_rl.errors import RunNotFound, StorageFailed, message
 FORMAT = 1
 HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+SEAL_BYTES = 64  # more than the end of a line that holds its checksum
 STATES = ("running", "finished", "stopped", "failed")
 
 
@@ -232,9 +234,12 @@ class Run:
         lines = folder / "metrics.jsonl"
         trace = read_lines(lines) if lines.exists() else read_arrays(folder / "metrics.npz")
         _check_trace(folder, trace)
+        status = read_status(folder)
+        if lines.exists():
+            _check_whole(lines, trace, status)
         return cls(
             kind=header["kind"], name=header["name"], problem=header["problem"], config=header["config"],
-            trace=trace, status=read_status(folder), provenance=header["provenance"], seed=header.get("seed", 0),
+            trace=trace, status=status, provenance=header["provenance"], seed=header.get("seed", 0),
             x_names=tuple(map(str, header.get("x_names") or ())), altered=altered(header),
         )  # fmt: skip
 
@@ -278,8 +283,8 @@ def altered(header: Mapping[str, Any]) -> bool:
     return bool(strange) or ("checksum" in header and header["checksum"] != _checksum(plain))
 
 
-def _checksum(value: Any) -> str:
-    return f"{zlib.crc32(json.dumps(value, default=_plain).encode()):08x}"
+def _checksum(value: Any, before: str = "") -> str:
+    return f"{zlib.crc32((before + json.dumps(value, default=_plain)).encode()):08x}"
 
 
 def read_status(folder: str | Path) -> dict[str, Any]:
@@ -320,6 +325,19 @@ def _check_trace(folder: Path, trace: Mapping[str, np.ndarray]) -> None:
             raise _unreadable(folder / "metrics.npz", ValueError(words))
 
 
+def _check_whole(path: Path, trace: Mapping[str, np.ndarray], status: Mapping[str, Any]) -> None:
+    """Raise `RunNotFound` where lines are missing: iterations follow each other, a finished run's up to its last."""
+    steps = np.zeros(0) if not trace else trace["iteration"][0] if "iteration" in trace else None
+    if steps is None:
+        return
+    gaps = np.flatnonzero(np.diff(steps) != 1)
+    if gaps.size:
+        raise _unreadable(path, ValueError(f"iteration {steps[gaps[0]]:g} is followed by {steps[gaps[0] + 1]:g}"))
+    last = float(steps[-1]) if steps.size else 0.0
+    if status["state"] == "finished" and status.get("iteration", last) != last:
+        raise _unreadable(path, ValueError(f"iteration {last:g} is the last, of {status['iteration']}"))
+
+
 def make_folder(folder: str | Path) -> Path:
     """Create a folder (and its parents), or say why it can't be.
 
@@ -337,22 +355,88 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
+def append_line(path: Path, values: Mapping[str, Any], sealed: bool = False) -> None:
     """Append one JSON line and push it to the disk.
+
+    Args:
+        path: of the file.
+        values: of the line.
+        sealed: whether the line carries a checksum, of its own and of that before it, so that a line that is changed,
+            moved or lost is found (`whole_lines`).
 
     Raises:
         StorageFailed: disk full or read-only.
     """
-    line = (json.dumps(values, default=_plain) + "\n").encode()
     try:
-        with open(path, "ab") as file:
-            file.write(line)
+        with open(path, "ab+") as file:
+            if sealed:
+                file.seek(-min(SEAL_BYTES, file.tell()), os.SEEK_END)
+                values = dict(values) | {"checksum": _checksum(values, seal_of(file.read().decode(errors="replace")))}
+            file.write((json.dumps(values, default=_plain) + "\n").encode())
             file.flush()
     except OSError as error:
         raise StorageFailed(
             message(str(path), f"{type(error).__name__} ({error.strerror})", "metrics must be writable",
-                    "Free space, then continue with `bilevel-rl resume`")
+                    "Free space, then continue from the last checkpoint")
         ) from error  # fmt: skip
+
+
+def seal_of(text: str) -> str:
+    """The checksum at the end of a line, "" where it has none.
+
+    Example:
+        >>> seal_of('{"samples": 3, "checksum": "0123abcd"}')
+        '0123abcd'
+    """
+    found = re.search(r'"checksum": "([0-9a-f]{8})"\}\s*$', text)
+    return found[1] if found else ""
+
+
+def open_line(text: str, before: str = "") -> dict[str, Any]:
+    """What a line of JSON says, without its checksum. Files without checksums are taken as they are.
+
+    Args:
+        text: of the line.
+        before: the checksum of the line before it.
+
+    Raises:
+        ValueError: no mapping, or not what was written after that line.
+
+    Example:
+        >>> open_line('{"samples": 3}')
+        {'samples': 3}
+    """
+    try:
+        row = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(row, dict):
+        raise ValueError("no mapping")
+    seal = row.pop("checksum", None if not before else "lost")
+    if seal is not None and seal != _checksum(row, before):
+        raise ValueError("a checksum that does not fit")
+    return row
+
+
+def whole_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every line of a file, as it stands and what it says; a torn last line (a kill) is dropped.
+
+    Raises:
+        RunNotFound: another line is damaged, or does not follow the one before it.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    try:
+        texts = path.read_bytes().decode().split("\n")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    before = ""
+    for i, text in enumerate(texts[:-1]):  # what follows the last end of a line was never finished
+        try:
+            found.append((text, open_line(text, before)))
+        except ValueError as error:
+            raise _unreadable(path, ValueError(f"line {i + 1}: {error}")) from error
+        before = seal_of(text)
+    return found
 
 
 def read_lines(path: Path) -> dict[str, np.ndarray]:
@@ -361,20 +445,7 @@ def read_lines(path: Path) -> dict[str, np.ndarray]:
     Raises:
         RunNotFound: another line is damaged.
     """
-    rows: list[dict[str, Any]] = []
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    for i, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {i + 1} is no mapping")
-            rows.append(row)
-        except (ValueError, RecursionError) as error:
-            if i + 1 < len(lines):
-                raise _unreadable(path, error) from error
+    rows = [row for _, row in whole_lines(path)]
     keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, (int, float))})
     return {key: np.array([[row.get(key, np.nan) for row in rows]], dtype=float) for key in keys}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,6 +80,13 @@ def test_a_fault_is_named_by_its_method(what):
     with pytest.raises(InvalidProblem, match=words) as caught:
         check_problem(spoilt(**methods)(), thorough=False)
     assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_a_utility_of_another_size_is_found(shape):
+    it = eqx.tree_at(lambda problem: problem.objective, Own(), VisitationUtility(jnp.ones(shape)))
+    with pytest.raises(InvalidProblem, match=r"Own\.objective: got a utility of shape \(.*\[S, A\] = \(2, 2\)"):
+        check_problem(it, thorough=False)
 
 
 def test_a_state_reward_that_looks_at_actions_is_found():

@@ -396,7 +396,7 @@ def test_the_run_folder_is_a_run(tmp_path):
     assert run.status["state"] == "finished"
     rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1] * 8 + [2] * 8 + [3] * 8
-    assert rows[0].keys() == {"iteration", "prompt", "completion", "reward", "gold"}
+    assert rows[0].keys() == {"iteration", "prompt", "completion", "reward", "gold", "checksum"}
     names = {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
     assert names == {"state.json", "weights-00000003.safetensors"}
 

@@ -19,16 +19,19 @@ def scaling(facts: dict[str, Any]) -> str:
 
 
 def moving(facts: dict[str, Any]) -> str:
-    """Nanoseconds a transition, shape by number of states."""
+    """Nanoseconds a transition, shape by number of states, and how much of it the memory alone takes."""
     sizes = sorted({int(size) for found in facts["kinds"].values() for size in found})
     rows = ["`coupled_penalty` as shipped where x moves the kernel: a processor's nanoseconds a transition, one run, by "
             "number of states, and how many times as much as at the fewest (sizes timed in turns; the least of eight, the "
-            "median of eight ratios). `python benchmarks/moving.py` makes it again.\n",
+            "median of eight ratios). *Memory alone*: a loop that reads and writes rows of as many tables at such places, "
+            "in the same turns. A tenth of all steps begin an episode anew, anywhere, or always in one state. "
+            "`python benchmarks/moving.py` makes it again.\n",
             f"| Successors | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
     for kind, found in facts["kinds"].items():
         cells = [found.get(str(size)) for size in sizes]
         words = ["–" if c is None else f"{c['nanoseconds']:,.0f} ({c['ratio']:.2f})" for c in cells]
-        rows.append(f"| {kind} | {' | '.join(words)} |")
+        alone = ["–" if c is None else f"{c['memory']:,.0f}" for c in cells]
+        rows += [f"| {kind} | {' | '.join(words)} |", f"| *its memory alone* | {' | '.join(alone)} |"]
     return "\n".join(rows)
 
 

@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     where.check("compare", settings)
     folder = settings.out or screen.new_folder(Path("runs"), f"compare-{_stem(words[0])}")
     problem_options = options.values(given.problem) if problem.options else {}
+    problem.build(problem_options).check(thorough=False)  # before the folder is made
     asks = [ask(text, problem, problem_options, settings) for text in settings.solvers]
     if len({a.label for a in asks}) != len(asks):
         raise InvalidConfig(

@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     s = asked.settings
     x = jnp.asarray(s.x) if s.x else None
     problem, solver = asked.make_problem(), asked.make_solver()
+    problem.check(thorough=False)
     if s.x and len(s.x) != problem.x0.shape[0]:
         raise InvalidConfig(
             message("bilevel-rl diagnose --x", f"{len(s.x)} numbers", f"x has {problem.x0.shape[0]}", "Give one for each")

@@ -25,10 +25,10 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     """Raise `InvalidProblem` unless the problem is well posed.
 
     Always: x0 is a finite vector inside x's set, whose box has its dimension; the temperature is at least 0; the reward
-    is [S, A], finite, differentiable and not made of steps. When `thorough`, also at random points: transitions are
-    probabilities, ends pay nothing, the reward's gradient equals central differences, `reward_at` agrees with `reward`,
-    a `state_reward` depends on the state alone, `project` is idempotent, the objective is finite and its `sample` has
-    the shapes it should.
+    is [S, A], finite, differentiable and not made of steps; the leader's utility has a number for each pair or state.
+    When `thorough`, also at random points: transitions are probabilities, ends pay nothing, the reward's gradient equals
+    central differences, `reward_at` agrees with `reward`, a `state_reward` depends on the state alone, `project` is
+    idempotent, the objective is finite and its `sample` has the shapes it should.
 
     Example:
         >>> from bilevel_rl.finite.problems.goal_placement import GoalPlacement
@@ -63,6 +63,7 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     for point in points if thorough else points[:1]:
         _check_transitions(problem, name, point)
         _check_ends(problem, name, point)
+    _check_utility(problem, name, x)
     _check_steps(problem, name, points, each=thorough)
     if thorough and (spread := _spread(problem)):
         _check_steps(problem, name, [points[0], *spread], each=True)
@@ -238,6 +239,20 @@ def _check_transitions(problem: TableProblem, name: str, x: jax.Array) -> None:
         raise InvalidProblem(
             message(where, "another start distribution than mdp.start", "a problem that moves the start says so",
                     "Set moves_start = True in the class")
+        )  # fmt: skip
+
+
+def _check_utility(problem: TableProblem, name: str, x: jax.Array) -> None:
+    """Where f is linear in the visitation, the utility is one number for each pair, or each state."""
+    if not problem.objective.linear:
+        return
+    utility = _asked(f"{name}.objective", jax.eval_shape, problem.objective.bonus, x)
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    if utility.shape not in {(S, A), (S, 1)}:
+        raise InvalidProblem(
+            message(f"{name}.objective", f"a utility of shape {utility.shape}",
+                    f"it must be [S, A] = ({S}, {A}), or [S] = ({S},)",
+                    "Give one number for each state and action, or one for each state")
         )  # fmt: skip
 
 

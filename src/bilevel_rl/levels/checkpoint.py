@@ -54,7 +54,7 @@ def save_checkpoint(
             temporary.unlink(missing_ok=True)
         raise StorageFailed(
             message(str(folder / name), f"{type(error).__name__} ({error})", "the folder must be writable, with space",
-                    "Free space, then continue with `bilevel-rl llm resume`; the last checkpoint is still there")
+                    "Free space, then continue (resume=auto); the last checkpoint is still there")
         ) from error  # fmt: skip
     written = {"format": FORMAT, "step": step, "weights": name, **state}
     if keep > 1:

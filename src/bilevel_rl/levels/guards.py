@@ -14,6 +14,5 @@ def check_finite(quantity: str, value: Tensor, k: int) -> None:
         kind = "NaN" if bool(torch.isnan(value.detach()).any()) else "infinity"
         raise NonFiniteState(
             message(f"{quantity}, iteration {k}", kind, "every quantity must stay finite",
-                    "Lower alpha or zeta or raise w, then continue from the last checkpoint with "
-                    "`bilevel-rl llm resume`, or start again")
+                    "Lower alpha or zeta or raise w, then continue from the last checkpoint (resume=auto), or start again")
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from bilevel_rl.records import (
     make_folder,
     provenance,
     read_header,
+    whole_lines,
     write_bytes,
     write_json,
 )
@@ -89,7 +89,7 @@ class RunFolder:
             return None
         return InvalidConfig(
             message(str(self.path), "a folder that holds a run", "a new run would wipe it",
-                    "Continue it (`bilevel-rl llm resume`, or resume=auto), choose another out, or set resume=replace")
+                    "Continue it (resume=auto), choose another out, or set resume=replace")
         )  # fmt: skip
 
     def status(self, state: str, text: str, step: int) -> None:
@@ -100,7 +100,7 @@ class RunFolder:
     def line(self, line: Mapping[str, float]) -> None:
         """One more line of metrics."""
         if self.path is not None:
-            append_line(self.path / "metrics.jsonl", line)
+            append_line(self.path / "metrics.jsonl", line, sealed=True)
 
     def wants_samples(self, step: int) -> bool:
         """Whether a sample table is due."""
@@ -112,7 +112,7 @@ class RunFolder:
         """One more sample table."""
         if self.path is not None:
             for row in rows:
-                append_line(self.path / "samples.jsonl", {"iteration": step, **row})
+                append_line(self.path / "samples.jsonl", {"iteration": step, **row}, sealed=True)
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -213,16 +213,12 @@ def _same_start(mine: Mapping[str, str], theirs: Mapping[str, str], names: Seque
 
 
 def cut(path: Path, step: int, write: bool) -> list[dict[str, Any]]:
-    """Lines up to iteration `step`; the file is cut to them."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if line["iteration"] > step:
-            break
-        lines.append(line)
+    """Lines up to iteration `step`; the file is cut to them.
+
+    Raises:
+        RunNotFound: a line is damaged.
+    """
+    lines = [(text, line) for text, line in (whole_lines(path) if path.exists() else []) if line["iteration"] <= step]
     if write:
-        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    return lines
+        write_bytes(path, "".join(text + "\n" for text, _ in lines).encode())
+    return [line for _, line in lines]

@@ -67,7 +67,7 @@ class HeldOut:
         line = {"iteration": trainer.step, **figures}
         self.lines.append(line)
         if trainer.processes.main and self.path is not None:
-            append_line(self.path, line)
+            append_line(self.path, line, sealed=True)
         best = self.best()
         if best is not None and best["iteration"] == trainer.step:
             self._keep(trainer)

@@ -311,10 +311,10 @@ def _samples(path: Path) -> tuple[list[dict[str, Any]], int]:
     bad = 0
     if path.exists():
         lines = path.read_bytes().decode(errors="replace").splitlines()
-        for i, line in enumerate(lines):
+        for i, (line, before) in enumerate(zip(lines, ["", *lines], strict=False)):
             row = None
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
+            with contextlib.suppress(ValueError):
+                row = records.open_line(line, records.seal_of(before))
             if isinstance(row, dict) and {"iteration", "prompt", "completion", "reward"} <= row.keys():
                 rows.append(row)
             else:

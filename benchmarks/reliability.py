@@ -307,8 +307,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def kills(
-    count: int, seed: int, ended: dict[str, dict[str, Any]] | None = None, save: Callable[[dict[str, Any]], None] = lambda _: None
-) -> dict[str, Any]:
+    count: int, seed: int, ended: dict[str, dict[str, Any]] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda facts: None,
+) -> dict[str, Any]:  # fmt: skip
     """SIGKILLs at random moments after a process's first checkpoint; every run must end with the bits of a whole one.
 
     Args:

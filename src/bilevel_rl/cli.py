@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bilevel_rl import __version__, compiled, signals
-from bilevel_rl.commands import VERBS
-from bilevel_rl.errors import BilevelError, InvalidConfig, did_you_mean, message
+from bilevel_rl.commands import VERBS, heads
+from bilevel_rl.errors import BilevelError, message
 
 FROM_FILE = ("check", "plan", "run", "compare", "sweep", "search", "diagnose")  # a YAML file may say what they are asked
 TRACEBACK = "BILEVEL_RL_TRACEBACK"  # set: errors that nobody foresaw keep their traceback
@@ -67,22 +67,13 @@ def unforeseen(error: Exception) -> tuple[str, int]:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    if argv[0] in ("-V", "--version", "version"):
+    if argv and argv[0] in ("-V", "--version", "version"):
         print(f"bilevel-rl {__version__}")
         return 0
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise InvalidConfig(
-            message(
-                "bilevel-rl",
-                f"the verb {verb!r}",
-                did_you_mean(verb, VERBS),
-                "`bilevel-rl --help` explains each",
-            )
-        )
+    asked = heads.verb("bilevel-rl", argv, VERBS, overview, "`bilevel-rl --help` explains each")
+    if asked is None:
+        return 0
+    verb, rest = asked
     if verb in FROM_FILE and rest[:1] == ["--from"] and rest[1:2] and rest[1].endswith((".yaml", ".yml", ".json")):
         from bilevel_rl.launch import options_file
 

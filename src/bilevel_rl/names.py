@@ -85,13 +85,13 @@ def load_module(name: str, where: str) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _broken(name, error) from error
+            raise broken(name, error) from error
         raise InvalidConfig(
             message(where, f"no module named {error.name!r}", "an importable module, installed or in the current folder",
                     "Check the name and the folder, or give the file: FILE.py:NAME")
         ) from error  # fmt: skip
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        raise broken(name, error) from error
 
 
 def load_file(file: str | Path, where: str) -> ModuleType:
@@ -116,7 +116,7 @@ def load_file(file: str | Path, where: str) -> ModuleType:
         with _searched(str(path.resolve().parent)):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file raises, and a script's exit
-        raise _broken(str(path), error, "file") from error
+        raise broken(str(path), error, "file") from error
     return module
 
 
@@ -131,7 +131,8 @@ def _searched(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _broken(name: str, error: BaseException, what: str = "module") -> InvalidProblem:
+def broken(name: str, error: BaseException, what: str = "module") -> InvalidProblem:
+    """The error of a module or file that raises when it is imported."""
     return InvalidProblem(
         message(name, f"{type(error).__name__}: {error}", f"the {what} must import without errors", f"Mend the {what}")
     )

@@ -69,6 +69,10 @@ def test_an_importable_module_and_an_entry_point_name_it_too(rules, monkeypatch)
     entry = importlib.metadata.EntryPoint("sure", "my_rules:Sure", "bilevel_rl.components")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry] if "bilevel_rl" in group else [])
     assert compose("credit=empg(sure(power=3.0))").credit.inner.power == 3.0
+    broken = importlib.metadata.EntryPoint("sure", "no_such_module:Sure", "bilevel_rl.components")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [broken] if "bilevel_rl" in group else [])
+    with pytest.raises(InvalidConfig, match=r"entry point 'sure'.*got ModuleNotFoundError"):
+        compose("credit=sure")
     sys.modules.pop("my_rules", None)
 
 

@@ -4,7 +4,10 @@ unless it is said here what the name means in all of them."""
 from __future__ import annotations
 
 import ast
+import builtins
+import symtable
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src" / "bilevel_rl"
@@ -106,3 +109,29 @@ def test_no_public_function_is_defined_in_two_engines():
     twice = {name: sorted(rooms) for name, rooms in functions.items() if len(rooms) > 1 and name not in SHARED_FUNCTIONS}
     assert not twice, f"{twice}: rename the lesser one, or write in SHARED_FUNCTIONS why all of them mean the same"
     assert not [name for name in SHARED_FUNCTIONS if len(functions[name]) < 2]
+
+
+def scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    """A module's scope and all within it."""
+    yield table
+    for child in table.get_children():
+        yield from scopes(child)
+
+
+def undefined(source: str, name: str = "module") -> list[str]:
+    """Names that some line of a module uses and none defines: a NameError that waits for that line."""
+    top = symtable.symtable(source, name, "exec")
+    inside = list(scopes(top))
+    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    made |= {s.get_name() for one in inside for s in one.get_symbols() if s.is_declared_global() and s.is_assigned()}
+    known = made | set(dir(builtins)) | {"__file__", "__annotations__"}
+    used = {s.get_name() for one in inside for s in one.get_symbols() if s.is_global() and s.is_referenced()}
+    used |= {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+    return sorted(f"{name}: {one}" for one in used - known)
+
+
+def test_every_name_is_defined():
+    """Linters can't say so here: strings that hold shapes would be undefined names to them."""
+    assert undefined("def f():\n    return _broken(g)\n") == ["module: _broken", "module: g"]
+    files = [*SOURCE.rglob("*.py"), *(SOURCE.parents[1] / "benchmarks").rglob("*.py")]
+    assert [line for file in files for line in undefined(file.read_text(), str(file.relative_to(SOURCE.parents[1])))] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from bilevel_rl.commands import screen
+from bilevel_rl.commands import heads, screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import options
@@ -17,9 +17,9 @@ USAGE = (
 
 def main(argv: Sequence[str]) -> int:
     """Check a problem thoroughly, and a solver's settings on it; the error says what is wrong."""
-    words, rest = screen.split_words(argv)
+    words, rest = heads.split_words(argv)
     if not words:
-        if set(rest) & words_.HELP:
+        if set(rest) & heads.HELP:
             print(USAGE)
             return 0
         raise InvalidConfig(message("bilevel-rl check", "no problem", "PROBLEM comes first", USAGE))

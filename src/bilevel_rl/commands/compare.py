@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from bilevel_rl import records, signals
-from bilevel_rl.commands import screen, unfinished
+from bilevel_rl.commands import heads, screen, unfinished
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.launch import RECOMMENDED, limits, options
@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the solvers one after the other, print one table and x; what is finished already is read from the folder."""
     from bilevel_rl.commands.run import _stem
 
-    words, rest = screen.split_words(argv)
-    if not words and set(rest) & words_.HELP:
+    words, rest = heads.split_words(argv)
+    if not words and set(rest) & heads.HELP:
         print(USAGE)
         words_.print_settings(Settings)
         return 0

@@ -13,8 +13,7 @@ import tyro
 from rich.table import Table
 
 from bilevel_rl import names, signals
-from bilevel_rl.commands import screen
-from bilevel_rl.commands.words import HELP
+from bilevel_rl.commands import heads, screen
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
 from bilevel_rl.launch import options
 
@@ -35,26 +34,16 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         InvalidConfig: an unknown verb, task, method or option.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE)
+    asked = heads.verb("bilevel-rl flows", argv, VERBS, lambda: USAGE)
+    if asked is None:
         return 0
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise InvalidConfig(
-            message("bilevel-rl flows", f"the verb {verb!r}", did_you_mean(verb, VERBS), "Name one of these")
-        )
+    verb, rest = asked
     settings, run = VERBS[verb]
-    words, rest = screen.split_words(rest)
-    if set(rest) & HELP and not words:
-        print(f"usage: bilevel-rl flows {verb} TASK [options]")
-        options.parse(f"flows {verb}", settings, ["--help"])
+    read = heads.words(f"bilevel-rl flows {verb}", rest, ("TASK",), settings)
+    if read is None:
         return 0
-    if len(words) != 1:
-        raise InvalidConfig(
-            message(f"bilevel-rl flows {verb}", f"the words {' '.join(words) or 'none'}", "it takes TASK",
-                    f"bilevel-rl flows {verb} spots")
-        )  # fmt: skip
-    given = options.parse(f"flows {verb} {words[0]}", settings, rest, settings.__doc__ or "")
+    (task,), rest = read
+    given = options.parse(f"flows {verb} {task}", settings, rest, settings.__doc__ or "")
     require("torch", "llm")
     again = shlex.join(["bilevel-rl", "flows", *argv])
     with (
@@ -62,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         if given.out is not None and given.resume == "auto"
         else contextlib.nullcontext()
     ):
-        return run(_task(words[0], verb), given)
+        return run(_task(task, verb), given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

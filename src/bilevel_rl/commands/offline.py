@@ -13,8 +13,7 @@ import tyro
 from rich.table import Table
 
 from bilevel_rl import names, records
-from bilevel_rl.commands import screen
-from bilevel_rl.commands.words import HELP
+from bilevel_rl.commands import heads, screen
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, StorageFailed, did_you_mean, message, require
 from bilevel_rl.launch import options
 
@@ -42,35 +41,11 @@ def main(argv: Sequence[str]) -> int:
         InvalidConfig: an unknown verb, environment, learner or option.
         InvalidProblem: data that can't be learnt from.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE)
-        return 0
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise InvalidConfig(
-            message("bilevel-rl offline", f"the verb {verb!r}", did_you_mean(verb, VERBS), "Name one of these")
-        )
-    return VERBS[verb](rest)
+    asked = heads.verb("bilevel-rl offline", argv, VERBS, lambda: USAGE)
+    return 0 if asked is None else VERBS[asked[0]](asked[1])
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
-
-
-def _words(verb: str, argv: Sequence[str], wanted: tuple[str, ...], settings: type | None = None):
-    """Leading words and the options after them; None where help was asked for, which is printed."""
-    words, rest = screen.split_words(argv)
-    usage = f"bilevel-rl offline {verb} {' '.join(wanted)} [options]"
-    if set(rest) & HELP and len(words) < len(wanted):
-        print(f"usage: {usage}")
-        if settings is not None:
-            options.parse(f"offline {verb}", settings, ["--help"])
-        return None
-    if len(words) != len(wanted):
-        raise InvalidConfig(
-            message(f"bilevel-rl offline {verb}", f"the words {' '.join(words) or 'none'}", f"it takes {' '.join(wanted)}",
-                    usage)
-        )  # fmt: skip
-    return words, rest
 
 
 def _environment(word: str) -> Environment:
@@ -124,7 +99,7 @@ class Make:
 
 
 def _make(argv: Sequence[str]) -> int:
-    read = _words("make", argv, ("ENVIRONMENT",), Make)
+    read = heads.words("bilevel-rl offline make", argv, ("ENVIRONMENT",), Make)
     if read is None:
         return 0
     given = options.parse("offline make", Make, read[1], Make.__doc__ or "")
@@ -162,7 +137,7 @@ def _make(argv: Sequence[str]) -> int:
 
 
 def _check(argv: Sequence[str]) -> int:
-    read = _words("check", argv, ("DATA", "ENVIRONMENT"))
+    read = heads.words("bilevel-rl offline check", argv, ("DATA", "ENVIRONMENT"))
     if read is None:
         return 0
     data, environment = _load(read[0])
@@ -179,7 +154,7 @@ class Show:
 
 
 def _show(argv: Sequence[str]) -> int:
-    read = _words("show", argv, ("DATA", "ENVIRONMENT"), Show)
+    read = heads.words("bilevel-rl offline show", argv, ("DATA", "ENVIRONMENT"), Show)
     if read is None:
         return 0
     given = options.parse("offline show", Show, read[1], Show.__doc__ or "")
@@ -254,7 +229,7 @@ class Compare(Protocol):
 
 
 def _train(argv: Sequence[str]) -> int:
-    read = _words("train", argv, ("DATA", "ENVIRONMENT", "LEARNER"), Protocol)
+    read = heads.words("bilevel-rl offline train", argv, ("DATA", "ENVIRONMENT", "LEARNER"), Protocol)
     if read is None:
         return 0
     words, rest = read
@@ -273,7 +248,7 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _compare(argv: Sequence[str]) -> int:
-    read = _words("compare", argv, ("DATA", "ENVIRONMENT"), Compare)
+    read = heads.words("bilevel-rl offline compare", argv, ("DATA", "ENVIRONMENT"), Compare)
     if read is None:
         return 0
     given = options.parse("offline compare", Compare, read[1], Compare.__doc__ or "")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from bilevel_rl import versions
-from bilevel_rl.commands import screen
+from bilevel_rl.commands import heads, screen
 from bilevel_rl.commands import words as words_
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import limits, options
@@ -65,11 +65,11 @@ options of the run:"""
 
 def main(argv: Sequence[str]) -> int:
     """Run a solver on a problem; return 0, or 1 when every seed became non-finite."""
-    words, rest = screen.split_words(argv)
+    words, rest = heads.split_words(argv)
     if rest[:1] == ["--from"]:
         return _anew(words, rest)
     if not words:
-        if set(rest) & words_.HELP:
+        if set(rest) & heads.HELP:
             print(USAGE)
             words_.print_settings(Settings)
             return 0

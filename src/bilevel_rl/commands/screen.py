@@ -1,4 +1,4 @@
-"""What the verbs share on the screen: words before options, progress bars, tables of results."""
+"""What the verbs share on the screen: progress bars, tables of results."""
 
 from __future__ import annotations
 
@@ -50,17 +50,6 @@ def console() -> Console:
 def say(text: str) -> None:
     """Print a sentence as it is, however long."""
     console().print(text, highlight=False, soft_wrap=True)
-
-
-def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The leading words, and everything from the first option on.
-
-    Example:
-        >>> split_words(["goal", "exact", "--runs", "3"])
-        (['goal', 'exact'], ['--runs', '3'])
-    """
-    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    return list(argv[:first]), list(argv[first:])
 
 
 def new_folder(parent: Path, name: str) -> Path:

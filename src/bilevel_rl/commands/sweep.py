@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from bilevel_rl import records, signals
-from bilevel_rl.commands import screen, unfinished, words
+from bilevel_rl.commands import heads, screen, unfinished, words
 from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.launch import RECOMMENDED, options
 from bilevel_rl.machines import where
@@ -118,7 +118,7 @@ def fill(folder: Path) -> None:
     from bilevel_rl.loop import tuning
 
     ask = records.read_json(folder / ASK)
-    named, rest = screen.split_words(ask["argv"])
+    named, rest = heads.split_words(ask["argv"])
     for i, word in enumerate(("problem", "solver")):
         if word in ask["own"]:
             named[i] = f"{folder / ask['own'][word]}:{named[i].rpartition(':')[2]}"

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bilevel_rl.commands import screen
+from bilevel_rl.commands import heads
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.launch import limits, options
 
 if TYPE_CHECKING:
     from bilevel_rl.launch import load
-
-HELP = {"-h", "--help", "--help-all"}
 
 
 def group(word: str, target: load.Target, short: bool = False) -> list[tuple[str, Any, Any]]:
@@ -80,8 +78,8 @@ def read(verb: str, kind: type, argv: Sequence[str], usage: str, solver: str | N
     Raises:
         InvalidConfig, InvalidProblem: unknown words, options, or numbers out of range.
     """
-    words, rest = screen.split_words(argv)
-    if not words and set(rest) & HELP:
+    words, rest = heads.split_words(argv)
+    if not words and set(rest) & heads.HELP:
         print(usage)
         print_settings(kind)
         return None

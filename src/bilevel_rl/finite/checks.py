@@ -9,10 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from bilevel_rl.errors import BilevelError, InvalidProblem, message
 from bilevel_rl.finite import oracles
-from bilevel_rl.finite.model.mdp import FiniteMDP, check_rewards
+from bilevel_rl.finite.model import entries
+from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.tables import GridLayout, TableProblem, UpperObjective
 from bilevel_rl.loop import precision, whole
 from bilevel_rl.loop.problem import Problem
@@ -412,3 +414,14 @@ def _check_point(problem: TableProblem, name: str, x: jax.Array) -> None:
         )  # fmt: skip
     value, gradient = _asked(f"{name}.objective", _graded, problem, x, problem.temperature())
     _check_finite(name, x, value, gradient)
+
+
+def check_rewards(reward: Array, mdp: FiniteMDP, where: str = "BilevelProblem.reward(x)") -> None:
+    """Raise `InvalidProblem` unless the reward table is [S, A] and finite."""
+    want = (mdp.n_states, mdp.n_actions)
+    if jnp.shape(reward) != want:
+        raise InvalidProblem(
+            message(where, f"shape {jnp.shape(reward)}", f"it must be [S, A] = {list(want)}",
+                    "Broadcast a state reward with `jnp.broadcast_to(r[:, None], (S, A))`")
+        )  # fmt: skip
+    entries.real_numbers(where, jax.device_get(reward))

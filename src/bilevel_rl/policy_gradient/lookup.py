@@ -80,11 +80,7 @@ def component(name: str, slot: Slot | None = None) -> type:
             return cls
     offered = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name in offered:
-        try:
-            found = offered[name].load()
-        except Exception as error:
-            raise _broken(f"{offered[name].value} (entry point {name!r} of {GROUP})", error) from error
-        return _checked(found, name)
+        return _checked(_loaded(offered[name]), name)
     known = [
         cls.card.name  # type: ignore[attr-defined]
         for cls in COMPONENTS
@@ -148,6 +144,14 @@ def _checked(found: Any, name: str) -> type:
                     "Give it a card, and try check_component on it")
         )  # fmt: skip
     return found
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> Any:
+    with _as_configuration():
+        try:
+            return entry.load()
+        except Exception as error:
+            raise names.broken(f"{entry.value} (entry point {entry.name!r} of {GROUP})", error) from error
 
 
 def _imported(name: str) -> ModuleType:

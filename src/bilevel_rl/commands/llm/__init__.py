@@ -6,7 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bilevel_rl.errors import InvalidConfig, MissingDependency, did_you_mean, message
+from bilevel_rl.commands import heads
+from bilevel_rl.errors import MissingDependency, message
 
 VERBS = {  # verb -> (module with `main(argv) -> int`, what it does)
     "happy-tweets": (
@@ -34,19 +35,10 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         InvalidConfig: an unknown verb or option.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+    asked = heads.verb("bilevel-rl llm", argv, VERBS, usage, "`bilevel-rl llm --help` explains each")
+    if asked is None:
         return 0
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise InvalidConfig(
-            message(
-                "bilevel-rl llm",
-                f"the verb {verb!r}",
-                did_you_mean(verb, VERBS),
-                "`bilevel-rl llm --help` explains each",
-            )
-        )
+    verb, rest = asked
     _quiet()
     return int(importlib.import_module(f"{__name__}.{VERBS[verb][0]}").main(rest))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import gymnasium
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -16,12 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from bilevel_rl.errors import InvalidProblem, did_you_mean, message
-from bilevel_rl.finite.model import small, toy_text
+from bilevel_rl.finite.model import entries, small, toy_text
 from bilevel_rl.loop import precision
 
-TOLERANCE = 1e-8  # ours: how far a row of probabilities may be from 1, in 64 bit
-ROUNDING = 8  # ours: and how many units of its type's rounding, times the root of its length
-EXACT = 1e-12  # ours: rows that miss 1 by less are left as they are
 NEVER = -1e9  # ours: a logit, or a value in units of reward, at which no action is ever taken, and yet finite
 BLOCK = 2**18  # ours: states of a block, so that its rows are some tens of MiB
 KEYS = ("P", "successors", "probabilities", "start", "discount", "ends", "allowed")
@@ -82,13 +78,13 @@ class FiniteMDP(eqx.Module):
         """
         if isinstance(P, (list, tuple)) and P and all(scipy.sparse.issparse(matrix) for matrix in P):
             return cls.from_matrices(P, start, discount, ends, allowed)
-        table = _numbers("FiniteMDP.P", P, ignore=_offered(allowed))
+        table = entries.real_numbers("FiniteMDP.P", P, ignore=entries.as_offered(allowed))
         if table.ndim != 3 or table.shape[0] != table.shape[2] or 0 in table.shape:
             raise InvalidProblem(
                 message("FiniteMDP.P", f"shape {table.shape}", "it must be [S, A, S] with S, A >= 1",
                         "Index it as P[state, action, next state], or take from_matrices for one [S, S] an action")
             )  # fmt: skip
-        P = _distributions("FiniteMDP.P", table, P, _offered(allowed))
+        P = entries.distributions("FiniteMDP.P", table, P, entries.as_offered(allowed))
         K = max(1, int(np.count_nonzero(P, axis=2).max()))
         # the K largest entries of each row; rows with fewer point at state 0 with probability 0
         order = np.argsort(-P, axis=2, kind="stable")[:, :, :K]
@@ -121,8 +117,8 @@ class FiniteMDP(eqx.Module):
         """
         kinds = [getattr(matrix, "dtype", np.dtype(float)) for matrix in P]
         matrices = [
-            scipy.sparse.csr_matrix(matrix if scipy.sparse.issparse(matrix) else _numbers(f"FiniteMDP.P[{a}]", matrix))
-            for a, matrix in enumerate(P)
+            scipy.sparse.csr_matrix(one if scipy.sparse.issparse(one) else entries.real_numbers(f"FiniteMDP.P[{a}]", one))
+            for a, one in enumerate(P)
         ]
         shapes = sorted({matrix.shape for matrix in matrices})
         if len(shapes) != 1 or shapes[0][0] != shapes[0][1] or not shapes[0][0]:
@@ -169,9 +165,9 @@ class FiniteMDP(eqx.Module):
         Raises:
             InvalidProblem: as `from_dense`, an index out of range, an end that can be left, a state without an action.
         """
-        offered, successors = _offered(allowed), np.asarray(successors)
-        rows = _rows(successors, probabilities, len(successors), offered)
-        return cls._of(*rows, start, discount, ends, offered)
+        offered, successors = entries.as_offered(allowed), np.asarray(successors)
+        checked = entries.successor_rows(successors, probabilities, len(successors), offered)
+        return cls._of(*checked, start, discount, ends, offered)
 
     @classmethod
     @precision.double
@@ -209,7 +205,7 @@ class FiniteMDP(eqx.Module):
             raise InvalidProblem(
                 message("FiniteMDP.from_blocks", f"states={states}, block={block}", "both must be at least 1", "Raise them")
             )
-        offered, made = _offered(allowed), None
+        offered, made = entries.as_offered(allowed), None
         for first in range(0, states, block):
             s = np.arange(first, min(first + block, states))
             to, p = rows(s)
@@ -221,9 +217,9 @@ class FiniteMDP(eqx.Module):
                             f"successors must be [B, A, K] = {list(want)}", "Pad rows with successors of probability 0")
                 )  # fmt: skip
             if offered is not None and made is None:
-                _check_offered(offered, (states, *to.shape[1:2]))
+                entries.check_offered(offered, (states, *to.shape[1:2]))
             part = None if offered is None else offered[s]
-            to, p = _rows(to, p, states, part, first, f"FiniteMDP.from_blocks, states from {first} on: ")
+            to, p = entries.successor_rows(to, p, states, part, first, f"FiniteMDP.from_blocks, states from {first} on: ")
             if made is None:
                 made = np.empty((states, *to.shape[1:]), np.int32), np.empty((states, *to.shape[1:]))
             made[0][s], made[1][s] = to, p
@@ -237,20 +233,20 @@ class FiniteMDP(eqx.Module):
     ) -> FiniteMDP:  # fmt: skip
         """From rows that are checked."""
         S = len(successors)
-        rho = np.full(S, 1 / S) if start is None else _numbers("FiniteMDP.start", start)
+        rho = np.full(S, 1 / S) if start is None else entries.real_numbers("FiniteMDP.start", start)
         if rho.shape != (S,):
             raise InvalidProblem(
                 message("FiniteMDP.start", f"shape {rho.shape}", f"it must be [{S}]", "Give one number a state")
             )
-        rho = _distributions("FiniteMDP.start", rho, start)
-        gamma = _number("FiniteMDP.discount", discount)
+        rho = entries.distributions("FiniteMDP.start", rho, start)
+        gamma = entries.real_number("FiniteMDP.discount", discount)
         if not 0 <= gamma < 1:
             raise InvalidProblem(
                 message("FiniteMDP.discount", gamma, "it must be in [0, 1)", "Choose for instance 0.95")
             )
         keep, alias = _alias_table(rho)
         if ends is not None:
-            ends = _absorbing(ends, successors, probabilities)
+            ends = entries.absorbing(ends, successors, probabilities)
         return cls(
             successors=jnp.asarray(successors, jnp.int32),
             probabilities=jnp.asarray(probabilities),
@@ -333,7 +329,7 @@ class FiniteMDP(eqx.Module):
             )  # fmt: skip
         rest: dict[str, Any] = {key: arrays[key] for key in ("start", "ends", "allowed") if key in arrays}
         if "discount" in arrays:
-            rest["discount"] = _number("FiniteMDP.discount", arrays["discount"])
+            rest["discount"] = entries.real_number("FiniteMDP.discount", arrays["discount"])
         if "P" in arrays:
             return cls.from_dense(arrays["P"], **rest)
         return cls.from_sparse(arrays["successors"], arrays["probabilities"], **rest)
@@ -466,142 +462,3 @@ def _alias_table(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if scaled[high] < 1:
             small.append(large.pop())
     return keep, alias
-
-
-def _absorbing(ends: ArrayLike, successors: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The ends as truth values, once it is sure that none can be left."""
-    marked = np.asarray(ends, bool)
-    S = len(successors)
-    if marked.shape != (S,):
-        raise InvalidProblem(
-            message("FiniteMDP.ends", f"shape {marked.shape}", f"it must be [{S}]", "Give one truth value a state")
-        )
-    left = (probabilities > 0) & (successors != np.arange(S)[:, None, None]) & marked[:, None, None]
-    if left.any():
-        state = int(np.argwhere(left)[0][0])
-        raise InvalidProblem(
-            message(f"FiniteMDP.ends[{state}]", "a state that can be left", "an end leads to itself for ever",
-                    "Let its successors be itself, or do not mark it")
-        )  # fmt: skip
-    return marked
-
-
-def _rows(
-    successors: np.ndarray, probabilities: ArrayLike, states: int, offered: np.ndarray | None, first: int = 0,
-    where: str = "FiniteMDP.",
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Successors and probabilities of some states, checked; an action that is not offered is a loop that nobody takes.
-
-    Args:
-        successors, probabilities: [B, A, K] of the states from `first` on.
-        states: S.
-        offered: [B, A].
-        where: for errors.
-    """
-    given, probabilities = probabilities, _numbers(f"{where}probabilities", probabilities, ignore=offered)
-    if successors.ndim != 3 or successors.shape != probabilities.shape or 0 in successors.shape:
-        raise InvalidProblem(
-            message(f"{where}successors", f"shapes {successors.shape} and {probabilities.shape}",
-                    "successors and probabilities must both be [S, A, K]", "Give both the same shape")
-        )  # fmt: skip
-    if offered is not None:
-        _check_offered(offered, successors.shape[:2])
-        itself = np.arange(first, first + len(successors))[:, None, None]
-        successors = np.where(offered[..., None], successors, itself)
-        probabilities = np.where(offered[..., None], probabilities, np.arange(successors.shape[2]) == 0)
-    if not np.issubdtype(successors.dtype, np.integer) or successors.min() < 0 or successors.max() > states:
-        raise InvalidProblem(
-            message(f"{where}successors", f"{successors.dtype} in [{successors.min()}, {successors.max()}]",
-                    f"indices must be integers in 0..{states} ({states} restarts the episode)", "Number the states from 0")
-        )  # fmt: skip
-    return successors, _distributions(f"{where}probabilities", probabilities, given)
-
-
-def _check_offered(offered: np.ndarray, want: tuple[int, ...]) -> None:
-    if offered.shape != want or not offered.any(1).all():
-        raise InvalidProblem(
-            message("FiniteMDP.allowed", f"shape {list(offered.shape)}, {offered.sum()} actions allowed",
-                    f"it must be [S, A] = {list(want)} with at least one action a state", "Allow one in each state")
-        )  # fmt: skip
-
-
-def _offered(allowed: ArrayLike | None) -> np.ndarray | None:
-    return None if allowed is None else np.asarray(allowed, bool)
-
-
-def _numbers(where: str, values: ArrayLike, ignore: np.ndarray | None = None) -> np.ndarray:
-    """The values as finite 64-bit numbers; entries of actions that are not offered may be anything, and become 0."""
-    fault, fix, array = "", "Give real numbers", None
-    if isinstance(values, jax.core.Tracer):
-        fault, fix = "a traced value", "Build the MDP once, and move it inside with with_probabilities or with_start"
-    elif isinstance(values, np.ma.MaskedArray):
-        fault, fix = "a masked array", "Fill it first, with `.filled(...)`"
-    else:
-        try:
-            raw = np.asarray(values)
-            array = raw.astype(float) if not np.iscomplexobj(raw) else None
-            fault = "" if array is not None else "complex numbers"
-        except (TypeError, ValueError) as error:
-            fault = f"{type(values).__name__} ({error})"
-    if array is None:
-        raise InvalidProblem(message(where, fault, "an array of real numbers is expected", fix))
-    if ignore is not None and array.shape[:2] == ignore.shape:
-        array = np.where(ignore.reshape(ignore.shape + (1,) * (array.ndim - 2)), array, 0.0)
-    if not np.isfinite(array).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InvalidProblem(
-            message(f"{where}{list(index)}", array[index], "every entry must be a finite number",
-                    "Replace NaN and infinity: an action that a state does not offer is marked in `allowed`")
-        )  # fmt: skip
-    return array
-
-
-def _number(where: str, value: Any) -> float:
-    array = _numbers(where, value)
-    if array.size != 1:
-        raise InvalidProblem(message(where, f"shape {list(array.shape)}", "it must be one number", "Give one number"))
-    return float(array.reshape(()))
-
-
-def _distributions(
-    where: str, rows: np.ndarray, given: Any = None, offered: np.ndarray | None = None
-) -> np.ndarray:
-    """Rows that sum to one: what is off by the rounding of the type they were given in is clipped and normalised.
-
-    Raises:
-        InvalidProblem: a negative entry, or a row that sums to something else; the message has the deviation.
-    """
-    kind = getattr(given, "dtype", None)
-    coarse = np.finfo(kind).eps if kind is not None and np.issubdtype(kind, np.floating) else np.finfo(float).eps
-    allowed = max(TOLERANCE, ROUNDING * float(coarse) * np.sqrt(rows.shape[-1]))
-    if (rows < -allowed).any():
-        index = [int(i) for i in np.argwhere(rows < -allowed)[0]]
-        raise InvalidProblem(
-            message(f"{where}{index}", rows[tuple(index)], "probabilities must be at least 0", "Remove the sign")
-        )
-    clipped = np.maximum(rows, 0.0)
-    total = clipped.sum(axis=-1)
-    off = np.abs(total - 1)
-    if offered is not None and offered.shape == off.shape:
-        off = np.where(offered, off, 0.0)
-    if (off > allowed).any():
-        index = [int(i) for i in np.argwhere(off > allowed)[0]] if off.ndim else []
-        got = f"{total[tuple(index)]:.6g}"
-        raise InvalidProblem(
-            message(f"{where}{index or ''}",
-                    f"a row that sums to {got}" + (f" {total[tuple(index)] - 1:+.3g}" if got == "1" else ""),
-                    "each row must sum to 1", "Normalise the row or add the missing transition")
-        )  # fmt: skip
-    inexact = (off > EXACT) | (rows < 0).any(axis=-1)
-    return np.where(inexact[..., None], clipped / np.where(total > 0, total, 1.0)[..., None], rows)
-
-
-def check_rewards(reward: Array, mdp: FiniteMDP, where: str = "BilevelProblem.reward(x)") -> None:
-    """Raise `InvalidProblem` unless the reward table is [S, A] and finite."""
-    want = (mdp.n_states, mdp.n_actions)
-    if jnp.shape(reward) != want:
-        raise InvalidProblem(
-            message(where, f"shape {jnp.shape(reward)}", f"it must be [S, A] = {list(want)}",
-                    "Broadcast a state reward with `jnp.broadcast_to(r[:, None], (S, A))`")
-        )  # fmt: skip
-    _numbers(where, jax.device_get(reward))

@@ -31,7 +31,9 @@ from bilevel_rl import records
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import PendulumShaping
 from bilevel_rl.control.solvers import CoupledPair, Covariance, PartialSGD
-from bilevel_rl.loop import solve, stepping
+from bilevel_rl.loop import solve, stepping, use_64_bit
+
+use_64_bit()
 
 FILE = Path(__file__).parent / "results" / "control_speed.json"
 UPDATES = 400

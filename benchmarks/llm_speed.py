@@ -165,12 +165,12 @@ def iteration(repeats: int) -> dict:
     seconds = interleaved(
         {
             "trl_rloo": trl_step(), "shared": our_step(estimator="shared"), "paired": our_step(estimator="paired"),
-            "partial_sgd": our_step(method="partial_sgd"),
+            "tilted": our_step(estimator="tilted"), "partial_sgd": our_step(method="partial_sgd"),
         },
         repeats,
     )  # fmt: skip
     result = {f"{name}_cpu_seconds": round(s, 4) for name, s in seconds.items()}
-    for name in ("shared", "paired", "partial_sgd"):
+    for name in ("shared", "paired", "tilted", "partial_sgd"):
         result[f"{name}_over_trl"] = round(seconds[name] / seconds["trl_rloo"], 2)
     print(result, flush=True)
     return result

@@ -27,7 +27,6 @@ os.environ["JAX_ENABLE_X64"] = "1"
 # package is imported, so this comes before any test imports it.
 import sys
 import types
-from typing import Any
 
 import numpy.typing
 from beartype import BeartypeConf, FrozenDict, beartype
@@ -35,7 +34,8 @@ from jaxtyping import install_import_hook
 
 # Most of what these tests cost is XLA's compilation of programs that run for milliseconds: it is asked for little
 # optimisation here, and keeps everything else (`make test-all` compiles as users do). An option that this jaxlib does not
-# know would end the process, so its name is looked for in the library first. Level 0 is a step too far: jaxlib 0.10 then
+# know would end the process, so its name is looked for in the library first. A GPU's plugin reads them too, and ended the
+# process with jaxlib 0.11: where one is installed, all is compiled as users do. Level 0 is a step too far: jaxlib 0.10 then
 # gives NaN for a batch of one MDP of one state.
 QUICK = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": "false"}
 
@@ -50,13 +50,15 @@ def _known(option):
     return False
 
 
-if os.environ.get("BILEVEL_RL_TESTS_COMPILE", "quick") == "quick":
+_plugins = importlib.util.find_spec("jax_plugins") is not None
+if os.environ.get("BILEVEL_RL_TESTS_COMPILE", "quick") == "quick" and not _plugins:
     _flags = os.environ.get("XLA_FLAGS", "")
     _quick = [f"--{key}={value}" for key, value in QUICK.items() if key not in _flags and _known(key)]
     os.environ["XLA_FLAGS"] = " ".join([*_flags.split(), *_quick])
 
-# NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there.
-_conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: Any}))
+# NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there. `Any` would
+# do as well, but not where ArrayLike is an alias of its own (NumPy 2.5): beartype then refuses `ArrayLike | None`.
+_conf = BeartypeConf(hint_overrides=FrozenDict({numpy.typing.ArrayLike: object}))
 _checker = types.ModuleType("bilevel_rl_tests_checker")
 _checker.check = beartype(conf=_conf)  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker

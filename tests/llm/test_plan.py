@@ -52,11 +52,12 @@ KINDS = {
     "full": {}, "adapters": {"backend": "lora"}, "two that share": {"estimator": "shared"},
     "two of their own": {"estimator": "paired", "backend": "lora"}, "parts": {"micro_batch": 4, "backend": "lora"},
     "a head": {"reward": "linear", "backend": "lora"}, "critics": {"credit": "gae"},
+    "pairs": {"objective": "preference", "pairs_per_step": 8}, "again": {"gradient_checkpointing": True, "backend": "lora"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [
-    pytest.param(k, marks=[] if k in ("adapters", "full", "critics") else pytest.mark.slow) for k in KINDS
+    pytest.param(k, marks=[] if k in ("adapters", "full", "critics", "pairs", "again") else pytest.mark.slow) for k in KINDS
 ])  # fmt: skip
 def test_an_iteration_does_the_operations_that_are_planned(kind):
     one = made(llama() if kind != "full" else wide(), **KINDS[kind])

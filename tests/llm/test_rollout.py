@@ -9,14 +9,50 @@ import numpy as np
 import pytest
 import torch
 from llm_models import gold, gpt2, llama, trainer
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from bilevel_rl.errors import InvalidProblem
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts, prompts_of
+from bilevel_rl.llm.forward import precision
 from bilevel_rl.llm.roles.policy import completion_logits
-from bilevel_rl.llm.sampling import decoding
+from bilevel_rl.llm.sampling import captured, decoding
 from bilevel_rl.llm.sampling.gathering import gather, widen
 from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.sampling.sampler import Sampler, inverse_cdf, uniforms
+
+
+def sliding():
+    shape = MistralConfig(
+        vocab_size=13, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        sliding_window=2,
+    )  # fmt: skip
+    return MistralForCausalLM(shape)
+
+
+def flash():
+    model = llama()
+    model.config._attn_implementation = "flash_attention_2"
+    return model
+
+
+def experts():
+    shape = MixtralConfig(
+        vocab_size=13, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        num_local_experts=2,
+    )  # fmt: skip
+    return MixtralForCausalLM(shape)
+
+
+def alibi():
+    return BloomForCausalLM(BloomConfig(vocab_size=13, hidden_size=8, n_layer=1, n_head=2))
+
 
 PADDED = [Prompt(tuple(range(3, 3 + n)), None) for n in (4, 2, 3, 1, 4, 2)]
 
@@ -39,12 +75,37 @@ def test_decoders_give_the_logits_of_the_plain_forward_pass(make):
     ids = torch.tensor([[0, 0, 5, 6], [3, 4, 5, 6]])
     attention = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     tokens = torch.tensor([[7, 8], [9, 10], [11, 12]])
-    decoders = [decoding.make_decoder(model, 3), decoding.CachedDecoder(model), decoding.PrefixDecoder(model)]
+    decoders = [
+        decoding.make_decoder(model, 3), captured.StaticDecoder(model, 3), decoding.CachedDecoder(model),
+        decoding.PrefixDecoder(model),
+    ]  # fmt: skip
     assert make is not gpt2 or isinstance(decoders[0], decoding.GPT2Decoder)
     with torch.no_grad():
         found = [torch.stack([d.start(ids, attention), *(d.next(t) for t in tokens)]) for d in decoders]
-    for other in found[:2]:
-        torch.testing.assert_close(other, found[2], atol=1e-12, rtol=0)
+    for other in found[:-1]:
+        torch.testing.assert_close(other, found[-1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_the_decoder_in_place_keeps_what_autocast_gives_it(make):
+    """Under autocast keys and values can come in two types."""
+    model, tokens = make(), torch.tensor([[7, 8], [9, 10], [11, 12]])
+    ids, attention = torch.tensor([[0, 0, 5, 6], [3, 4, 5, 6]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    found = []
+    for d in (captured.StaticDecoder(model, 3), decoding.CachedDecoder(model)):
+        with torch.no_grad(), precision("bfloat16", torch.device("cpu")):
+            found.append(torch.stack([d.start(ids, attention), *(d.next(t) for t in tokens)]))
+    assert found[0].dtype == found[1].dtype == torch.bfloat16
+    torch.testing.assert_close(*found, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "can"),
+    [(gpt2, True), (llama, True), (flash, False), (sliding, False),
+     (experts, False), (alibi, False)],
+)  # fmt: skip
+def test_only_models_that_look_at_all_of_the_past_by_position_are_captured(make, can):
+    assert captured.can_stay_in_place(make()) is can
 
 
 def test_a_row_alone_equals_the_row_in_a_batch():

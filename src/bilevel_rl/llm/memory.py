@@ -22,23 +22,25 @@ class MemoryEstimate:
         training: gradients and optimiser state of what trains.
         logits: the vocabulary-wide tensors of one forward and backward pass.
         activations: what the blocks keep for it; 0 where the model does not tell its layers and width.
+        passing: gradients of vocabulary-wide tensors, while the backward pass is there.
     """
 
     weights: int
     training: int
     logits: int
     activations: int
+    passing: int = 0
 
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.weights + self.training + self.logits + self.activations
+        return self.weights + self.training + self.logits + self.activations + self.passing
 
     def __str__(self) -> str:
         g = 2**30
         return (
             f"about {self.total / g:.2f} GiB: weights {self.weights / g:.2f}, gradients and optimiser "
-            f"{self.training / g:.2f}, logits {self.logits / g:.2f}, activations {self.activations / g:.2f}"
+            f"{self.training / g:.2f}, logits {(self.logits + self.passing) / g:.2f}, activations {self.activations / g:.2f}"
         )
 
 
@@ -64,7 +66,8 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
     tokens = rows * (config.max_prompt_tokens + config.max_new_tokens)
     held = 2 if config.weights == "bfloat16" or config.quantised else each  # what the blocks keep is of the weights' type
     activations = graphs * tokens * _kept(roles, config.gradient_checkpointing) * held
-    return MemoryEstimate(own + _frozen(config, roles), training, logits, activations)
+    passing = passing_bytes(config, rows, size or 0)
+    return MemoryEstimate(own + _frozen(config, roles), training, logits, activations, passing)
 
 
 def vocabulary_bytes(config: Config, rows: int, size: int) -> int:
@@ -73,6 +76,15 @@ def vocabulary_bytes(config: Config, rows: int, size: int) -> int:
     policies = (1 + config.uses_penalised) if not config.micro_batch else 1
     # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
     return rows * config.max_new_tokens * size * each * (3 * policies + 2)
+
+
+PASSING = 1.25  # measured on an H200 (docs/llm/gpu.md): 1.24 tensors of a row, from the peaks with 4 and with 32 rows
+
+
+def passing_bytes(config: Config, rows: int, size: int) -> int:
+    """Bytes of the gradients of vocabulary-wide tensors at the height of a backward pass."""
+    each = 8 if config.dtype == "float64" else 4
+    return int(rows * config.max_new_tokens * size * each * PASSING)
 
 
 def _state(p: torch.Tensor) -> int:

@@ -9,9 +9,10 @@ What an iteration does with them is the trainer's loop:
     learn     each policy and critic, forward and backward; x, forward and backward
     exchange  gradients of what trains, summed; with a sharded base the blocks, gathered whenever a block is called
 
-Time is arithmetic over a card's rate, or weights and cache over its bandwidth where that takes longer, which is what writing
-is bound by. Rates of cards are those of their makers' sheets; what share of them a run reaches is an assumption that the
-plan names (`Gpu.reaches`, `Gpu.streams`).
+Time is arithmetic over a card's rate, or weights and cache over its bandwidth where that takes longer, or what the host
+takes to start a layer's kernels so often (`Host`): small models in small micro-batches wait for the host. Rates of cards are
+those of their makers' sheets; what share of them a run reaches is an assumption that the plan names (`Gpu.reaches`,
+`Gpu.streams`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,28 @@ class Gpu:
     streams: float = 0.6
 
 
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Seconds below which a layer's pass does not fall however few rows it has.
+
+    Measured on one machine with an H200 (`benchmarks/gpu.py`, docs/llm/gpu.md), Qwen2.5's layers, PEFT's adapters.
+
+    Attributes:
+        layer: a layer's forward pass without adapters, and
+        adapter: what each adapted module of it adds.
+        graph: passes without a graph that one with a graph takes as long as: forward, recomputation and backward.
+        step: a layer's step of writing, captured, and
+        step_adapter: what each adapted module adds.
+    """
+
+    layer: float = 0.9e-3
+    adapter: float = 0.27e-3
+    graph: float = 7.0
+    step: float = 0.49e-3
+    step_adapter: float = 0.02e-3
+
+
+HOST = Host()
 # NVIDIA's data sheets of the SXM modules; the link is half of "NVLink", which counts both directions
 CARDS = {
     "h100": Gpu(80, 989e12, 3.35e12, 450e9), "h200": Gpu(141, 989e12, 4.8e12, 450e9),
@@ -275,7 +298,8 @@ class Forecast:
         gpus: how many.
         sharded: whether the frozen base is in pieces.
         weights, trained, optimiser, vocabulary, activations, cache: bytes: frozen weights; trained ones or adapters; their
-            gradients and moments; the vocabulary-wide tensors of a pass; what the blocks keep for it; the cache of writing.
+            gradients and moments; the vocabulary-wide tensors of a pass and their gradients; what the blocks keep for it;
+            the cache of writing.
         writing, learning: operations.
         streamed: bytes of weights and cache that writing reads.
         exchanged: bytes sent while learning, and
@@ -284,6 +308,7 @@ class Forecast:
         labels: asked for in an iteration, and
         whole_labels: in the run.
         card: on which it would run.
+        starting, stepping: seconds that the host takes at least to start the passes of learning, and the steps of writing.
     """
 
     gpus: int
@@ -303,6 +328,8 @@ class Forecast:
     labels: int
     whole_labels: int
     card: Gpu
+    starting: float = 0.0
+    stepping: float = 0.0
 
     @property
     def total(self) -> float:
@@ -324,8 +351,8 @@ class Forecast:
         """Of an iteration, by what it does."""
         rate = self.card.rate * self.card.reaches
         return {
-            "writing": max(self.writing / rate, self.streamed / (self.card.bandwidth * self.card.streams)),
-            "learning": self.learning / rate,
+            "writing": max(self.writing / rate, self.streamed / (self.card.bandwidth * self.card.streams), self.stepping),
+            "learning": max(self.learning / rate, self.starting),
             "communication": (self.exchanged + self.gathered) / self.speed,
         }
 
@@ -334,6 +361,7 @@ class Forecast:
         g = lambda value: f"{value / GIB:.2f} GiB"  # noqa: E731
         time = self.seconds
         whole = sum(time.values())
+        waits = ", of the host: larger micro-batches" if time["learning"] == self.starting else ""
         return [
             ("weights", g(self.weights), "frozen" + (", its piece and the blocks at work" if self.sharded else "")),
             ("trained", g(self.trained), "adapters and heads, or all that trains"),
@@ -343,7 +371,8 @@ class Forecast:
             ("cache", g(self.cache), "keys and values while writing"),
             ("total", g(self.total), "at the highest point: writing and passes take turns"),
             ("writing", f"{self.writing:.3g} operations", f"{time['writing']:.2f} s, {time['writing'] / whole:.0%}"),
-            ("learning", f"{self.learning:.3g} operations", f"{time['learning']:.2f} s, {time['learning'] / whole:.0%}"),
+            ("learning", f"{self.learning:.3g} operations",
+             f"{time['learning']:.2f} s, {time['learning'] / whole:.0%}{waits}"),
             ("communication", g(self.exchanged + self.gathered),
              f"{time['communication']:.2f} s at {self.speed / 1e9:.0f} GB/s"),
             ("iteration", f"{whole:.2f} s", f"{self.tokens:,} tokens written, {self.tokens / whole:,.0f} a second"),
@@ -394,12 +423,20 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
 
     # learning: every network's pass with a graph; scoring apart where rows come in parts or are used again
     scored = rows * (forward + head * (new + 1))
-    learned = scored + rows * (backward + head * new * (2 if whole else 1))
-    again = 0.0 if config.settings.one_pass and config.epochs == 1 and not 0 < config.micro_batch < rows else scored
+    twice = forward if config.gradient_checkpointing else 0.0  # activations are computed again
+    learned = scored + rows * (backward + twice + head * new * (2 if whole else 1))
+    in_one = config.settings.one_pass and config.epochs == 1 and not 0 < config.micro_batch < rows
+    again = 0.0 if in_one else scored
     reference = scored * writers if standing.referred else 0.0
-    critics = policies * rows * (forward + config.epochs * (forward + backward)) if standing.critics else 0.0
+    critics = policies * rows * (forward + config.epochs * (forward + twice + backward)) if standing.critics else 0.0
     learning = policies * (again + config.epochs * learned) + reference + critics
-    learning += _reward(config, rows * writers, forward, backward)
+    plain, graph = _reward(config, rows * writers)
+    learning += plain * forward + graph * (forward + twice + backward)
+    scores = (0 if in_one else policies * rows) + (rows * writers if standing.referred else 0) + plain
+    graphs_of = policies * config.epochs * rows + graph
+    if standing.critics:
+        scores, graphs_of = scores + policies * rows, graphs_of + policies * config.epochs * rows
+    starting, stepping = _host(config, layers, scores / part, graphs_of / part, steps)
 
     # exchange: a ring sends nearly twice what it sums; blocks are gathered for every call
     ring = 2 * (gpus - 1) / gpus
@@ -417,9 +454,9 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
     graphs = policies if not config.micro_batch else 1
     return Forecast(
         gpus, sharded and gpus > 1, frozen, standing.trained, standing.optimiser,
-        memory.vocabulary_bytes(config, part, size),
+        memory.vocabulary_bytes(config, part, size) + memory.passing_bytes(config, part, size),
         graphs * part * counts.row.held(layers, config.gradient_checkpointing), cache, writing, learning, streamed,
-        exchanged, gathered, config.batch * new * writers, *_labels(config), card,
+        exchanged, gathered, config.batch * new * writers, *_labels(config), card, starting, stepping,
     )  # fmt: skip
 
 
@@ -452,14 +489,23 @@ def _cached(config: Config, shape: Any, layers: int) -> float:
     return 2.0 * layers * heads * width * _bytes(config)
 
 
-def _reward(config: Config, rows: int, forward: float, backward: float) -> float:
-    """Operations of the reward model: a score of every row, and x's gradient from rows and pairs."""
+def _reward(config: Config, rows: int) -> tuple[float, float]:
+    """Rows that the reward model scores, and rows that x learns from with a graph."""
     if config.reward not in ("classifier", "linear"):
-        return 0.0
+        return 0.0, 0.0
     if config.reward == "linear":  # on features of the reference, which have no gradient; they are not kept
-        return rows * forward * (1 + config.algorithm.answers)
+        return rows * (1.0 + config.algorithm.answers), 0.0
+    fits = config.algorithm.asks and make_objective(config.objective, config.tail).needs_pairs
+    pairs = (config.replay_pairs or config.pairs_per_step) if fits else 0
     # x learns from the rows that answer it, and from both sides of each pair
-    return rows * forward + (rows if config.algorithm.answers else 0) * (forward + backward)
+    return float(rows), rows * config.algorithm.answers + 2.0 * pairs
+
+
+def _host(config: Config, layers: int, scores: float, graphs: float, steps: int) -> tuple[float, float]:
+    """Seconds to start so many passes without and with a graph, and so many steps of writing."""
+    adapted = (len(config.lora_targets) or 1) if config.backend == "lora" else 0  # by default attention's one
+    layer = HOST.layer + adapted * HOST.adapter
+    return layers * layer * (scores + HOST.graph * graphs), layers * steps * (HOST.step + adapted * HOST.step_adapter)
 
 
 def _labels(config: Config) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Next-token logits one step at a time: our own decoder for GPT-2 models, and any causal model of transformers.
 
+On a GPU a step is captured (`captured`) where the model allows it.
+
 A decoder answers `start(ids, attention)` with the logits after the prompt and `next(tokens)` with those after one
 more token a row. It never samples; `Sampler` does.
 """
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bilevel_rl.llm.forward import is_sharded
+from bilevel_rl.llm.sampling.captured import StaticDecoder, can_stay_in_place
 
 
 class Decoder(Protocol):
@@ -35,6 +38,9 @@ def make_decoder(model: nn.Module, horizon: int) -> Decoder:
         model: a causal language model; adapters that are active stay active.
         horizon: most tokens that will be appended.
     """
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if on_gpu and can_stay_in_place(model) and not any(is_sharded(part) for part in model.modules()):
+        return StaticDecoder(model, horizon)
     if type(model).__name__ == "GPT2LMHeadModel" and _plain_gpt2(model.config) and not _in_pieces(model):
         return GPT2Decoder(model, horizon)
     if "past_key_values" in inspect.signature(model.forward).parameters:

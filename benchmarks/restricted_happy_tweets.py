@@ -7,10 +7,11 @@ equal KL: x fitted on fresh labels (`partial_sgd`), the usual pipeline (`fixed_r
 labelled by the same law (8 times the gold score plus Gumbel noise ranks a pair as the judge does).
 
 Every method has six settings of its own (`SEARCHED`), tried in rank 1 and in the frozen trunk on one tuning seed; the
-three best go on to two more (`HALVED`). Rank 2 and the larger reward take rank 1's choice. The rate of the policy is the same
-for all of ours and was set on the gold score itself. The last two settings of each were added when the first four had nearly
-all their runs of the first seed, because the smallest rates were the best; the weight of the win rate has an edge at 0, where
-bi-level is `partial_sgd`. Ten fresh seeds; what is compared is the mean gold score of the last `LATE` iterations.
+three best go on to two more (`HALVED`). Rank 2 and the larger reward take rank 1's choice. The rate of the policy is
+the same for all of ours and was set on the gold score itself. The last two settings of each were added when the first
+four had nearly all their runs of the first seed, because the smallest rates were the best; the weight of the win rate
+has an edge at 0, where bi-level is `partial_sgd`. Ten fresh seeds; what is compared is the mean gold score of the last
+`LATE` iterations.
 
     python benchmarks/restricted_happy_tweets.py tune          the tuning seeds' runs that are not there yet
     python benchmarks/restricted_happy_tweets.py run           every run of fresh seeds that is not there yet

@@ -26,7 +26,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_m
 from bilevel_rl import records
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
 from bilevel_rl.finite.objectives import VisitationUtility
-from bilevel_rl.finite.problems import FrozenLake8x8, GoalPlacement, RandomMDP, WalledGoalPlacement
+from bilevel_rl.finite.problems import FrozenLake8x8, GoalPlacement, RandomMDP, Taxi, WalledGoalPlacement
 from bilevel_rl.finite.problems.toy_text import Incentives
 from bilevel_rl.finite.solvers import CoupledPenalty, PenaltyActorCritic
 from bilevel_rl.finite.tuning import with_options
@@ -46,6 +46,7 @@ LONG = (0.9, 0.98, 0.99, 0.999)  # discounts of tolls: cheap to be right about, 
 VARIANTS = {
     "coupled_penalty": CoupledPenalty(),
     "coupled_penalty, 8 starts": CoupledPenalty(starts=8),
+    "coupled_penalty, ladder": CoupledPenalty(explore="ladder"),
     "coupled_penalty, extra": CoupledPenalty(explore="extra"),
     "coupled_penalty, extra, not centred, w slow": with_options(
         CoupledPenalty(explore="extra", centre=False), {"scales.w.power": 0.15}
@@ -135,7 +136,7 @@ def instances(draw: str) -> dict[str, BilevelProblem]:
     """
     found = {}
     if draw == "reference":
-        fixed = GoalPlacement(), WalledGoalPlacement(), FrozenLake8x8()
+        fixed = GoalPlacement(), WalledGoalPlacement(), FrozenLake8x8(), Taxi()
         return {problem.name: jax.tree.map(jnp.asarray, problem) for problem in fixed}
     for place, (kind, (make, count)) in enumerate(KINDS.items()):
         rng = np.random.default_rng([SEEDS[draw], place])

@@ -13,11 +13,11 @@ import argparse
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -298,12 +298,16 @@ def corruptions(count: int, seed: int) -> dict[str, Any]:
 KILLED = ["run", "goal_placement", "penalty_actor_critic", *SMALL, "--no-optimum", "--solver.chains", "2", "--iterations",
           "3000", "--records", "60", "--runs", "3", "--seed", "11"]  # fmt: skip
 START = """
-import sys
+import contextlib, os, sys
 from bilevel_rl.loop import checkpoint
-checkpoint.SECONDS = 0.0
 from bilevel_rl.cli import main
-sys.exit(main(sys.argv[1:]))
+checkpoint.SECONDS = 0.0
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    code = main(argv)
+sys.exit(code)
 """
+IMPORTED = ["bilevel_rl.cli", "bilevel_rl.commands.run", "bilevel_rl.commands.resume", "bilevel_rl.launch.execute",
+            "bilevel_rl.finite.solvers", "bilevel_rl.finite.problems"]  # fmt: skip
 
 
 def kills(
@@ -311,6 +315,9 @@ def kills(
     save: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> dict[str, Any]:  # fmt: skip
     """SIGKILLs at random moments after a process's first checkpoint; every run must end with the bits of a whole one.
+
+    Processes are forked from one that has imported the library and done nothing else, and share the programs that they
+    compile, so that a kill is cheap; those of the run that is never killed are compiled afresh.
 
     Args:
         count: at least so many kills.
@@ -320,9 +327,16 @@ def kills(
     """
     ended = {} if ended is None else ended
 
-    def begin(argv: list[str]) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", START, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                env=os.environ)  # fmt: skip
+    context = multiprocessing.get_context("forkserver")
+
+    def begin(argv: list[str]) -> Any:
+        process = context.Process(target=exec, args=(START, {"argv": argv}))
+        process.start()
+        return process
+
+    def wait(process: Any) -> int | None:
+        process.join()
+        return process.exitcode
 
     def summary() -> dict[str, Any]:
         runs = list(ended.values())
@@ -333,7 +347,9 @@ def kills(
 
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
-        assert begin([*KILLED, "--out", str(whole)]).wait() == 0
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{place}/compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        context.set_forkserver_preload(IMPORTED)
+        assert wait(begin([*KILLED, "--out", str(whole)])) == 0
         expected = records.read_arrays(whole / "metrics.npz")
         while summary()["kills"] < count:
             name, done = str(len(ended)), 0
@@ -342,15 +358,15 @@ def kills(
             for _ in range(chance.randrange(1, 4)):
                 process, seen = begin(argv), folder / "checkpoint.npz"
                 before = seen.stat().st_mtime_ns if seen.exists() else None
-                while process.poll() is None and (not seen.exists() or seen.stat().st_mtime_ns == before):
+                while process.is_alive() and (not seen.exists() or seen.stat().st_mtime_ns == before):
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.5))
-                if process.poll() is None:
+                if process.is_alive():
                     process.kill()
                     done += 1
-                process.wait()
+                process.join()
                 argv = ["resume", str(folder)]
-            code = begin(argv).wait()
+            code = wait(begin(argv))
             found = records.read_arrays(folder / "metrics.npz")
             equal = found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in found)
             ended[name] = {"kills": done, "same": bool(code == 0 and equal)}

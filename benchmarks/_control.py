@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,19 @@ from typing import Any
 from bilevel_rl import records
 
 FOLDER = Path(__file__).parent / "results"
+
+
+def parser(document: str | None, seeds: int = 10) -> argparse.ArgumentParser:
+    """The options that all of them take: how many seeds, and how many new cells in this call."""
+    made = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seeds", type=int, default=seeds)
+    made.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
+    return made
+
+
+def settings(leader: Any, seeds: int, **others: Any) -> dict[str, Any]:
+    """What a table was made with: a leader's first step beside what is given."""
+    return {**others, "zeta": leader.zeta.initial, "seeds": seeds}
 
 
 def read(name: str) -> dict[str, Any]:

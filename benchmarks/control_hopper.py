@@ -11,7 +11,6 @@ searched. A second call skips what is there.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import _control as shared
@@ -76,10 +75,7 @@ def fresh(gamma: float, x: np.ndarray) -> tuple[list[float], list[float]]:
 
 def main() -> None:
     """Fill in what is missing, then write rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
-    ask = parser.parse_args()
+    ask = shared.parser(__doc__, 3).parse_args()
     facts, zero = shared.read("control_hopper"), np.zeros((ask.seeds, 11))
     work = {
         f"{SHORT:g} | its own (no shaping)": lambda: (SHORT, zero, {}),

@@ -11,7 +11,6 @@ there.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import _control as shared
@@ -38,10 +37,7 @@ def own_return(problem) -> type:
 
 def main() -> None:
     """Fill in what is missing, then write rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
-    ask = parser.parse_args()
+    ask = shared.parser(__doc__).parse_args()
     facts = shared.read("control_imitation")
     left = [kind for kind in (PendulumImitation, ArmImitation) if kind.name not in facts["cells"]]
     for kind in left[: ask.cells]:
@@ -74,7 +70,7 @@ def write(facts: dict, seeds: int) -> None:
         share = (returns - low) / (high - low)
         rows.append([f"`{name}`", f"{low:.0f}", f"{high:.0f}", f"{np.median(returns):.0f} [{returns.min():.0f}]",
                      f"{100 * np.median(share):.0f} %", f"{int(np.sum(share >= 0.9))} of {len(share)}"])  # fmt: skip
-    setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    setting = shared.settings(SETTING, seeds, iterations=ITERATIONS, chains=CHAINS, tau=TAU)
     note = (
         f"Rewards recovered from 64 demonstrations, {seeds} seeds; returns by the environment's own reward of a *fresh* "
         "follower that learnt under the recovered one, in units of its size, greedy; 0 % is random actions, 100 % the "

@@ -9,7 +9,6 @@ what is there.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import _control as shared
@@ -29,10 +28,7 @@ HEADS = ["Problem", "x*", "x, median [worst]", "x within 5 %", "Objective within
 
 def main() -> None:
     """Fill in what is missing, then write rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
-    ask = parser.parse_args()
+    ask = shared.parser(__doc__).parse_args()
     facts = shared.read("control_incentives")
     left = [p for p in (InventoryContract(), MarketSubsidy()) if p.name not in facts["cells"]]
     for problem in left[: ask.cells]:
@@ -60,7 +56,7 @@ def write(facts: dict, seeds: int) -> None:
         good = int(np.sum(gap <= 0.05 * max(abs(c["best"]), c["first"] - c["best"])))
         rows.append([f"`{name}`", f"{c['best_x']:.3f}", f"{np.median(x):.3f} [{worst:.3f}]", f"{near} of {len(x)}",
                      f"{good} of {len(x)}", f"{c['samples']:,}"])  # fmt: skip
-    setting = {"iterations": ITERATIONS, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    setting = shared.settings(SETTING, seeds, iterations=ITERATIONS)
     note = (
         f"One loop, the recommended solver, one setting for both problems, {seeds} seeds. Within 5 %: |x - x*| of x*; the "
         "exact objective's gap of the larger of |best| and the gap at x0."

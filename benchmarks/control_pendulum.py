@@ -10,7 +10,6 @@ scored the same way. Seeds are fresh: settings were chosen with seed 0, reports 
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import _control as shared
@@ -84,10 +83,8 @@ def cells(gamma: float, seeds: int) -> dict:
 
 def main() -> None:
     """Fill in what is missing, then write rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = shared.parser(__doc__)
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.8, 0.6])
-    parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
     facts = shared.read("control_pendulum")
     work = {(gamma, label): cell for gamma in ask.gammas for label, cell in cells(gamma, ask.seeds).items()}
@@ -120,7 +117,7 @@ def write(facts: dict, seeds: int) -> None:
         found = cell["returns"]
         rows.append([gamma, label, f"{np.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}",
                      f"{cell['transitions_before']:,} + {cell['transitions_fresh']:,}"])  # fmt: skip
-    setting = {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU, "zeta": SETTING.zeta.initial, "seeds": seeds}
+    setting = shared.settings(SETTING, seeds, iterations=ITERATIONS, chains=CHAINS, tau=TAU)
     note = (
         "A follower that plans too short and a leader who adds four weighed features to its reward, from 0 on; Pendulum's "
         f"own return of a *fresh* follower under the final x, greedy, mean of 16 episodes of 200 steps; {seeds} seeds. Last "

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 
+ECHO = Path(__file__).parent / "loop/echo_toy.py"  # compiles in no time; what is long enough to be killed is a real run
+QUICK = ["run", f"{ECHO}:problem", f"{ECHO}:solver", "--no-optimum", "--iterations", "300", "--records", "300",
+         "--runs", "3", "--seed", "11"]  # fmt: skip
+SOURCES = ("problem.py", "solver.py")  # that its folder keeps
 ARGV = ["run", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", "--problem.columns", "3", "--no-optimum",
         "--solver.chains", "2", "--iterations", "3000", "--records", "60", "--runs", "3", "--seed", "11"]  # fmt: skip
 # a checkpoint at every record, and (with a number) a disk that takes files of at most so many bytes
@@ -43,7 +48,15 @@ def begin(argv, limit: int = 0, **options) -> subprocess.Popen:
 def whole(tmp_path_factory):
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*map(str, ARGV), "--out", str(folder)]) == 0
+    assert main([*QUICK, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """The uninterrupted run of those that are killed at a random moment."""
+    folder = tmp_path_factory.mktemp("long") / "run"
+    assert main([*ARGV, "--out", str(folder)]) == 0
     return folder
 
 
@@ -61,7 +74,7 @@ def same_bits(one, two) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(2))
-def test_killed_at_a_random_moment_resumes_to_the_same_bits(attempt, whole, tmp_path):
+def test_killed_at_a_random_moment_resumes_to_the_same_bits(attempt, long, tmp_path):
     """SIGKILL once the run has begun, at a random moment, up to twice; then resume."""
     folder = tmp_path / "run"
     chance = random.Random()
@@ -87,13 +100,13 @@ def test_killed_at_a_random_moment_resumes_to_the_same_bits(attempt, whole, tmp_
         process = begin(["resume", folder])
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    same_bits(whole, folder)
+    same_bits(long, folder)
 
 
 def test_killed_before_the_first_checkpoint_starts_over(whole, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("run.json", "status.json"):
+    for name in ("run.json", "status.json", *SOURCES):
         (folder / name).write_bytes((whole / name).read_bytes())
     records.write_json(folder / "status.json", {"state": "running", "message": ""})
     assert main(["resume", str(folder)]) == 0
@@ -104,7 +117,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(whole, tmp_path, snapshot):
     """Files may grow to half the size of the finished checkpoint: the run stops there, and goes on with more room."""
     folder = tmp_path / "run"
     limit = (whole / "checkpoint.npz").stat().st_size // 2
-    process = begin([*ARGV, "--out", folder], limit)
+    process = begin([*QUICK, "--out", folder], limit)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err.strip().splitlines()[-1].replace(str(folder), "FOLDER") == snapshot
@@ -117,7 +130,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(whole, tmp_path, snapshot):
 
 def test_run_folder_that_cannot_be_made(tmp_path, capsys, snapshot):
     (tmp_path / "file").write_text("")
-    assert main([*ARGV, "--out", str(tmp_path / "file" / "run")]) == 2
+    assert main([*QUICK, "--out", str(tmp_path / "file" / "run")]) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].replace(str(tmp_path), "FOLDER") == snapshot
 
 
@@ -125,7 +138,7 @@ def test_run_folder_that_cannot_be_made(tmp_path, capsys, snapshot):
 def test_read_only_folder(tmp_path, capsys):
     tmp_path.chmod(0o500)
     try:
-        assert main([*ARGV, "--out", str(tmp_path / "run")]) == 2
+        assert main([*QUICK, "--out", str(tmp_path / "run")]) == 2
         assert "the run folder must be writable" in capsys.readouterr().err
     finally:
         tmp_path.chmod(0o700)
@@ -134,7 +147,7 @@ def test_read_only_folder(tmp_path, capsys):
 def test_two_processes_never_write_one_folder(whole, tmp_path, capsys, snapshot):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("run.json", "status.json", "checkpoint.npz"):
+    for name in ("run.json", "status.json", "checkpoint.npz", *SOURCES):
         (folder / name).write_bytes((whole / name).read_bytes())
     records.write_json(folder / "status.json", {"state": "running", "message": ""})
     with records.locked(folder):
@@ -151,7 +164,7 @@ BROKEN = {
     "seed": lambda folder: edit(folder, lambda header: header["config"].update(seed=12)),
     "checkpoint": lambda folder: (folder / "checkpoint.npz").write_bytes(b"PK\x03\x04 torn"),
     "solver": lambda folder: edit(
-        folder, lambda header: header["config"].update(solver="penalty_actor_crtic")
+        folder, lambda header: header["config"].update(solver="penalty_actor_crtic", solver_source=None)
     ),
     "option": lambda folder: edit(folder, lambda header: header["config"]["solver_options"].update(chanes=3)),
 }

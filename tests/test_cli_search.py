@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 
-SHORT = ["search", "goal_placement", "exact_descent", "--problem.rows", "3", "--problem.columns", "3", "--starts", "4",
-         "--eta", "2", "--iterations", "48", "--seed", "11"]  # fmt: skip
+ECHO = Path(__file__).parent / "loop/echo_toy.py"  # compiles in no time
+SHORT = ["search", f"{ECHO}:problem", f"{ECHO}:solver", "--starts", "4", "--eta", "2", "--samples", "960", "--seed", "11"]
 # by samples, with followers that settle, and long enough to be struck at a random moment
 ARGV = ["search", "goal_placement", "penalty_actor_critic", "--problem.rows", "3", "--problem.columns", "3",
         "--solver.chains", "2", "--starts", "4", "--eta", "2", "--samples", "800000", "--seed", "11",
@@ -125,7 +126,7 @@ def test_a_full_disk_is_found_before_work_starts(tmp_path):
     assert not (folder / "search.json").exists()  # so that the same folder can be taken again
 
 
-def copied(whole, folder, names=("search.json", "checkpoint.npz")):
+def copied(whole, folder, names=("search.json", "checkpoint.npz", "problem.py", "solver.py")):
     folder.mkdir()
     for name in names:
         (folder / name).write_bytes((whole / name).read_bytes())

@@ -6,6 +6,7 @@ The worker is this machine's, a process for each job; what a cluster adds to tha
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.machines import job, where
 
+FILE = Path(__file__).parent / "loop/echo_toy.py"
+ECHO = [f"{FILE}:problem", f"{FILE}:solver"]  # compiles in no time
 PROBLEM = ["goal_placement", "--problem.rows", "3", "--problem.columns", "3"]
 
 
@@ -54,7 +57,7 @@ def test_what_is_done_elsewhere_is_what_is_done_here(verb, cluster, tmp_path, ca
 
 
 def test_a_search_that_is_queued_again_goes_on_if_it_is_the_same(tmp_path, capsys):
-    words = [*VERBS["search"], "--out", str(tmp_path / "a")]
+    words = ["search", *ECHO, "--starts", "4", "--eta", "2", "--samples", "960", "--out", str(tmp_path / "a")]
     assert main([*words, "--resume", "auto"]) == 0
     assert main(words) == 2
     assert "a folder that already holds a search" in capsys.readouterr().err
@@ -65,8 +68,7 @@ def test_a_search_that_is_queued_again_goes_on_if_it_is_the_same(tmp_path, capsy
 
 
 def test_a_run_that_is_queued_again_goes_on_if_it_is_the_same(tmp_path, capsys):
-    words = ["run", PROBLEM[0], "exact_descent", *PROBLEM[1:], "--iterations", "6", "--runs", "1", "--no-optimum",
-             "--out", str(tmp_path / "a")]  # fmt: skip
+    words = ["run", *ECHO, "--iterations", "6", "--runs", "1", "--no-optimum", "--out", str(tmp_path / "a")]
     assert main([*words, "--resume", "auto"]) == 0
     metrics = (tmp_path / "a/metrics.npz").read_bytes()
     (tmp_path / "a/checkpoint.npz").unlink()  # as if it had been killed before its first checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,13 +87,17 @@ def test_loggers_that_are_not_there_are_named(tmp_path, monkeypatch):
 def test_a_run_from_a_file_writes_its_folder(tmp_path, monkeypatch, capsys):
     pytest.importorskip("yaml")
     monkeypatch.chdir(tmp_path)
-    Path("mine.yml").write_text("problem: two_state\nsolver: exact_descent\niterations: 4\nruns: 2\nrecords: 2\n")
+    shutil.copy(Path(__file__).parent / "loop/echo_toy.py", "mine.py")
+    counts = "iterations: 4\nruns: 2\nrecords: 2\nno_optimum: true\n"
+    Path("mine.yml").write_text(f"problem: mine.py:problem\nsolver: mine.py:solver\n{counts}")
     assert main(["run", "--from", "mine.yml", "--out", "here"]) == 0
     made = records.Run.read("here")
-    assert (made.config["problem"], made.config["iterations"], made.config["runs"]) == ("two_state", 4, 2)
+    assert (made.config["problem"], made.config["iterations"], made.config["runs"]) == ("mine.py:problem", 4, 2)
     assert "here" in capsys.readouterr().out
-    Path("two.yaml").write_text("problem: two_state\nsolvers: [exact_descent, exact_penalty]\niterations: 4\nruns: 2\n")
+    two = "problem: mine.py:problem\nsolvers: [mine.py:solver, 'mine.py:solver:chains=3']\nsamples: 24\nruns: 2\n"
+    Path("two.yaml").write_text(two)
     assert main(["compare", "--from", "two.yaml", "--out", "both"]) == 0
-    assert {records.Run.read(folder).name for folder in records.find_runs("both")} == {"exact_descent", "exact_penalty"}
+    found = {records.Run.read(folder).name for folder in records.find_runs("both")}
+    assert found == {"mine.py:solver", "mine.py:solver:chains=3"}
     assert main(["sweep", "--from", "three.yaml"]) == 2
     assert "bilevel-rl sweep --from: got three.yaml, which is not there" in capsys.readouterr().err

@@ -13,7 +13,6 @@ import jax, jax.numpy as jnp
 import numpy as np
 import bilevel_rl.finite
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, oracles, solve
-from bilevel_rl.finite.checks import check_problem
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.solvers import CoupledPenalty, ExactDescent
 
@@ -30,7 +29,7 @@ class Toll(BilevelProblem):
 
 assert jnp.zeros(1).dtype == jnp.float32
 toll = Toll()
-check_problem(toll)
+toll.check(thorough=False)
 trace = solve(toll, ExactDescent(0.5), iterations=60, record_every=60)
 value = float(oracles.hyper_objective(toll, trace.x[0, -1], 0.05))
 assert abs(value - trace["objective"][0, -1]) < 1e-14, value
@@ -42,7 +41,6 @@ assert not jax.config.jax_enable_x64
 assert "NPROC" not in os.environ
 bilevel_rl.loop.use_64_bit()
 assert jnp.zeros(1).dtype == jnp.float64
-assert abs(value - float(oracles.hyper_objective(toll, trace.x[0, -1], 0.05))) < 1e-14
 """
 
 

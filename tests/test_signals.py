@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bilevel_rl import cli, records, signals
-from bilevel_rl.finite import multistart, solve
 from bilevel_rl.finite.problems import GoalPlacement
 from bilevel_rl.finite.solvers import ExactDescent
+from bilevel_rl.loop import solve
+from bilevel_rl.loop.searching import search
+
+spec = importlib.util.spec_from_file_location("echo_toy", Path(__file__).parent / "loop/echo_toy.py")
+toy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
 
 ASKED = [getattr(signal, name) for name in signals.NAMES]
 
@@ -85,11 +92,11 @@ def test_the_outermost_hint_speaks():
 
 @pytest.mark.parametrize("number", ASKED)
 def test_a_run_stops_at_a_record_and_goes_on_to_the_same_bits(number, tmp_path):
-    problem, solver, length = GoalPlacement(rows=3, columns=3), ExactDescent(step_size=0.3), {"iterations": 6}
+    problem, solver, length = toy.Echo(), toy.Lead(), {"iterations": 6, "record_every": 2}
     whole = solve(problem, solver, **length)
 
     def strike(k, _):
-        if k == 3:
+        if k == 4:
             signal.raise_signal(number)
 
     with signals.raised(), pytest.raises(signals.Stopped) as caught:
@@ -97,7 +104,7 @@ def test_a_run_stops_at_a_record_and_goes_on_to_the_same_bits(number, tmp_path):
     assert caught.value.hint == f"bilevel-rl resume {tmp_path / 'run'}"
     status = records.read_json(tmp_path / "run/status.json")
     assert status == {"state": "stopped", "message": f"stopped by {signal.Signals(number).name}"}
-    assert records.Run.read(tmp_path / "run").trace["samples"].shape == (1, 4)  # whole: the start and three records
+    assert records.Run.read(tmp_path / "run").trace["samples"].shape == (1, 3)  # whole: the start and two records
     resumed = solve(problem, solver, **length, folder=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(resumed.x, whole.x)
     assert records.read_json(tmp_path / "run/status.json")["state"] == "finished"
@@ -105,25 +112,25 @@ def test_a_run_stops_at_a_record_and_goes_on_to_the_same_bits(number, tmp_path):
 
 def test_a_signal_in_the_last_record_finds_a_finished_run(tmp_path):
     with signals.raised(), pytest.raises(signals.Stopped):
-        solve(GoalPlacement(rows=3, columns=3), ExactDescent(), iterations=2, folder=tmp_path / "run",
+        solve(GoalPlacement(rows=3, columns=3), ExactDescent(), iterations=2, evaluate=False, folder=tmp_path / "run",
               on_record=lambda k, _: k == 2 and signal.raise_signal(signal.SIGTERM))  # fmt: skip
     assert records.read_json(tmp_path / "run/status.json")["state"] == "finished"
     assert (tmp_path / "run/scene.npz").exists()
 
 
 def test_a_search_stops_between_two_chunks(tmp_path):
-    problem, solver, ask = GoalPlacement(rows=3, columns=3), ExactDescent(step_size=0.3), {"starts": 4, "iterations": 16}
-    whole = multistart.search(problem, solver, **ask)
+    problem, solver, ask = toy.Echo(), toy.Lead(), {"starts": 4, "samples": 960, "eta": 2}
+    whole = search(problem, solver, **ask)
 
     def strike(done, total):
         if done:
             signal.raise_signal(signal.SIGTERM)
 
     with signals.raised(), pytest.raises(signals.Stopped) as caught:
-        multistart.search(problem, solver, **ask, folder=tmp_path / "search", on_progress=strike)
+        search(problem, solver, **ask, folder=tmp_path / "search", on_progress=strike)
     assert caught.value.hint == f"bilevel-rl resume {tmp_path / 'search'}"
     assert records.read_json(tmp_path / "search/status.json")["state"] == "stopped"
-    found = multistart.search(problem, solver, **ask, folder=tmp_path / "search", resume=True)
+    found = search(problem, solver, **ask, folder=tmp_path / "search", resume=True)
     assert found.value == whole.value
     np.testing.assert_array_equal(found.xs, whole.xs)
 

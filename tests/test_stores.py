@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -13,7 +14,8 @@ from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, StorageFailed
 from bilevel_rl.machines import files, store
 
-SMALL = ["goal_placement", "exact_descent", "--problem.rows", "3", "--problem.columns", "3", "--no-optimum", "--runs", "1"]
+ECHO = Path(__file__).parent / "loop/echo_toy.py"  # compiles in no time
+SMALL = [f"{ECHO}:problem", f"{ECHO}:solver", "--no-optimum", "--runs", "1"]
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -226,7 +226,7 @@ def test_shared_rollouts_give_both_policy_gradients_and_the_hyper_gradient(kind,
     close(found["reward"], chances @ tree.features @ tree.x)
 
 
-@pytest.mark.parametrize("kind", ["kl", "entropy"])
+@pytest.mark.parametrize("kind", ["kl", pytest.param("entropy", marks=pytest.mark.slow)])
 def test_paired_rollouts_give_the_same_three(kind):
     tree = Tree(1)
     batches = Batches(tree, regularizer=kind, estimator="paired")
@@ -237,7 +237,7 @@ def test_paired_rollouts_give_the_same_three(kind):
     close(found["upper"], tree.upper(jnp.asarray(tree.x), tree.theta_l))
 
 
-@pytest.mark.parametrize(("depth", "kind"), [(1, "entropy"), (2, "kl")])
+@pytest.mark.parametrize(("depth", "kind"), [pytest.param(1, "entropy", marks=pytest.mark.slow), (2, "kl")])
 def test_at_the_finite_engines_optimum_both_followers_rest_and_x_sees_the_penalty_gradient(depth, kind):
     tree = Tree(depth)
     x = jnp.asarray(tree.x)
@@ -250,7 +250,9 @@ def test_at_the_finite_engines_optimum_both_followers_rest_and_x_sees_the_penalt
     close(found["x"], tree.hyper(x, theta, theta_l))
 
 
-@pytest.mark.parametrize(("depth", "kind"), [(1, "kl"), (2, "entropy"), (2, "kl")])
+@pytest.mark.parametrize(("depth", "kind"), [
+    pytest.param(1, "kl", marks=pytest.mark.slow), (2, "entropy"), pytest.param(2, "kl", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_tilted_estimator_is_the_implicit_hyper_gradient_itself_at_the_lower_optimum(depth, kind):
     """No second policy, no w: by the finite engine's implicit differentiation, to rounding."""
     tree = Tree(depth)

@@ -46,10 +46,27 @@ def trained(follower, tau, steps, batch=128, env=LINE, worth=lambda a: two_hills
 
 
 @pytest.mark.parametrize(
+    "follower", [ACFlow(width=8, candidates=4), CTRL(width=8, steps=2)], ids=lambda follower: follower.name
+)
+def test_an_update_keeps_what_it_learns_and_draws_actions(follower):
+    """By tracing alone: shapes and widths."""
+    key = jax.random.key(0)
+    before = jax.eval_shape(lambda: follower.init(LINE, key))
+    after = jax.eval_shape(lambda: trained(follower, 0.15, 2, 8))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert one.dtype != jnp.float64
+    act = lambda: follower.act(LINE, follower.init(LINE, key), jnp.zeros(1, F32), key)  # noqa: E731
+    assert jax.eval_shape(act).shape == (1,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "follower",
-    [pytest.param(ACFlow(width=32, rate=3e-3, candidates=8), marks=pytest.mark.slow), CTRL(width=32, rate=3e-3, steps=4)],
+    [ACFlow(width=32, rate=3e-3, candidates=8), CTRL(width=32, rate=3e-3, steps=4)],
     ids=lambda follower: follower.name,
-)  # fmt: skip
+)
 def test_it_finds_the_boltzmann_law_of_one_decision_with_both_its_hills(follower):
     tau, exact = 0.15, boltzmann(0.15)
     F = trained(follower, tau, 1000, 64)

@@ -166,10 +166,9 @@ def test_estimators_of_a_tilt_are_the_derivative_of_the_mean_utility(kind, w, mo
     assert found.pull.shape == (n, 64, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind",
-    [solvers.TiltedPair, *(pytest.param(k, marks=pytest.mark.slow) for k in (solvers.Covariance, solvers.Trajectory))],
-    ids=lambda kind: kind.name,
+    "kind", [solvers.TiltedPair, solvers.Covariance, solvers.Trajectory], ids=lambda kind: kind.name
 )
 def test_x_moves_a_given_policy_to_where_the_leader_wants_it(kind):
     """E a = x / 4 = .3 at the optimum."""

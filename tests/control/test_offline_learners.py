@@ -304,15 +304,22 @@ def test_equal_chunks_are_ordinary_q_chunking():
     """With h = h_a there is nothing to distil: the short critic's fixed point is the long one, whatever the expectile."""
     learner = decoupled_chunking.DecoupledChunking(long=3, short=3, width=8, samples=6, flow_steps=2)
     rows = batch(16, (3,), jnp.arange(3) < jnp.asarray([3, 2] * 8)[:, None])
-    F = learner.init(ENV, rows.facts, KEY)
+    F = jax.jit(lambda: learner.init(ENV, rows.facts, KEY))()
     Q = jax.tree.map(lambda v: jnp.stack([v[0], v[0]]), wide(F.long.params))  # twins alike: their smaller one is either
     obs, weight = rows.t.obs[:, 0], rows.weight[:, 0]
     code = (rows.t.action / 2 * rows.inside[..., None]).reshape(16, -1)
     q = jax.nn.sigmoid(parts.values(ENV, Q, obs, code)[0])
     for kappa in (0.2, 0.5, 0.9):
         lost = lambda Q, k=kappa: decoupled_chunking.logistic_loss(ENV, Q, obs, code, q, weight, k)  # noqa: E731
-        assert float(jnp.max(jnp.abs(ravel_pytree(jax.grad(lost)(Q))[0]))) < 1e-12
-    # then V and what is done are those of the critic of whole chunks
+        assert float(jnp.max(jnp.abs(ravel_pytree(jax.jit(jax.grad(lost))(Q))[0]))) < 1e-12
+
+
+@pytest.mark.slow
+def test_with_equal_chunks_value_and_actions_are_those_of_the_critic_of_whole_ones():
+    learner = decoupled_chunking.DecoupledChunking(long=3, short=3, width=8, samples=6, flow_steps=2)
+    rows = batch(16, (3,), jnp.arange(3) < jnp.asarray([3, 2] * 8)[:, None])
+    F = learner.init(ENV, rows.facts, KEY)
+    code = (rows.t.action / 2 * rows.inside[..., None]).reshape(16, -1)
     F = eqx.tree_at(lambda F: (F.short.params, F.slow_short, F.slow_long), F, (F.long.params, F.long.params, F.long.params))
     swapped = eqx.tree_at(lambda F: F.slow_short, F, F.slow_long)
     small = parts.nets.narrow(rows)

@@ -112,7 +112,7 @@ def test_cloning_finds_the_data_whatever_they_earned():
     np.testing.assert_allclose(jax.nn.softmax(F.actor.params.net(OBS)), 0.5, atol=0.08)
 
 
-@pytest.mark.parametrize("lottery", [False, True])
+@pytest.mark.parametrize("lottery", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_cloning_finds_the_best_policy_where_the_data_are_its(lottery):
     """All that cloning can recover: every state is covered by the starts, in each the best action alone."""
     table = tabular.chain(lottery=lottery)

@@ -35,9 +35,12 @@ def preferences():
     return PendulumOfflinePreferences()
 
 
+banked = jax.jit(lambda problem, x: problem.bank_at(x))
+
+
 def test_shares_weigh_each_sources_mean_loss(mixture):
     x = jnp.array([0.5, -1.0, 0.2])
-    bank = mixture.bank_at(x.astype(jnp.float32))
+    bank = banked(mixture, x.astype(jnp.float32))
     losses = np.random.default_rng(0).normal(size=bank.rows)
     source, weight = np.asarray(bank.source), np.asarray(bank.weight, float)
     means = [losses[source == i].mean() for i in range(3)]
@@ -46,8 +49,7 @@ def test_shares_weigh_each_sources_mean_loss(mixture):
 
 def test_rewards_of_stored_rows_follow_x(preferences):
     x = jnp.array([1.0, 0.5, 0.0, -2.0], jnp.float32)
-    p = nets.narrow(preferences)
-    bank = p.bank_at(x)
+    bank = banked(nets.narrow(preferences), x)
     t = jax.tree.map(lambda v: v[7], bank.t)
     cos, sin, speed = (float(v) for v in t.next_obs)
     phi = np.array([cos, -(speed**2) / 8, sin * speed / 8, cos * speed**2 / 8])

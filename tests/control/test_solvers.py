@@ -103,6 +103,7 @@ def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
     assert (whole.x[:, -1] != whole.x[:, 0]).any()
 
 
+@pytest.mark.slow
 def test_nan_from_an_environment_stops_the_run_and_says_where():
     trace = solve(
         Pay(environment=Arms(broken=True, length=30)), small(solvers.PartialSGD, leader=QUICK, cut=False),
@@ -134,9 +135,8 @@ class Open(Pay):
         return False
 
 
-@pytest.mark.parametrize(
-    ("reach", "error"), [(np.inf, NoFiniteValue), pytest.param(1.0, NonFiniteState, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("reach", "error"), [(np.inf, NoFiniteValue), (1.0, NonFiniteState)])
 def test_growth_beyond_all_numbers_under_an_unbounded_x_has_a_name(reach, error):
     solver = small(solvers.PartialSGD, leader=QUICK, cut=False)
     trace = solve(Open(environment=Growing(), reach=reach), solver, iterations=16, record_every=16)

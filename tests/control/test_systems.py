@@ -346,9 +346,13 @@ def test_the_judge_is_least_at_the_log_ratio_and_the_ensemble_comes_to_the_exper
     assert kl(ensemble) < 0.01 < before
 
 
-def test_it_asks_for_demonstrations_and_keeps_actors():
+def test_it_asks_for_demonstrations():
     with pytest.raises(InvalidConfig, match="shows no expert"):
         solvers.PartialSGD(follower=AILBoost()).on(PendulumShaping())
+
+
+@pytest.mark.slow
+def test_it_keeps_actors_and_weighs_them():
     problem = PendulumImitation()
     follower = AILBoost(width=8, kept=2, every=2, rows=8, episodes=1).prepared(problem)
     assert follower.shown.shape == (200, 4)

@@ -16,7 +16,9 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_run_and_resume_to_a_larger_budget(tmp_path, capsys):
+    """Its quick form is that of test_hosted_verbs.py, whose environment is outside."""
     assert main(["check", FILE, "covariance"]) == 0
     assert "shop: observations of 1 number, 3 actions" in capsys.readouterr().out
     folder = tmp_path / "run"

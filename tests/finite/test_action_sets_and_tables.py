@@ -15,6 +15,7 @@ from bilevel_rl.finite.model.contexts import side_by_side
 from bilevel_rl.finite.model.horizon import unrolled, unrolled_rewards
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.solvers import AMD, CoupledPenalty, ExactDescent, PenaltyActorCritic
+from bilevel_rl.loop.solver import check_fits
 
 ALLOWED = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1]], bool)
 TAU = 0.3
@@ -79,7 +80,7 @@ def test_hyper_gradient_with_action_sets_is_central_differences():
     ids=lambda s: s.name,
 )
 def test_solvers_keep_to_what_a_state_offers(solver):
-    trace = solve(Ragged(), solver, iterations=200, record_every=200)
+    trace = solve(Ragged(), solver, iterations=200, record_every=200, evaluate=False)
     assert trace.status.tolist() == [0]
     pair = solver.policies(Ragged(), jax.tree.map(lambda v: v[0], trace.state), jnp.array(200))
     for pi in pair or ():
@@ -89,7 +90,7 @@ def test_solvers_keep_to_what_a_state_offers(solver):
 
 def test_solvers_that_take_every_action_are_refused():
     with pytest.raises(InvalidProblem, match="amd takes every action in every state"):
-        solve(Ragged(), AMD(), iterations=1)
+        check_fits(AMD(), Ragged())
 
 
 def test_actions_are_drawn_among_those_offered():
@@ -198,7 +199,8 @@ def test_files_are_looked_through(tmp_path):
 # -- horizons and rewards of the next state ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("discount", [pytest.param(0.9, marks=pytest.mark.slow), 1.0])
+@pytest.mark.slow  # tests/finite/test_contexts.py has an unrolled horizon that is quick
+@pytest.mark.parametrize("discount", [0.9, 1.0])
 def test_finite_horizon_is_backward_induction(discount):
     """With terminal values, and at discount 1."""
     mdp, steps = FiniteMDP.from_dense(table(), discount=0.9), 30

@@ -94,7 +94,7 @@ def test_a_state_reward_that_looks_at_actions_is_found():
         check_problem(spoilt(state_reward=True)())
 
 
-@pytest.mark.parametrize("edge", [0.9, 0.1])
+@pytest.mark.parametrize("edge", [0.9, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_a_step_anywhere_in_the_box_is_found(edge):
     methods = {"reward": lambda self, x: jnp.ones((2, 2)) * jnp.where(x[0] > edge, 1.0, 0.0),
                "box": lambda self: (jnp.zeros(1), jnp.ones(1))}  # fmt: skip

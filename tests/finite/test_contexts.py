@@ -19,6 +19,9 @@ optimum = jax.jit(planning.soft_optimal)
 TAU = 0.3
 
 
+visited = jax.jit(planning.visitation)
+
+
 def test_each_context_is_solved_as_if_alone():
     parts = [random_dense(seed, states, 2, sparse=True) for seed, states in ((0, 3), (1, 5))]
     mu = np.array([0.2, 0.8])
@@ -29,8 +32,8 @@ def test_each_context_is_solved_as_if_alone():
         alone, here = optimum(mdp, reward, TAU), slice(at, at + mdp.n_states)
         np.testing.assert_allclose(plan.V[here], alone.V, atol=1e-11)
         np.testing.assert_allclose(plan.pi[here], alone.pi, atol=1e-11)
-        d = planning.visitation(mdp, alone.pi)
-        np.testing.assert_allclose(planning.visitation(both, plan.pi)[here], m * d, atol=1e-12)
+        d = visited(mdp, alone.pi)
+        np.testing.assert_allclose(visited(both, plan.pi)[here], m * d, atol=1e-12)
         total, at = total + m * float(mdp.start @ alone.V), at + mdp.n_states
     assert float(both.start @ plan.V) == pytest.approx(total, abs=1e-11)
     assert both.successors.shape[2] == max(mdp.successors.shape[2] for mdp, _ in parts)

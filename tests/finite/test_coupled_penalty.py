@@ -153,11 +153,12 @@ def test_with_exact_critics_the_estimate_is_the_penalty_hyper_gradient_on_averag
     w, tau = 0.5, 0.3
     # a wide clip: the products of ratios must be the true ones here
     solver = CoupledPenalty(frozen(w, tau), hold=0.0, clip=50.0, chains=16, estimator=estimator, replay=0)
-    tables = exact_tables(problem, w, tau)
+    tables, exact = jax.jit(
+        lambda: (exact_tables(problem, w, tau), oracles.penalty_hyper_gradient(problem, problem.x0, w, tau))
+    )()
     found = directions(problem, solver, tables, steps=500, runs=32)[
         :, 100:
     ]  # the first steps reach the visitation
-    exact = oracles.penalty_hyper_gradient(problem, problem.x0, w, tau)
     assert_mean(found.mean(1), exact, f"{name}, {estimator}")
 
 

@@ -64,10 +64,10 @@ def test_the_end_is_worth_nothing():
     reward = it.reward(it.x0)
     plan = jax.jit(planning.soft_optimal)(it.mdp, reward, TAU)
     np.testing.assert_allclose(plan.V, by_hand(np.asarray(reward)), atol=1e-12)
-    np.testing.assert_allclose(planning.value_iteration(it.mdp, reward, TAU).V, plan.V, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(planning.value_iteration)(it.mdp, reward, TAU).V, plan.V, atol=1e-8)
     np.testing.assert_allclose(plan.pi[2], 0.5)
     pi = jnp.array([[0.3, 0.7], [0.9, 0.1], [0.8, 0.2]])
-    V = planning.policy_value(it.mdp, reward, pi, TAU)
+    V = jax.jit(planning.policy_value)(it.mdp, reward, pi, TAU)
     np.testing.assert_allclose(V, by_hand(np.asarray(reward), np.asarray(pi)), atol=1e-12)
     forgetful = jax.jit(planning.soft_optimal)(corridor(ends=False), reward, TAU)
     assert float(forgetful.V[2]) == pytest.approx(TAU * np.log(2) / 0.1)  # entropy for ever: what the mark prevents
@@ -83,29 +83,37 @@ def test_hard_optimum_ends_too():
 
 @pytest.mark.parametrize("linear", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hyper_gradient_and_policy_gradient_are_derivatives(linear):
-    it = Corridor(linear)
+    it, x, logits = Corridor(linear), Corridor(linear).x0, np.array([[0.1, 0.4], [-0.3, 0.2], [0.7, 0.0]])
     objective = jax.jit(lambda x: oracles.hyper_objective(it, x, TAU))
-    eye = 1e-5 * jnp.eye(4)
-    central = jnp.stack([(objective(it.x0 + e) - objective(it.x0 - e)) / 2e-5 for e in eye])
-    np.testing.assert_allclose(oracles.hyper_gradient(it, it.x0, TAU), central, atol=1e-8)
-    logits = jnp.array([[0.1, 0.4], [-0.3, 0.2], [0.7, 0.0]])
-    want = jax.grad(lambda theta: oracles.lower_return(it, it.x0, jax.nn.softmax(theta), TAU))(logits)
-    np.testing.assert_allclose(oracles.policy_gradient(it, it.x0, jax.nn.softmax(logits), TAU), want, atol=1e-12)
-    # the penalty's hyper-gradient tends to it: both followers honour the end
-    near = oracles.penalty_hyper_gradient(it, it.x0, 1e-4, TAU)
-    np.testing.assert_allclose(near, central, atol=1e-3)
+    central = np.stack([(objective(x + e) - objective(x - e)) / 2e-5 for e in 1e-5 * np.eye(4)])
+
+    @jax.jit
+    def derivatives(logits):
+        want = jax.grad(lambda theta: oracles.lower_return(it, x, jax.nn.softmax(theta), TAU))(logits)
+        near = oracles.penalty_hyper_gradient(it, x, 1e-4, TAU)
+        return oracles.hyper_gradient(it, x, TAU), near, oracles.policy_gradient(it, x, jax.nn.softmax(logits), TAU), want
+
+    exact, near, slope, want = derivatives(logits)
+    np.testing.assert_allclose(exact, central, atol=1e-8)
+    np.testing.assert_allclose(near, central, atol=1e-3)  # the penalty's tends to it: both followers honour the end
+    np.testing.assert_allclose(slope, want, atol=1e-12)
 
 
 def test_samples_at_the_end_teach_nothing():
     mdp = corridor()
     f = Follower(jnp.array([[0.1, 0.2], [0.3, 0.4], [0.5, -0.5]]), jnp.array([1.0, 2.0, 0.0]), jnp.full(4, 2))
     now = Sequences(zeta=0.1, alpha=0.1, beta=0.1, w=1.0, tau=TAU)
-    seen, _, _ = followers.draw(mdp, f, jnp.full((3, 4), 0.7))
+
+    @jax.jit
+    def learnt(f):
+        seen, _, _ = followers.draw(mdp, f, jnp.full((3, 4), 0.7))
+        plain = Transition(seen.s, seen.a, seen.s_next)
+        return seen, *(followers.learn(f, t, jnp.zeros(4), now, 0.9, 10.0) for t in (seen, plain))
+
+    seen, after, unmarked = learnt(f)
     assert seen.ended.all()
-    after = followers.learn(f, seen, jnp.zeros(4), now, 0.9, 10.0)
     np.testing.assert_array_equal(after.theta, f.theta)
     np.testing.assert_array_equal(after.V, f.V)
-    unmarked = followers.learn(f, Transition(seen.s, seen.a, seen.s_next), jnp.zeros(4), now, 0.9, 10.0)
     assert float(unmarked.V[2]) > 0.01
 
 
@@ -124,7 +132,7 @@ def test_sampled_follower_finds_the_policy_of_an_mdp_that_ends():
         return f
 
     f = jax.jit(run)(jax.random.key(0))
-    want = planning.soft_optimal(it.mdp, reward, TAU)
+    want = jax.jit(planning.soft_optimal)(it.mdp, reward, TAU)
     np.testing.assert_allclose(jax.nn.softmax(f.theta)[:2], want.pi[:2], atol=0.06)
     np.testing.assert_allclose(f.V, want.V, atol=0.25)  # noise of a constant step; entropy for ever would add 2
 

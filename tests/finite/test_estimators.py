@@ -123,7 +123,7 @@ def test_values_are_where_the_critics_rest():
     it = problem("visitation")
     x, S, A = it.x0, it.mdp.n_states, it.mdp.n_actions
     pi = random_policy(1, S, A)
-    V = planning.policy_value(it.mdp, it.reward(x), pi, 0.3)
+    V = jax.jit(lambda pi: planning.policy_value(it.mdp, it.reward(x), pi, 0.3))(pi)
     now = TimeScales(*(PowerDecay(v) for v in (0.1, 0.5, 0.1, 1.0, 0.3))).at(0)
 
     @jax.jit
@@ -149,8 +149,8 @@ def test_sampled_preferences_are_unbiased(name, pairs):
     draws = it.objective.draws(it)
     sampled = jax.jit(jax.vmap(lambda z: it.objective.sample(x, pi, it, noise.fill(draws, z))))
     drawn = sampled(uniforms(6, N, noise.size(draws)))
-    value, (g_x, g_theta) = jax.value_and_grad(
-        lambda x, logits: it.objective.value(x, jax.nn.softmax(logits), it), (0, 1)
+    value, (g_x, g_theta) = jax.jit(
+        jax.value_and_grad(lambda x, logits: it.objective.value(x, jax.nn.softmax(logits), it), (0, 1))
     )(x, jnp.log(pi))
     assert_mean(drawn.value, value, "value")
     assert_mean(drawn.grad_x, g_x, "g_x")

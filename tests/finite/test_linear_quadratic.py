@@ -22,6 +22,7 @@ from bilevel_rl.finite.model.linear_quadratic import (
 )
 from bilevel_rl.finite.problems import LinearLeader, ThermalControl
 from bilevel_rl.finite.solvers import ExactDescent, PenaltyActorCritic
+from bilevel_rl.loop.solver import check_fits
 
 
 def small(seed=0):
@@ -99,7 +100,7 @@ def test_exact_descent_beats_what_was_learnt():
 
 def test_solvers_that_need_an_mdp_say_so(capsys):
     with pytest.raises(InvalidProblem, match="needs a finite MDP"):
-        solve(ThermalControl(), PenaltyActorCritic(), iterations=2)
+        check_fits(PenaltyActorCritic(), ThermalControl())
     with pytest.raises(InvalidProblem, match="without a table"):
         ThermalControl().reward(jnp.zeros(8))
     assert main(["check", "linear_leader"]) == 0

@@ -17,6 +17,7 @@ from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.problems import Braess, RoutingGame
 from bilevel_rl.finite.solvers import CoupledPenalty, ExactDescent, ExactPenalty
+from bilevel_rl.loop.solver import check_fits
 
 TAU = 0.02
 
@@ -126,6 +127,7 @@ def test_braess_paradox_and_the_toll_that_undoes_it():
     assert abs(best.x - 0.375) < 2e-3
 
 
+@pytest.mark.slow
 def test_tolls_by_marginal_cost_reach_the_same_hours():
     """Pigou: both narrow roads at m q = 3/8 do what the shortcut's toll does."""
     it = RoutingGame(tolled=(0, 3), temperature=0.002, x0=0.375)
@@ -140,9 +142,9 @@ def test_games_pass_their_check(game):
 
 def test_games_are_refused_in_words():
     with pytest.raises(InvalidProblem, match="coupled_penalty"):
-        solve(Crowded(), ExactPenalty(), iterations=1)
+        check_fits(ExactPenalty(), Crowded())
     with pytest.raises(InvalidConfig, match="population"):
-        solve(Crowded(), CoupledPenalty(starts=2), iterations=1)
+        check_fits(CoupledPenalty(starts=2), Crowded())
     with pytest.raises(InvalidProblem, match="temperature above 0"):
         oracles.hyper_objective(Braess(), Braess().x0, 0)
     with pytest.raises(InvalidProblem, match="circles"):

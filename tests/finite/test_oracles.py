@@ -77,7 +77,9 @@ def test_hyper_gradient_is_the_explicit_implicit_system(name):
     np.testing.assert_allclose(compiled(name)[1](x), g_x + np.asarray(g_theta) @ response, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", [
+    p if p.name in ("moving_kernel", "bandit") else pytest.param(p, marks=pytest.mark.slow) for p in PROBES
+], ids=lambda probe: probe.name)  # fmt: skip
 def test_probes_know_their_hyper_gradient(probe):
     it = probe()
     gradient = jax.jit(lambda x: oracles.hyper_gradient(it, x, 0.4))

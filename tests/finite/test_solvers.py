@@ -194,6 +194,7 @@ def test_critic_learns_the_known_value_and_the_policy_stays_even():
     np.testing.assert_allclose(jax.nn.softmax(f.theta[0]), 0.5, atol=0.06)
 
 
+@pytest.mark.slow
 def test_follower_learns_the_regularised_optimum():
     """At fixed x the actor rests at softmax(Q*/tau), not at a deterministic policy."""
     it = TwoState()

@@ -87,7 +87,7 @@ def test_a_sweep_of_nothing_and_a_budget_below_one_iteration_are_refused():
 
 
 def test_a_diagnosis_finds_the_slope_of_the_bias_and_dominance():
-    found = diagnose(GoalPlacement(rows=2, columns=3, discount=0.8), tau=(1.6, 0.8, 0.4), ascent=50)
+    found = diagnose(GoalPlacement(rows=2, columns=2, discount=0.8), tau=(1.6, 0.8), ascent=50)
     assert abs(found.w_slope.value - 1) < 0.05
     assert found.dominance > 0
     assert found.suboptimality[-1] < found.suboptimality[0]

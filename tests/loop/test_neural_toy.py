@@ -55,6 +55,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     np.testing.assert_array_equal(rest["objective"], whole["objective"])
 
 
+@pytest.mark.slow
 def test_sweep_and_search_stay_within_the_budget():
     found = sweep(toy.Line(), toy.Differences(), {"zeta": [0.01, 0.3]}, samples=96 * 60, runs=2)
     assert found.best == 1

@@ -38,13 +38,14 @@ def test_what_a_module_does_not_load(module, absent):
     assert done.stdout.strip() == "[]"
 
 
-def test_batched_solves_do_not_deadlock():
+@pytest.mark.parametrize("times", [500, pytest.param(1500, marks=pytest.mark.slow)])
+def test_batched_solves_do_not_deadlock(times):
     """jaxlib waits for ever on two cores when several batched solves are in flight, unless its pool is large enough."""
-    code = """
+    code = f"""
 import bilevel_rl.finite, jax, jax.numpy as jnp
 f = jax.jit(lambda A, b: sum(jnp.linalg.solve(jnp.eye(36) * 2 + i * 0.1 * A, b) for i in range(6)))
 A, b = jax.random.uniform(jax.random.key(0), (16, 36, 36)) * 0.01, jnp.ones((16, 36, 1))
-for _ in range(1500):
+for _ in range({times}):
     f(A, b).block_until_ready()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200)

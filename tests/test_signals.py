@@ -20,6 +20,7 @@ from bilevel_rl.loop.searching import search
 
 spec = importlib.util.spec_from_file_location("echo_toy", Path(__file__).parent / "loop/echo_toy.py")
 toy = importlib.util.module_from_spec(spec)
+sys.modules["echo_toy"] = toy
 spec.loader.exec_module(toy)
 
 ASKED = [getattr(signal, name) for name in signals.NAMES]
@@ -112,7 +113,7 @@ def test_a_run_stops_at_a_record_and_goes_on_to_the_same_bits(number, tmp_path):
 
 def test_a_signal_in_the_last_record_finds_a_finished_run(tmp_path):
     with signals.raised(), pytest.raises(signals.Stopped):
-        solve(GoalPlacement(rows=3, columns=3), ExactDescent(), iterations=2, evaluate=False, folder=tmp_path / "run",
+        solve(GoalPlacement(rows=3, columns=3), ExactDescent(), iterations=2, folder=tmp_path / "run",
               on_record=lambda k, _: k == 2 and signal.raise_signal(signal.SIGTERM))  # fmt: skip
     assert records.read_json(tmp_path / "run/status.json")["state"] == "finished"
     assert (tmp_path / "run/scene.npz").exists()

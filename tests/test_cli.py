@@ -360,10 +360,9 @@ def test_a_folder_runs_no_file_outside_itself(source, finished, tmp_path, capsys
     assert not mark.exists()
 
 
-def test_own_problem_is_checked_run_and_kept(mine, capsys):
-    assert main(["check", "my_problem.py:problem", "--problem.price", "0.4"]) == 0
-    assert "well posed" in capsys.readouterr().out
-    assert main(["check", "my_problem.py:ready"]) == 0
+def test_own_problem_is_run_and_kept(mine):
+    """tests/test_newcomer.py checks one."""
+    assert float(load.find_problem("my_problem.py:ready").build({}).x0[0]) == pytest.approx(0.2)
     argv = ["run", "my_problem.py:problem", "exact_descent", "--iterations", "3", "--runs", "1", "--out", "mine",
             "--no-optimum",
             "--problem.price", "0.4"]  # fmt: skip

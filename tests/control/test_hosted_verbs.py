@@ -21,10 +21,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_check_run_and_resume_say_what_is_not_restored(tmp_path, capsys):
+def test_run_and_resume_say_what_is_not_restored(tmp_path):
     """The first records stay, bit for bit; a new process would find the same fingerprint, since it holds no address."""
-    assert main(["check", FILE, "covariance"]) == 0
-    assert "hosted: observations of 1 number, 2 actions" in capsys.readouterr().out
     folder = tmp_path / "run"
     assert main(["run", FILE, "--samples", "80", "--runs", "2", "--records", "5", "--out", str(folder), *SMALL]) == 0
     run = records.Run.read(folder)
@@ -38,7 +36,9 @@ def test_check_run_and_resume_say_what_is_not_restored(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_environments_of_gymnasium_go_through_plan_compare_sweep_and_report(tmp_path, capsys):
+def test_environments_of_gymnasium_go_through_check_plan_compare_sweep_and_report(tmp_path, capsys):
+    assert main(["check", FILE, "covariance"]) == 0
+    assert "hosted: observations of 1 number, 2 actions" in capsys.readouterr().out
     assert main(["plan", FILE, "--iterations", "64", "--pilot", "64", *SMALL]) == 0
     assert "verdict" in capsys.readouterr().out
     both = ["--solvers", "covariance:chains=4,batch=8", "partial_sgd:chains=4,batch=8"]

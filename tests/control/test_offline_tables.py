@@ -106,6 +106,7 @@ def test_direct_advantages_second_step_finds_the_best_policy():
     assert learnt(learner, table, updates=3000, actions=first, share=0.7)[1].tolist() == best.tolist()
 
 
+@pytest.mark.slow
 def test_cloning_finds_the_data_whatever_they_earned():
     table = tabular.chain()
     F, _ = learnt(L.BC(**SIZE), table, updates=300)

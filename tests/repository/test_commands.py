@@ -100,10 +100,16 @@ PAGES = sorted(
 
 
 def test_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
-    # tests/test_cli.py tries both on a smaller grid: their quick forms compile for half a minute
-    assert run_all("README.md", tmp_path, monkeypatch, but=("compare", "plan")) >= 6
+    # tests/test_cli.py tries the first two on a smaller grid: their quick forms compile for half a minute; of the third,
+    # which trains for as long, the configuration is read
+    from bilevel_rl.llm.config import Config
+
+    assert run_all("README.md", tmp_path, monkeypatch, but=("compare", "plan", "llm")) >= 6
     assert (tmp_path / "runs/report.html").stat().st_size < 2_000_000
-    assert "runs/small" in capsys.readouterr().out
+    assert "report: runs/report.html" in capsys.readouterr().out
+    (train,) = (argv for argv in commands("README.md") if argv[:2] == ["llm", "train"])
+    config = Config.load(ROOT / train[2], [f"{train[3].removeprefix('--')}={train[4]}"])
+    assert (config.recipe, config.out) == ("grpo", "runs/small")
 
 
 @pytest.mark.slow

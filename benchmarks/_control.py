@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +37,10 @@ def write(name: str, facts: dict[str, Any], note: str, heads: Sequence[str], row
     facts |= {"note": note, "heads": [*heads], "rows": rows, "setting": setting, "hardware": records.hardware(),
               "command": f"python benchmarks/{name}.py"}  # fmt: skip
     (FOLDER / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def filled(facts: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Cells that are there, whose keys are `discount | what was measured`: (discount, what, facts)."""
+    for key, cell in facts["cells"].items():
+        gamma, label = key.split(" | ")
+        yield gamma, label, cell

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.control import planning
+from bilevel_rl.control.followers import SAC, Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import GymnasiumShaping
 from bilevel_rl.control.solvers import Covariance, PartialSGD
@@ -28,7 +29,8 @@ from bilevel_rl.schedules import PowerDecay
 
 TRANSITIONS, PILOT, COPIES, UPDATES, TAU, EPISODES, STEPS = 100_000, 10_000, 8, 4, 0.05, 10, 1000
 SHORT, FAR, SCALE, REACH = 0.8, 0.99, 3.0, 2.0
-LOOP = {"chains": COPIES, "updates": UPDATES, "tau": TAU}
+FOLLOWER = Usual(sac=SAC(critics=1))  # as it was measured; two is what three joints have by default
+LOOP = {"chains": COPIES, "updates": UPDATES, "tau": TAU, "follower": FOLLOWER}
 HEADS = ["Follower's gamma", "Reward", "Own return, median [each seed]", "Steps until it falls", "Transitions: x + fresh"]
 
 
@@ -98,8 +100,7 @@ def main() -> None:
 def write(facts: dict, seeds: int) -> None:
     """Rows, provenance, the file."""
     rows = []
-    for key, cell in facts["cells"].items():
-        gamma, label = key.split(" | ")
+    for gamma, label, cell in shared.filled(facts):
         each, before = cell["returns"], TRANSITIONS + PILOT if "zeta" in cell else 0
         said = f"{np.median(each):.0f} [{', '.join(f'{v:.0f}' for v in sorted(each))}]"
         rows.append([gamma, label, said, f"{np.median(cell['steps']):.0f}", f"{before:,} + {TRANSITIONS:,}"])

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.control import evaluate
+from bilevel_rl.control.followers import SAC, Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import ArmImitation, PendulumImitation, experts
 from bilevel_rl.control.solvers import PartialSGD
@@ -27,6 +28,7 @@ from bilevel_rl.schedules import PowerDecay
 
 ITERATIONS, CHAINS, TAU = 5000, 16, 0.05
 SETTING = Leader(zeta=PowerDecay(1.0, 0.5))
+FOLLOWER = Usual(sac=SAC(critics=1))  # as it was measured; two is what the arm's two joints would have by default
 HEADS = ["Environment", "Random", "Expert", "Fresh follower, median [worst]", "Share of the expert", "Seeds at 90 %"]
 
 
@@ -42,12 +44,12 @@ def main() -> None:
     left = [kind for kind in (PendulumImitation, ArmImitation) if kind.name not in facts["cells"]]
     for kind in left[: ask.cells]:
         began, problem = time.process_time(), kind()
-        trace = solve(problem, PartialSGD(leader=SETTING, tau=TAU), iterations=ITERATIONS, runs=ask.seeds, seed=1000,
-                      record_every=ITERATIONS)  # fmt: skip
+        trace = solve(problem, PartialSGD(leader=SETTING, follower=FOLLOWER, tau=TAU), iterations=ITERATIONS, runs=ask.seeds,
+                      seed=1000, record_every=ITERATIONS)  # fmt: skip
         x = trace.x[:, -1]
         size = float(np.linalg.norm(x, axis=1).mean())
         found = evaluate.fresh(
-            own_return(problem)(), x / size, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU / size
+            own_return(problem)(), x / size, follower=FOLLOWER, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU / size
         )
         shown = problem.demonstrations(jax.random.key(5)).reward
         e, steps = problem.environment, problem.environment.horizon

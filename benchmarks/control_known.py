@@ -33,7 +33,7 @@ import numpy as np
 from bilevel_rl import records
 from bilevel_rl.control import problems, solvers
 from bilevel_rl.control.estimators import Covariance, Pair, heads
-from bilevel_rl.control.followers import SoftQ
+from bilevel_rl.control.followers import SAC, SoftQ, Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.finite.model import planning
 from bilevel_rl.finite.problems import FourRooms, FrozenLake
@@ -48,7 +48,6 @@ use_64_bit()
 FILE = Path(__file__).parent / "results" / "control_known.json"
 BEST_KNOWN = {"four_rooms": "four rooms"}  # labels of `best_known.json`, where brute force is out of reach
 SEED, RUNS, RECORDS = 2026, 10, 20
-LINEAR = 3  # of the estimators below are measured on linear systems: those that the solvers take by default
 HELD = Leader(hold=1e18, momentum=0.995, evidence=0.0)  # estimates are averaged over 200 moves, x stays
 
 PROBLEMS: dict[str, tuple[Callable[[], Problem], int]] = {
@@ -74,14 +73,24 @@ WHY = {
     "as shipped, 256,000": (solvers.Covariance(), 256_000),
     "critic's Adam .001, 256,000": (solvers.Covariance(estimator=Covariance(rate=1e-3)), 256_000),
     "follower's Adam .001, 64,000": (solvers.Covariance(follower=SoftQ(rate=1e-3)), 64_000),
+    "both Adam .001, 4 updates, 64,000": (
+        solvers.Covariance(follower=SoftQ(rate=1e-3), estimator=Covariance(rate=1e-3), updates=4), 64_000
+    ),
+    "both Adam .0003, 4 updates of 256, 64,000": (
+        solvers.Covariance(follower=SoftQ(rate=3e-4), estimator=Covariance(rate=3e-4), updates=4, batch=256), 64_000
+    ),
 }
 SNAPSHOTS, WHY_RUNS = 16, 4
 
+SLOWER = "covariance, Adam .0003, 4 updates of 256"
 ESTIMATORS: dict[str, Callable[..., Solver]] = {
     "covariance": solvers.Covariance, "trajectory": solvers.Trajectory, "backward": solvers.Backward,
     "coupled pair, w .03": solvers.CoupledPair, "hpgd": solvers.HPGD,
     "pair, w .1": lambda **o: solvers.CoupledPair(estimator=Pair(common=False), w=0.1, **o),
+    SLOWER: lambda **o: solvers.Covariance(
+        follower=Usual(SoftQ(rate=3e-4), SAC(rate=3e-4)), estimator=Covariance(rate=3e-4), updates=4, batch=256, **o),
 }  # fmt: skip
+LINEAR = ("covariance", "trajectory", "backward", SLOWER)  # on linear systems: those that the solvers take by default
 
 
 def main() -> None:
@@ -90,7 +99,8 @@ def main() -> None:
     for name in names:
         key = f"{kind} {name}"
         there = read()["parts"].get(key, {})
-        if there and not again and (kind != "why" or set(WHY) <= set(there["rows"])):
+        whole = {"why": WHY, "fixed": ESTIMATORS if hasattr(PROBLEMS[name][0](), "table") else LINEAR}.get(kind, ())
+        if there and not again and set(whole) <= set(there.get("rows", ())):
             continue
         began = time.process_time()
         part = {"fixed": fixed, "run": run, "paper": paper, "search": search, "why": why}[kind](name)
@@ -115,8 +125,11 @@ def fixed(name: str) -> dict[str, Any]:
     problem, transitions = PROBLEMS[name][0](), 64_000
     x0 = jnp.asarray(problem.x0, float)
     exact = np.asarray(jax.grad(lambda x: problem.truth(x, problem.temperature()) - problem.cost(x))(x0))
-    rows = {}
-    for label in list(ESTIMATORS)[: None if hasattr(problem, "table") else LINEAR]:
+    there = {} if "--again" in sys.argv else read()["parts"].get(f"fixed {name}", {}).get("rows", {})
+    rows = dict(there)
+    for label in ESTIMATORS if hasattr(problem, "table") else LINEAR:
+        if label in there:
+            continue
         kind = ESTIMATORS[label]
         solver = kind(leader=HELD)
         iterations = transitions // solver.rows_each()

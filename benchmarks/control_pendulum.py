@@ -112,8 +112,7 @@ def main() -> None:
 def write(facts: dict, seeds: int) -> None:
     """Rows, provenance, the file."""
     rows = []
-    for key, cell in facts["cells"].items():
-        gamma, label = key.split(" | ")
+    for gamma, label, cell in shared.filled(facts):
         found = cell["returns"]
         rows.append([gamma, label, f"{np.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}",
                      f"{cell['transitions_before']:,} + {cell['transitions_fresh']:,}"])  # fmt: skip

@@ -405,6 +405,8 @@ def test_compare_prints_one_row_a_solver_at_equal_samples(tmp_path, capsys):
     again = capsys.readouterr().out
     assert (out / "exact_descent/metrics.npz").stat().st_mtime_ns == before
     assert again[again.index("x at the end") :] == text[text.index("x at the end") :]
+    # what a run says of itself, with the name of its row
+    assert "penalty_actor_critic:chains=4, order of the sequences: " in " ".join(text.split())
     assert main([*argv[:-4], "--runs", "3", "--out", str(out)]) == 2
     assert "was asked something else" in capsys.readouterr().err
     assert main(["resume", str(out), "--samples", "900"]) == 2

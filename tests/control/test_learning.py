@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from worlds import ESTIMATORS, SMALL, Arms, Pay
 
 from bilevel_rl.control import Box, evaluate, replay, walk
-from bilevel_rl.control.environments import Bounded
+from bilevel_rl.control.environments import LQG, Bounded
 from bilevel_rl.control.estimators import Here, OneStep
 from bilevel_rl.control.estimators.estimator import rewards
 from bilevel_rl.control.estimators.heads import of_pairs
@@ -138,6 +138,14 @@ def test_sac_finds_the_soft_optimum_of_one_decision(critics):
     drawn = jax.vmap(lambda k: follower.law(env).sample(out, k)[0])(jax.random.split(jax.random.key(3), 2000))
     np.testing.assert_allclose(drawn.mean(0), 0.3, atol=0.08)
     np.testing.assert_allclose(drawn.std(0), tau**0.5, rtol=0.35)
+
+
+@pytest.mark.parametrize(("environment", "count"), [(Bounded(), 1), (LQG(size=4, actions=4), 2)])
+def test_sac_has_a_second_critic_where_actions_have_several_coordinates(environment, count):
+    F = SAC(width=8).init(environment, jax.random.key(0))
+    assert F.critics.params.biases[0].shape == (count, 8)
+    F = SAC(width=8, critics=1).init(environment, jax.random.key(0))
+    assert F.critics.params.biases[0].shape == (1, 8)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The verbs on a user's own problem with a neural follower."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from bilevel_rl import records
 from bilevel_rl.cli import main
+from bilevel_rl.control import planning
 from bilevel_rl.launch import execute, load
 
 FILE = f"{Path(__file__).parent / 'shop_problem.py'}:problem"
@@ -33,6 +35,16 @@ def test_run_and_resume_to_a_larger_budget(tmp_path, capsys):
     longer = records.Run.read(folder).trace
     np.testing.assert_array_equal(longer["x"][:, :6], run.trace["x"])
     assert longer["samples"][:, -1].tolist() == [96, 96]
+
+
+def test_a_slope_as_large_as_its_noise_is_not_called_clear(monkeypatch, capsys):
+    """.0793 against .0796 was; the plan itself is not run here, the words are."""
+    found = planning.Planned(0.0793, 0.0796, 1.0, 0.1, 1.0, 1.0, 100, 100)
+    monkeypatch.setattr(planning, "plan", lambda *_, **__: found)
+    assert main(["plan", FILE, "--iterations", "64", *SMALL]) == 0
+    assert "verdict: the slope can't be told from its noise" in " ".join(capsys.readouterr().out.split())
+    assert not found.clear
+    assert dataclasses.replace(found, noise=0.0353).clear
 
 
 @pytest.mark.slow

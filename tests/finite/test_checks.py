@@ -16,6 +16,7 @@ from bilevel_rl.finite import BilevelProblem, FiniteMDP, solve
 from bilevel_rl.finite.checks import built, check_problem
 from bilevel_rl.finite.objectives import VisitationUtility
 from bilevel_rl.finite.solvers import ExactDescent
+from bilevel_rl.host import GymnasiumHost
 from bilevel_rl.loop.searching import search
 from bilevel_rl.loop.starts import checked_seed
 
@@ -187,8 +188,10 @@ def test_a_path_with_a_space_is_one_word():
 
 
 def test_what_is_not_there_is_named_with_the_nearest():
-    with pytest.raises(InvalidProblem, match=r"from_gymnasium: got the id 'FrozenLke-v1'; Did you mean 'FrozenLake-v1'"):
+    with pytest.raises(InvalidConfig, match=r"from_gymnasium: got the id 'FrozenLke-v1'; Did you mean 'FrozenLake-v1'"):
         FiniteMDP.from_gymnasium("FrozenLke-v1")
+    with pytest.raises(InvalidConfig, match=r"environment: got the id 'FrozenLke-v1'; Did you mean 'FrozenLake-v1'"):
+        GymnasiumHost("FrozenLke-v1")
     trace = solve(Own(), ExactDescent(), iterations=1)
     with pytest.raises(KeyError, match="Did you mean 'objective'"):
         trace["objectiv"]

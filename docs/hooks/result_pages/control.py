@@ -18,7 +18,8 @@ def found(files: Mapping[str, dict[str, Any]]) -> str:
         files: facts by the file's name.
     """
     lines = [
-        *_known(files["control_known"]), *_pendulum(files["control_pendulum"]), *_hopper(files.get("control_hopper", {})),
+        *_known(files["control_known"]), *_rooms(files.get("control_four_rooms", {})),
+        *_pendulum(files["control_pendulum"]), *_hopper(files.get("control_hopper", {})),
         *_shares(files.get("control_imitation", {})), *_incentives(files["control_incentives"]),
         *_systems(files["control_systems"]), *_speed(files["control_speed"], files["control_host"]),
     ]  # fmt: skip
@@ -91,8 +92,16 @@ def _shares(facts: dict[str, Any]) -> list[str]:
     return [f"**Inverse RL**, a fresh follower's share of the expert's return: {'; '.join(said)}."] if said else []
 
 
+def _rooms(facts: dict[str, Any]) -> list[str]:
+    said = [f"{what}, {result}" for what, _, result in facts.get("rows", [])]
+    return [f"**Why four rooms is out of reach**: {'; '.join(said)}."] if said else []
+
+
 def _incentives(facts: dict[str, Any]) -> list[str]:
-    said = [f"{row[0]} {row[3]} (x), {row[4]} (the objective)" for row in facts["rows"]]
+    said = [
+        f"{row[0]} {row[3]} (x), {row[4]} (the objective)" + ("" if row[5] == "–" else f", {row[5]} (the follower's level)")
+        for row in facts["rows"]
+    ]
     return [f"**Incentives with a known answer**, seeds within 5 %: {'; '.join(said)}."]
 
 

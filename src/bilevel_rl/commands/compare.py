@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 
 from bilevel_rl import records, signals
 from bilevel_rl.commands import heads, screen, unfinished
@@ -98,10 +99,12 @@ def main(argv: Sequence[str]) -> int:
     with signals.hinted(typed("resume", folder)):
         if settings.elsewhere:
             _elsewhere(asks, folder, settings)
-        rows, exact = _fill(asks, folder)
+        rows, exact, remarks = _fill(asks, folder)
     title = f"{problem.name}: {settings.runs} runs of {settings.samples:,} samples"
     screen.console().print(screen.results_table(title, rows))
     screen.show_x([(label, trace) for label, trace, _ in rows], exact)
+    for label, heading, text in remarks:
+        screen.say(f"[yellow]{escape(label)}, {heading}:[/] {escape(text)}")
     screen.say(f"run folders: {folder}   report: {typed('report', folder)}")
     return 0
 
@@ -128,11 +131,14 @@ def _elsewhere(asks: Sequence[execute.RunAsk], folder: Path, settings: Settings)
     where.done(jobs, typed("resume", folder))
 
 
-def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], execute.Exact | None]:
-    """Run what is not there, go on with what was stopped, read what is finished."""
+def _fill(
+    asks: Sequence[execute.RunAsk], folder: Path
+) -> tuple[list[Any], execute.Exact | None, list[tuple[str, str, str]]]:
+    """Run what is not there, go on with what was stopped, read what is finished; rows, the answer, what runs say."""
     from bilevel_rl.launch import execute, work
 
     rows: list[Any] = []
+    remarks: list[tuple[str, str, str]] = []
     optimum, exact = None, None
     for one in asks:
         place = _place(folder, one)
@@ -150,7 +156,8 @@ def _fill(asks: Sequence[execute.RunAsk], folder: Path) -> tuple[list[Any], exec
             with screen.progress(one.label, ready.config["iterations"]) as advance:
                 trace = ready.start(place, resume=there, on_record=lambda k, _, advance=advance: advance(k))
         rows.append((one.label, trace, None if optimum is None else optimum.value))
-    return rows, exact
+        remarks += [(one.label, *said) for said in screen.remarks(ready, trace)]
+    return rows, exact, remarks
 
 
 def ask(text: str, problem: load.Target, problem_options: dict, settings: Settings) -> execute.RunAsk:

@@ -74,8 +74,8 @@ def _neural(asked: words.Read, problem: Any, solver: Any) -> int:
     found = planning.plan(problem, solver, iterations=s.iterations, pilot=s.pilot, seed=s.seed)
     screen.show_rows(f"plan for {asked.problem.name}", ("quantity", "value", "meaning"), found.rows())
     print(f"the pilot used {found.pilot:,} transitions at x0")
-    clear = found.slope > found.noise / 4
-    verdict = "the slope is clear of its noise" if clear else "the slope drowns in noise: more chains, or a longer pilot"
+    unclear = "the slope can't be told from its noise: more chains (--solver.chains), or a longer pilot (--pilot)"
+    verdict = "the slope is clear of its noise" if found.clear else unclear
     if found.reach == 0:
         print(f"note: x is held for {float(solver.leader.hold):,.0f} iterations, as many as this run has: plan a longer one")
     screen.say(

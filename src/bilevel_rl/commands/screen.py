@@ -104,25 +104,8 @@ def show_run(
         )
     )
     show_x([(ready.config["label"], trace)], execute.exact_answer(ready))
-    for text in trace.messages:
-        say(f"[yellow]stopped:[/] {escape(text)}")
-    from bilevel_rl.loop.settings import temperature_note
-
-    note = temperature_note(ready.solver, ready.config["tau"])
-    if note is not None:
-        say(f"[yellow]temperatures:[/] {escape(note)}")
-    note = worse_note(trace)
-    if note is not None:
-        say(f"[yellow]worse than x0:[/] {escape(note)}")
-    names = ready.config["problem"], ready.config["solver"]
-    note = held_note(trace, *names)
-    if note is not None:
-        say(f"[yellow]x has not moved:[/] {escape(note)}")
-    note = basin_note(trace, best, *names, starts=hasattr(ready.solver, "starts"))
-    if note is not None:
-        say(f"[yellow]rests elsewhere:[/] {escape(note)}")
-    for text in broken_order(ready.problem, ready.solver):
-        say(f"[yellow]order of the sequences:[/] {escape(text)}")
+    for heading, text in remarks(ready, trace):
+        say(f"[yellow]{heading}:[/] {escape(text)}")
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
         say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
@@ -133,6 +116,23 @@ def show_run(
 def loggers(given: Any) -> tuple[str, ...]:
     """Names of the loggers that `--loggers` and `--tensorboard` ask for."""
     return (*given.loggers, *(["tensorboard"] if given.tensorboard else []))
+
+
+def remarks(ready: execute.Ready, trace: Trace) -> list[tuple[str, str]]:
+    """What a run says of itself beside its numbers: (heading, sentence)."""
+    from bilevel_rl.loop.settings import temperature_note
+
+    names = ready.config["problem"], ready.config["solver"]
+    best = None if ready.optimum is None else ready.optimum.value
+    said = [
+        *(("stopped", text) for text in trace.messages),
+        ("temperatures", temperature_note(ready.solver, ready.config["tau"])),
+        ("worse than x0", worse_note(trace)),
+        ("x has not moved", held_note(trace, *names)),
+        ("rests elsewhere", basin_note(trace, best, *names, starts=hasattr(ready.solver, "starts"))),
+        *(("order of the sequences", text) for text in broken_order(ready.problem, ready.solver)),
+    ]
+    return [(heading, text) for heading, text in said if text is not None]
 
 
 def worse_note(trace: Trace) -> str | None:

@@ -22,6 +22,9 @@ from bilevel_rl.loop.solver import check_fits
 
 ESTIMATES = 16  # ours: of the second half of the pilot, whose scatter is the noise
 NEVER = 1e18
+# ours: noises by which a slope must exceed one estimate's; the pilot's estimates share a follower and a critic, whose errors
+# last, so that their number does not count
+CLEAR = 2.0
 STRIDE = 0.05  # ours: the largest first move, as a share of the box's diagonal
 
 
@@ -48,6 +51,11 @@ class Planned:
     seconds: float
     transitions: int
     pilot: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the slope can be told from its noise."""
+        return self.slope > CLEAR * self.noise
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Quantity, value and meaning, for the screen."""

@@ -17,7 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.async_vector_env import AsyncState
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
-from bilevel_rl.host import spaces
+from bilevel_rl.host import made, spaces
 from bilevel_rl.host.faults import (
     EnvironmentCrashed,
     EnvironmentFault,
@@ -290,19 +290,7 @@ def _carried_along(environment: Any) -> None:
 def _one(environment: Any, horizon: int | None, options: dict, where: str) -> gymnasium.Env:
     """One guarded copy."""
     if isinstance(environment, str):
-        try:
-            env = gymnasium.make(environment, **options)
-        except gymnasium.error.UnregisteredEnv as error:
-            known = [key for key in gymnasium.registry if "/" not in key]
-            raise InvalidConfig(
-                message("GymnasiumHost.environment", f"the id {environment!r}", did_you_mean(environment, known)[:160],
-                        "Register it, or pass a function that makes it")
-            ) from error  # fmt: skip
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise InvalidConfig(
-                message(environment, str(error), "its packages must be installed",
-                        "For MuJoCo, in a clone: pip install '.[control]'")
-            ) from error  # fmt: skip
+        env = made.by_id(environment, options, "GymnasiumHost.environment")
     else:
         env = environment(**options)
     if horizon is not None:

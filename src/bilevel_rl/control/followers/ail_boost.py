@@ -70,7 +70,7 @@ class AILBoost(SAC):
         eta: weight of the newest learner, in [0, 1]; 1 looks at its rows alone, 0 at all rows alike, as DAC does.
         penalty: weight of the discriminator's gradient penalty.
         width: units of each of two hidden layers.
-        critics: 1, or 2 whose smaller value counts.
+        critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         kept: n, actors that are kept.
         every: updates of a learner.

@@ -25,7 +25,7 @@ class PMOE(SAC):
         polyak: share by which targets follow after an update.
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
         width: units of each of two hidden layers.
-        critics: 1, or 2 whose smaller value counts.
+        critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         experts: K.
 

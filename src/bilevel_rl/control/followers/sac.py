@@ -41,7 +41,8 @@ class SAC(Follower):
         rate: step size of Adam, for actor and critics.
         polyak: share by which targets follow after an update.
         width: units of each of two hidden layers.
-        critics: 1, or 2 whose smaller value counts.
+        critics: 1, or 2 whose smaller value counts; 0 for 2 where actions have several coordinates, else 1. With four of
+            them, one critic and an actor that believes it, runs differed in how soon they learnt at all.
         tuned: whether the temperature is tuned, towards `entropy`; else it is the solver's tau. The leader's estimators
             divide by the temperature in use.
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
@@ -54,7 +55,7 @@ class SAC(Follower):
     polyak: float = 0.05
     entropy: float = -1.0
     width: int = eqx.field(static=True, default=64)
-    critics: int = eqx.field(static=True, default=1)
+    critics: int = eqx.field(static=True, default=0)
     tuned: bool = eqx.field(static=True, default=False)
 
     name: ClassVar[str] = "sac"
@@ -63,13 +64,18 @@ class SAC(Follower):
 
     def check(self, environment: Environment) -> None:
         super().check(environment)
-        check_fields(f"follower {self.name}", ("critics", self.critics, self.critics in (1, 2), "it must be 1 or 2"))
+        known = self.critics in (0, 1, 2)
+        check_fields(f"follower {self.name}", ("critics", self.critics, known, "it must be 1 or 2, or 0 for the usual one"))
 
     def init(self, environment: Environment, key: Array) -> Learnt:
         k_pi, k_q = jax.random.split(key)
-        Q = jax.vmap(lambda k: self.critic(environment, k))(jax.random.split(k_q, self.critics))
+        Q = jax.vmap(lambda k: self.critic(environment, k))(jax.random.split(k_q, self.count(environment)))
         log_tau = nets.Trained.begin(jnp.zeros((), jnp.float32)) if self.tuned else None
         return Learnt(nets.Trained.begin(self.actor(environment, k_pi)), nets.Trained.begin(Q), Q, log_tau)
+
+    def count(self, environment: Environment) -> int:
+        """How many critics there are."""
+        return self.critics or (1 if environment.action.size == 1 else 2)
 
     # -- its pieces, which kinds of it exchange -------------------------------------------------------------------------
 

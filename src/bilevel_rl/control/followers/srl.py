@@ -65,7 +65,7 @@ class SRL(SAC):
         polyak: share by which targets follow after an update.
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
         width: units of each hidden layer, and of the memory.
-        critics: 1, or 2 whose smaller value counts.
+        critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         length: j, actions that it learns to plan; with 1 the actor's loss is SAC's.
 

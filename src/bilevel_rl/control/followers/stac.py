@@ -57,6 +57,7 @@ class STAC(SAC):
     """
 
     beta: float = 0.5
+    critics: int = eqx.field(static=True, default=1)
     dropout: float = eqx.field(static=True, default=0.0)
     learnt_spread: bool = eqx.field(static=True, default=True)
 

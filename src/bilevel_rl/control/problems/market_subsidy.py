@@ -66,7 +66,7 @@ class MarketSubsidy(ControlProblem):
         sold = jnp.array([self.environment.replace, 1.0, -1.0])  # of y = (z, 1, p)
         margin = jnp.array([0.0, 0.0, 1.0]).at[1].set(x[0] - self.environment.unit_cost)
         M = (jnp.outer(sold, margin) + jnp.outer(margin, sold)) / 2
-        # the box of prices is [0, 2]: entropies of followers are those of the action in [-1, 1], a constant apart
+        # entropies of followers are those of the action in units of half its box, a constant apart
         return quadratic.soft_optimal(self.system(), M, self.gamma, tau)
 
     def truth(self, x, tau):

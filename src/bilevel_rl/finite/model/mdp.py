@@ -281,6 +281,7 @@ class FiniteMDP(eqx.Module):
             options: passed to `gymnasium.make` when `env` is an id.
 
         Raises:
+            InvalidConfig: an id that Gymnasium does not know.
             InvalidProblem: no transition table, or a malformed one.
 
         Example:

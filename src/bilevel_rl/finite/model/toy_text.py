@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from bilevel_rl.errors import InvalidProblem, did_you_mean, message
+from bilevel_rl.errors import InvalidProblem, message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,13 @@ def read(env: Any, options: dict[str, Any]) -> Table:
     """The table of an environment, of its id, or of any object with `P`.
 
     Raises:
+        InvalidConfig: an id that Gymnasium does not know.
         InvalidProblem: there is none, or it is malformed; the message names the state, action and outcome.
     """
-    env = _made(env, options) if isinstance(env, str) else env
+    if isinstance(env, str):
+        from bilevel_rl.host import made  # a table of one's own needs no Gymnasium
+
+        env = made.by_id(env, options, "FiniteMDP.from_gymnasium")
     bare = getattr(env, "unwrapped", env)
     if not hasattr(bare, "P"):
         raise InvalidProblem(
@@ -85,18 +88,6 @@ def read(env: Any, options: dict[str, Any]) -> Table:
     start = getattr(bare, "initial_state_distrib", None)
     start = np.full(len(states), 1 / len(states)) if start is None else np.asarray(start, float)
     return Table(outcomes, start, 1 + max(a for offered in outcomes for a in offered))
-
-
-def _made(name: str, options: dict[str, Any]) -> Any:
-    """An environment by its id."""
-    try:
-        return gymnasium.make(name, **options)
-    except gymnasium.error.UnregisteredEnv as error:
-        known = [key for key in gymnasium.registry if "/" not in key]
-        raise InvalidProblem(
-            message("FiniteMDP.from_gymnasium", f"the id {name!r}", did_you_mean(name, known)[:160],
-                    "Correct it, or pass an environment")
-        ) from error  # fmt: skip
 
 
 def _numbered(where: str, table: Any) -> list[Any]:

@@ -115,12 +115,12 @@ def write(facts: dict, seeds: int) -> None:
         "newsvendor's closed form."
     )
     market = MarketSubsidy()
-    boxes = {"chosen": PRICE, "narrow": (0.0, 2.0)}
+    boxes = {"chosen": PRICE, "wide": (-1.0, 2.0)}
     zeros = facts["zeros of the estimate"] = {name: skewed(market, *box) for name, box in boxes.items()}
     note += (
         " For a squashed Gaussian, whose third moment is not 0, the covariance of the second problem vanishes, by "
         f"quadrature, at {zeros['chosen']:.3f} with prices in [{PRICE[0]:g}, {PRICE[1]:g}], as here, and at "
-        f"{zeros['narrow']:.3f} in [0, 2]."
+        f"{zeros['wide']:.3f} in [-1, 2]."
     )
     shared.write("control_incentives", facts, note, HEADS, rows, setting)
 

@@ -152,7 +152,7 @@ def test_inventory_follows_the_newsvendor():
 def test_market_profit_is_at_most_that_of_the_best_answer():
     environment = Market(noise=0.0)
     z = jnp.array([0.8], jnp.float32)
-    prices = jnp.linspace(-0.5, 1.5, 201, dtype=jnp.float32)
+    prices = jnp.linspace(0, 2, 201, dtype=jnp.float32)
     profits = jax.vmap(lambda p: environment.step(z, p[None], jax.random.key(0)).reward)(prices)
     assert abs(prices[jnp.argmax(profits)] - (1 + 0.2 + 0.5 * 0.8) / 2) < 0.006
 

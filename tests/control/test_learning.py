@@ -141,7 +141,7 @@ def test_sac_finds_the_soft_optimum_of_one_decision(critics):
 
 
 @pytest.mark.parametrize(("environment", "count"), [(Bounded(), 1), (LQG(size=4, actions=4), 2)])
-def test_sac_has_a_second_critic_where_actions_have_several_coordinates(environment, count):
+def test_sac_has_a_second_critic_where_actions_have_many_coordinates(environment, count):
     F = SAC(width=8).init(environment, jax.random.key(0))
     assert F.critics.params.biases[0].shape == (count, 8)
     F = SAC(width=8, critics=1).init(environment, jax.random.key(0))

@@ -15,6 +15,8 @@ from bilevel_rl.control.followers.follower import Follower, ongoing, scaled
 from bilevel_rl.control.replay import Rows
 from bilevel_rl.loop.settings import check_fields
 
+FEW = 2  # ours: coordinates of an action up to which one critic did
+
 
 class Learnt(eqx.Module):
     """What it has learnt.
@@ -41,8 +43,8 @@ class SAC(Follower):
         rate: step size of Adam, for actor and critics.
         polyak: share by which targets follow after an update.
         width: units of each of two hidden layers.
-        critics: 1, or 2 whose smaller value counts; 0 for 2 where actions have several coordinates, else 1. With four of
-            them, one critic and an actor that believes it, runs differed in how soon they learnt at all.
+        critics: 1, or 2 whose smaller value counts; 0 for 2 where actions have more than two coordinates, else 1. With
+            four of them and one critic runs differed in whether they learnt at all; with one or two nothing was missed.
         tuned: whether the temperature is tuned, towards `entropy`; else it is the solver's tau. The leader's estimators
             divide by the temperature in use.
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
@@ -75,7 +77,7 @@ class SAC(Follower):
 
     def count(self, environment: Environment) -> int:
         """How many critics there are."""
-        return self.critics or (1 if environment.action.size == 1 else 2)
+        return self.critics or (1 if environment.action.size <= FEW else 2)
 
     # -- its pieces, which kinds of it exchange -------------------------------------------------------------------------
 

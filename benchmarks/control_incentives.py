@@ -105,7 +105,7 @@ def write(facts: dict, seeds: int) -> None:
             level += f" ({y.min():.3f} to {y.max():.3f}, best {best:.3f})"
         rows.append([
             f"`{name}`", f"{c['best_x']:.3f}", f"{np.median(x):.3f} [{worst:.3f}]", f"{near} of {len(x)}",
-            f"{good} of {len(x)}", level, f"{(np.mean(aside) - c['best']) / abs(c['best']):.2%} of |best|",
+            f"{good} of {len(x)}", level, f"{(np.mean(aside) - c['best']) / abs(c['best']):.2%} of the best",
             f"{c['samples']:,}",
         ])  # fmt: skip
     setting = shared.settings(SETTING, seeds, iterations=ITERATIONS)

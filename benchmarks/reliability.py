@@ -395,7 +395,8 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         keep("kills", kills(args.kills, args.seed, found.get("kills", {}).get("ended"), lambda facts: keep("kills", facts)))
     for name in ("inputs", "corruptions", "kills"):
         facts = found.get(name, {})
-        print(name, {key: facts[key] for key in ("ended", "kills", "runs", "differing") if key in facts}, flush=True)
+        shown = ("kills", "runs", "differing") if name == "kills" else ("ended",)
+        print(name, {key: facts[key] for key in shown if key in facts}, flush=True)
         for one in [*facts.get("not_refused", []), *facts.get("not_noticed", [])]:
             print("  ", one, flush=True)
     return found

@@ -53,6 +53,34 @@ def test_of_two_in_one_place_the_better_one_goes_on():
     assert race.alive.tolist() == [False, True, True]
 
 
+def test_at_most_half_go_on_from_the_third_judgement_and_half_of_those_from_each_later_one():
+    race = eqx.tree_at(lambda r: r.spread, Race.begin(8, 8, jnp.arange(4)), jnp.full(8, 1e9))  # nothing can be told apart
+    left = []
+    for k in (99, 199, 399, 799, 1599, 3199):
+        race = eqx.tree_at(lambda r: r.spread, after(race, jnp.arange(8.0)[::-1], k), jnp.full(8, 1e9))
+        left.append(int(race.alive.sum()))
+    assert left == [8, 8, 4, 2, 1, 1]
+    assert bool(race.alive[7])  # the lowest
+
+
+def test_what_the_chains_gain_corrects_a_value_as_surely_as_their_number():
+    """A critic that flatters one start by 1 is found out by its chains, and dropped when they are sure of it."""
+    race, scatter = Race.begin(2, 4, jnp.arange(4)), np.random.default_rng(0).normal(size=(800, 2))
+    for k in range(800):
+        race = race.heard(jnp.array([-1.0, -0.5]), jnp.array(float(k)), jnp.array([1.0, 0.0]) + scatter[k])
+        unsure = race.noise * 4 / (k + 8)
+    np.testing.assert_allclose(race.value, [-1.0, -0.5], atol=0.01)
+    np.testing.assert_allclose(race.f, [0.0, -0.5], atol=3 * float(jnp.sqrt(jnp.max(unsure))))
+    assert int(race.best) == 1
+    race = eqx.tree_at(lambda r: (r.times, r.before), race, (jnp.array(1), race.f))
+    known = race.judged(jnp.array([[0.0], [1.0]]), jnp.ones(1), jnp.array(799.0), 100.0)
+    assert known.alive.tolist() == [False, True]
+    wild = eqx.tree_at(lambda r: r.noise, race, 100 * race.noise).judged(
+        jnp.array([[0.0], [1.0]]), jnp.ones(1), jnp.array(799.0), 100.0
+    )
+    assert wild.alive.all()
+
+
 def test_chains_are_shared_out_and_change_hands_at_restarts_or_when_their_start_is_dropped():
     race = Race.begin(3, 6, jnp.arange(4))
     assert race.owner.tolist() == [0, 1, 2, 0, 1, 2]
@@ -96,6 +124,7 @@ def test_a_start_learns_as_one_alone_would_from_the_same_transitions():
     state = jax.tree.map(lambda v: v[0], trace.state)
     exact = jax.jit(jax.vmap(lambda x: oracles.hyper_objective(SMALL, x, 0.05)))(state.each.x)
     np.testing.assert_allclose(state.race.value, exact, atol=0.03)
+    np.testing.assert_allclose(state.race.f, exact, atol=0.06)
 
 
 @pytest.mark.slow

@@ -5,8 +5,12 @@ one is dropped when even a forecast by its own progress would leave it behind,
 
 $$\hat f_i - 2\,\big(\hat f_i(k/2) - \hat f_i(k)\big)^+ > \min_j \hat f_j + 2\,(\sigma_i + \sigma_j)$$
 
-with $\sigma$ the deviation of single values from their mean, or when a better one has come to the same place. Iterations at
-which one judges double, so no horizon has to be known. Chains of what is dropped go over to the others.
+with $\sigma$ how sure a value is, or when a better one has come to the same place. From the third judgement on at most half
+of the starts go on, at each later one half of those: starts that can't be told apart share chains for no longer.
+Iterations at which one judges double, so no horizon has to be known. Chains of what is dropped go over to the others.
+
+A critic may be wrong about its own policy. So what a start's own chains gain, less what its critic foretold, is added to
+the learnt value: the sum is right on average whatever the critic says.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ FORECAST = 2.0  # ours: twice the progress since the last judgement, made in as 
 DEVIATIONS = 2.0  # ours: values closer than this many deviations can't be told apart
 SAME_PLACE = 0.02  # ours: of the span of x, in each coordinate
 RECENT = 8.0  # ours: a value is the mean over the last eighth of the run, roughly
+WHOLE_FIELD = 1  # ours: judgements after which at most half of the starts go on at the next, then a quarter, ...
 FIRSTS = 256  # ours: first states that are remembered
 
 
@@ -30,6 +35,8 @@ class Race(eqx.Module):
     Attributes:
         value: [M] running mean of each start's f.
         spread: [M] running mean of its squared deviations.
+        off: [M] running mean of what its own chains say that the value is off by.
+        noise: [M] running mean of the squared deviations of that.
         before: [M] the value when starts were last judged.
         times: how often they were judged.
         alive: [M] which go on.
@@ -41,6 +48,8 @@ class Race(eqx.Module):
 
     value: Float[Array, " M"]
     spread: Float[Array, " M"]
+    off: Float[Array, " M"]
+    noise: Float[Array, " M"]
     before: Float[Array, " M"]
     times: Int[Array, ""]
     alive: Bool[Array, " M"]
@@ -55,14 +64,19 @@ class Race(eqx.Module):
         B = firsts.shape[0]
         turn = jnp.arange(chains, dtype=jnp.int32)
         return cls(
-            jnp.zeros(starts), jnp.zeros(starts), jnp.zeros(starts), jnp.zeros((), int), jnp.ones(starts, bool),
+            *[jnp.zeros(starts)] * 5, jnp.zeros((), int), jnp.ones(starts, bool),
             turn % starts, turn, jnp.tile(firsts.astype(jnp.int32), -(-FIRSTS // B))[:FIRSTS], jnp.array(B, jnp.int32),
         )  # fmt: skip
 
     @property
     def best(self) -> Int[Array, ""]:
         """The start with the lowest value of those that go on."""
-        return jnp.argmin(jnp.where(self.alive, self.value, jnp.inf))
+        return jnp.argmin(jnp.where(self.alive, self.f, jnp.inf))
+
+    @property
+    def f(self) -> Float[Array, " M"]:
+        """What each start is worth: its learnt value, corrected by its own chains."""
+        return self.value + self.off
 
     @property
     def mine(self) -> Bool[Array, "M N"]:
@@ -75,12 +89,13 @@ class Race(eqx.Module):
         each = self.owner.shape[0] / jnp.sum(self.alive)
         return jnp.sum(self.mine, axis=1) / each
 
-    def heard(self, fresh: Float[Array, " M"], k) -> Race:
-        """With the newest values of iteration k."""
+    def heard(self, fresh: Float[Array, " M"], k, off: Float[Array, " M"] | float = 0.0) -> Race:
+        """With the newest values of iteration k, and what the chains say that they are off by."""
         rate = RECENT / (k + RECENT)
-        off = fresh - self.value
-        spread = (1 - rate) * (self.spread + rate * off**2)
-        return eqx.tree_at(lambda r: (r.value, r.spread), self, (self.value + rate * off, spread))
+        away, wrong = fresh - self.value, off - self.off
+        spread, noise = (1 - rate) * (self.spread + rate * away**2), (1 - rate) * (self.noise + rate * wrong**2)
+        now = self.value + rate * away, spread, self.off + rate * wrong, noise
+        return eqx.tree_at(lambda r: (r.value, r.spread, r.off, r.noise), self, now)
 
     def judged(self, x: Float[Array, "M d"], span: Float[Array, " d"], k, first) -> Race:
         """After iteration k, with what is dropped where k + 1 is a time to judge.
@@ -92,17 +107,19 @@ class Race(eqx.Module):
         """
         doublings = jnp.round(jnp.log2((k + 1) / first))
         now = (doublings >= 0) & (k + 1 == jnp.round(first * 2.0**doublings))
-        best, deviation = self.best, jnp.sqrt(self.spread)
-        forecast = self.value - FORECAST * jnp.maximum(self.before - self.value, 0.0)
-        behind = forecast > self.value[best] + DEVIATIONS * (deviation + deviation[best])
+        # what the chains say scatters from one iteration to the next: its mean over many is as sure as their number
+        best, f, deviation = self.best, self.f, jnp.sqrt(self.spread + self.noise * RECENT / (k + RECENT) / 2)
+        forecast = f - FORECAST * jnp.maximum(self.before - f, 0.0)
+        behind = forecast > f[best] + DEVIATIONS * (deviation + deviation[best])
         # the better of two in one place stays, the first of equals
-        M = self.value.shape[0]
+        M = f.shape[0]
         near = jnp.all(jnp.abs(x[:, None] - x[None]) <= SAME_PLACE * span, axis=-1) & self.alive[None, :]
-        order = jnp.argsort(jnp.argsort(jnp.where(self.alive, self.value, jnp.inf)))
+        order = jnp.argsort(jnp.argsort(jnp.where(self.alive, f, jnp.inf)))
         doubled = jnp.any(near & (order[None, :] < order[:, None]), axis=1)
         known = self.times > 0  # nothing is dropped before progress was measured once
-        alive = self.alive & ~(now & known & (behind | doubled) & (jnp.arange(M) != best))
-        before = jnp.where(now, self.value, self.before)
+        late = order >= M * 2.0 ** jnp.minimum(0, WHOLE_FIELD - self.times)
+        alive = self.alive & ~(now & known & (behind | doubled | late) & (jnp.arange(M) != best))
+        before = jnp.where(now, f, self.before)
         return eqx.tree_at(lambda r: (r.alive, r.before, r.times), self, (alive, before, self.times + now))
 
     def dealt(self, restart: Bool[Array, " N"], onward: Int[Array, " N"]) -> Race:

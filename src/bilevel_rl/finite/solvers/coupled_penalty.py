@@ -385,13 +385,14 @@ class CoupledPenalty(Solver):
             direction = self.momentum * one.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
             moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
             f = self._learnt_value(problem, one, mdp, pair, direct, firsts)
+            off = self._off(problem, one, mdp, pair, seen)
             return CoupledState(
                 x=moved, samples=one.samples, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
                 estimate=carry, s=stream.onward, wanderers=None, replay=None, direction=direction,
-            ), f  # fmt: skip
+            ), (f, off)  # fmt: skip
 
-        each, f = jax.vmap(learn)(each, pair, direct, stream.pi, stream.pi_l, race.mine, race.share)
-        race = race.heard(f, k).judged(each.x, _span(problem), k, jnp.maximum(self.hold, FIRST_JUDGED))
+        each, (f, off) = jax.vmap(learn)(each, pair, direct, stream.pi, stream.pi_l, race.mine, race.share)
+        race = race.heard(f, k, off).judged(each.x, _span(problem), k, jnp.maximum(self.hold, FIRST_JUDGED))
         race = race.dealt(stream.restart, stream.onward)
         best, used = each.x[race.best], state.samples + stream.used
         return RacingState(best, used, each, stream.wanderers, stream.replay, race)
@@ -446,6 +447,19 @@ class CoupledPenalty(Solver):
             mean_first = jnp.mean(valued(mdp, pair.at(firsts).values()[1], firsts, level))
         level = 0.0 if level is None else level
         return problem.objective.cost(one.x) - (1 - mdp.discount) * mean_first - level
+
+    def _off(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, seen: Passage) -> Float[Array, ""]:
+        r"""How far the learnt value is from what a start's own chains gain: $-E_d[u - m_D + \gamma \Delta(s') - \Delta(s)]$.
+
+        Added to it, the sum is f of the policy that walks whatever $\Delta$ is.
+        """
+        if not problem.objective.linear:
+            return jnp.zeros(())
+        level = None if one.levels is None else one.levels[1]
+        here = valued(mdp, pair.at(seen.s).values()[1], seen.s, level)
+        ahead = valued(mdp, pair.at(seen.s_next).values()[1], seen.s_next, level)
+        gain = less(problem.objective.bonus_at(one.x, seen.s, seen.a), level) + mdp.discount * ahead - here
+        return -mean(mdp.ongoing(gain, seen.s), seen.mine)
 
     # -- the pieces of a step, in its order ---------------------------------------------------------------------------
 

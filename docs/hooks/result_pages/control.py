@@ -94,7 +94,7 @@ def _shares(facts: dict[str, Any]) -> list[str]:
 
 def _rooms(facts: dict[str, Any]) -> list[str]:
     said = [f"{what}, {result}" for what, _, result in facts.get("rows", [])]
-    return [f"**Why four rooms is out of reach**: {'; '.join(said)}."] if said else []
+    return [f"**What four rooms takes**: {'; '.join(said)}."] if said else []
 
 
 def _incentives(facts: dict[str, Any]) -> list[str]:

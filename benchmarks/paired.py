@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from bilevel_rl import records
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,6 +72,11 @@ def of_texts() -> dict[str, Callable[[], Any]]:
     return {name: llm_speed.our_step(**values) for name, values in rows.items()}
 
 
+HEADS = ["Call", "Processor time, this over that [95 %]", "This, s", "That, s", "Pairs"]
+NOTE = (
+    "This checkout against an earlier one, pair by pair, in processor time of a single thread: medians over pairs, with the "
+    "interval of a median by order statistics."
+)
 KINDS = {"jax": of_tables, "torch": of_texts}
 
 
@@ -151,6 +158,17 @@ def compared(here: Path, there: Path, kind: str, pairs: int, part: str = "") -> 
     return {"rows": rows, "peak_mib": peaks[0], "peak_mib_before": peaks[1]}
 
 
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """A row a call: the ratio with its interval, and the median seconds of both checkouts."""
+    rows = []
+    for kind in found.values():
+        for name, row in kind["rows"].items():
+            here, before = np.median(np.array(row["seconds"]), axis=0)
+            said = f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            rows.append([name, said, f"{here:.2f}", f"{before:.2f}", str(len(row["seconds"]))])
+    return rows
+
+
 def main() -> None:
     """Compare, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,7 +186,10 @@ def main() -> None:
     kinds = [s.only] if s.only else list(KINDS)
     found = {kind: compared(ROOT, s.before.resolve(), kind, s.pairs, s.calls) for kind in kinds}
     if s.out is not None:
-        s.out.write_text(json.dumps(found, indent=1))
+        asked = " ".join(sys.argv[1:]).replace(str(s.before), "../before")
+        facts = {"note": NOTE, "heads": HEADS, "rows": rows_of(found), "hardware": records.hardware(),
+                 "command": f"python benchmarks/paired.py {asked}"}  # fmt: skip
+        s.out.write_text(json.dumps(found | facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

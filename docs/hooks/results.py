@@ -141,7 +141,7 @@ WRITERS = {
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
     "control_systems": noted, "control_hopper": noted, "control_on_policy": noted, "offline": offline,
-    "control_four_rooms": noted,
+    "control_four_rooms": noted, "paired_speed": noted,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table, "gallery": gallery,
 }  # fmt: skip
 

@@ -52,7 +52,10 @@ def interval(values: list[float], digits: int = 2) -> str:
 
 def machine(facts: dict[str, Any]) -> str:
     """Where it was measured."""
-    hardware = facts.get("hardware") or facts.get("provenance", {}).get("hardware") or {}
+    hardware = facts.get("hardware") or facts.get("provenance", {}).get("hardware")
+    if not hardware:  # where parts were measured at different times, each names its own
+        own = [part.get("provenance", {}).get("hardware") for part in facts.values() if isinstance(part, dict)]
+        hardware = next(filter(None, own), {})
     words = [str(hardware[k]) for k in ("cpu", "accelerator", "gpu") if hardware.get(k)]
     if hardware.get("cores"):
         words.append(f"{hardware['cores']} cores")

@@ -124,7 +124,7 @@ def page(topic: Topic, files: list[Path]) -> str:
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
-def on_its_page(facts: dict[str, Any]) -> str:
+def by_its_page(facts: dict[str, Any]) -> str:
     """The words for a file whose figures a page of the guide explains."""
     return "Figures, and what was not measured: [on a GPU](../llm/gpu.md)."
 
@@ -146,7 +146,7 @@ WRITERS = {
     "recipes": recipes, "control_known": control_known,
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
     "control_systems": noted, "control_hopper": noted, "control_on_policy": noted, "offline": offline,
-    "control_four_rooms": noted, "paired_speed": noted, "gpu": on_its_page,
+    "control_four_rooms": noted, "paired_speed": noted, "gpu": by_its_page,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table, "gallery": gallery,
 }  # fmt: skip
 

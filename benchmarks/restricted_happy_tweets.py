@@ -155,7 +155,7 @@ def online_dpo(
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(any(part in name for part in places["train"]))
-    noise, golds = np.random.default_rng([seed, 8]), []
+    noise, golds, laws, nats = np.random.default_rng([seed, 8]), [], [], []
 
     def labelled(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         scores = gold(prompts=prompts, completions=completions)
@@ -167,7 +167,7 @@ def online_dpo(
             self.controller, self.seen = KlController(TARGET, KL_RATE), []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.seen.append(trainer.stats["objective/kl"][-1])
+            self.seen.append(nats.pop())
             self.controller.see(self.seen[-1])
             trainer._beta = TAU * self.controller.factor
 
@@ -183,6 +183,22 @@ def online_dpo(
         model=model, ref_model=reference, reward_funcs=labelled, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=adapter, callbacks=[control],
     )  # fmt: skip
+    score = trainer._forward
+
+    def watched(model: Any, prompt_ids: Any, prompt_mask: Any, ids: Any, mask: Any, *rest: Any) -> Any:
+        """TRL scores the policy, then the reference. Its own KL counts what stands behind the end; this one is exact."""
+        with torch.no_grad():
+            attention = torch.cat([prompt_mask, mask], 1)
+            logits = model(torch.cat([prompt_ids, ids], 1), attention_mask=attention,
+                           position_ids=(attention.cumsum(1) - 1).clamp(min=0)).logits  # fmt: skip
+            laws.append(logits[:, prompt_ids.shape[1] - 1 : -1].log_softmax(-1))
+            if len(laws) == 2:
+                ours, reference = laws
+                nats.append(float(((ours.exp() * (ours - reference)).sum(-1) * mask).sum(1).mean()))
+                laws.clear()
+        return score(model, prompt_ids, prompt_mask, ids, mask, *rest)
+
+    trainer._forward = watched
     trainer.train()
     return [{"kl": kl, "gold": score} for kl, score in zip(control.seen, golds, strict=True)]
 

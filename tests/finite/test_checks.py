@@ -90,6 +90,10 @@ def test_a_utility_of_another_size_is_found(shape):
         check_problem(it, thorough=False)
 
 
+def test_a_utility_that_is_the_same_in_every_state_is_not():
+    check_problem(eqx.tree_at(lambda problem: problem.objective, Own(), VisitationUtility(jnp.ones((1, 2)))), thorough=False)
+
+
 def test_a_state_reward_that_looks_at_actions_is_found():
     with pytest.raises(InvalidProblem, match="state_reward"):
         check_problem(spoilt(state_reward=True)())

@@ -403,3 +403,11 @@ def test_a_step_of_the_gradient_critic_copies_no_table(name):
     carry = estimator.init(problem, problem.x0, N)
     made = jax.jit(steps, donate_argnums=0).lower(carry, arrays, jax.random.split(jax.random.key(0), 4)).compile()
     assert made.memory_analysis().temp_size_in_bytes < 8 * S * A, "the table is d times as large"
+
+
+@pytest.mark.parametrize("push", [0.5, 2.0])
+def test_an_answer_that_the_followers_own_law_all_but_excludes_has_a_value(push):
+    """Probabilities of e^-1000: the mean of exp over pi is 0 in double precision, its logarithm is not."""
+    pair = Pair(jnp.array([[0.0, -1.0]]), jnp.array([[0.0, push]]), jnp.array(0.9), jnp.array(1e-3))
+    _, delta = pair.values()
+    assert float(delta[0]) == pytest.approx(max(0.0, 0.9 * push - 1.0) / 0.9, abs=2e-3)

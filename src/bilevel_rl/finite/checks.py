@@ -250,10 +250,10 @@ def _check_utility(problem: TableProblem, name: str, x: jax.Array) -> None:
         return
     utility = _asked(f"{name}.objective", jax.eval_shape, problem.objective.bonus, x)
     S, A = problem.mdp.n_states, problem.mdp.n_actions
-    if utility.shape not in {(S, A), (S, 1)}:
+    if utility.shape not in {(S, A), (S, 1), (1, A)}:  # the last: the same in every state
         raise InvalidProblem(
             message(f"{name}.objective", f"a utility of shape {utility.shape}",
-                    f"it must be [S, A] = ({S}, {A}), or [S] = ({S},)",
+                    f"it must be [S, A] = ({S}, {A}), [1, A] = (1, {A}), or [S] = ({S},)",
                     "Give one number for each state and action, or one for each state")
         )  # fmt: skip
 

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int
 from bilevel_rl.finite.model import planning, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
+LEAST_LOG = -600.0  # ours: logs of probabilities above it are far from where double precision underflows
+
 
 class Pair(NamedTuple):
     r"""Both followers in some states.
@@ -55,7 +57,12 @@ class Pair(NamedTuple):
             b: the part of the advantage that acts in its own state only; $E_{\pi^L} b$ is then no part of $\Delta$.
         """
         V = planning.soft_value(self.Q, self.tau)
-        delta = self.tau / self.w * small.log_sum_exp(self.w * self.advantage / self.tau, b=self.pi)
+        added = self.w * self.advantage / self.tau
+        log_mean = small.log_sum_exp(added, b=self.pi)
+        # at a low temperature the answer's likeliest action may be one whose probability under pi is too small for a number
+        deep = small.log_sum_exp(self.Q / self.tau + added) - small.log_sum_exp(self.Q / self.tau)
+        shallow = log_mean - small.largest(added) > LEAST_LOG
+        delta = self.tau / self.w * jnp.where(shallow, log_mean, deep)
         return V, delta if b is None else delta - jnp.sum(self.pi_l * b, -1)
 
 

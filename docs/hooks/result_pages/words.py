@@ -71,7 +71,11 @@ EARLIER = """
 
 
 def aged(facts: dict[str, Any], folder: str = "") -> str:
-    """A plain word where numbers of `coupled_penalty` are older than its defaults."""
+    """A plain word where numbers of `coupled_penalty` are older than its defaults, or younger than the others."""
+    if "coupled_penalty" in facts.get("again", {}):
+        part = facts["again"]["coupled_penalty"]
+        made = f"version {part['versions']['bilevel-rl']}, {part['time'][:10]}, `{part['command']}`"
+        return f"\nRows of `coupled_penalty` are made again with today's defaults ({made}); the others are of version 0.1.\n"
     versions = facts.get("provenance", {}).get("versions", {})
     old = versions.get("bilevel-rl", "").startswith("0.1")
     return EARLIER.replace("FOLDER", folder) if old and "coupled_penalty" in json.dumps(facts) else ""

@@ -247,7 +247,7 @@ def chosen(rows: list[dict[str, Any]], setting: str, method: str) -> int:
     going = ranked(first)[:HALVED]
     if len(first) < len(SEARCHED[method]) or not set(going) <= set(whole):
         raise SystemExit(f"{method} in {where} is not tuned yet; `tune` first")
-    return next(choice for choice in ranked({c: whole[c] for c in going}))
+    return ranked({c: whole[c] for c in going})[0]
 
 
 def found() -> list[dict[str, Any]]:

@@ -27,13 +27,12 @@ from bilevel_rl.llm.sampling.gathering import gather, widen
 from bilevel_rl.llm.sampling.rollout import assemble, pad_prompts
 from bilevel_rl.llm.sampling.sampler import Sampler, inverse_cdf, uniforms
 
+SMALL = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "num_key_value_heads": 1}  # fmt: skip
+
 
 def sliding():
-    shape = MistralConfig(
-        vocab_size=13, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        sliding_window=2,
-    )  # fmt: skip
-    return MistralForCausalLM(shape)
+    return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=2))
 
 
 def flash():
@@ -43,11 +42,7 @@ def flash():
 
 
 def experts():
-    shape = MixtralConfig(
-        vocab_size=13, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        num_local_experts=2,
-    )  # fmt: skip
-    return MixtralForCausalLM(shape)
+    return MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=2))
 
 
 def alibi():

@@ -56,7 +56,7 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
         rows: completions of this process in one forward pass.
         size: of the vocabulary, or None.
     """
-    each = 8 if config.dtype == "float64" else 4  # statistics of the vocabulary are 32-bit at least
+    each = _fine(config)
     trained = [p for role in roles.names for p in roles.parameters(role).values()]
     own = sum(p.numel() * p.element_size() for p in trained)
     training = own + (sum(p.numel() * _state(p) for p in trained) if config.optimizer == "adam" else 0)
@@ -72,7 +72,7 @@ def estimate_memory(config: Config, roles: Roles, rows: int, size: int | None) -
 
 def vocabulary_bytes(config: Config, rows: int, size: int) -> int:
     """Bytes of the vocabulary-wide tensors of a pass with a graph."""
-    each = 8 if config.dtype == "float64" else 4  # statistics of the vocabulary are 32-bit at least
+    each = _fine(config)
     policies = (1 + config.uses_penalised) if not config.micro_batch else 1
     # log p, p and log p - log q are kept for each policy in the graph, and the reference's law
     return rows * config.max_new_tokens * size * each * (3 * policies + 2)
@@ -83,8 +83,13 @@ PASSING = 1.25  # measured on an H200 (docs/llm/gpu.md): 1.24 tensors of a row, 
 
 def passing_bytes(config: Config, rows: int, size: int) -> int:
     """Bytes of the gradients of vocabulary-wide tensors at the height of a backward pass."""
-    each = 8 if config.dtype == "float64" else 4
+    each = _fine(config)
     return int(rows * config.max_new_tokens * size * each * PASSING)
+
+
+def _fine(config: Config) -> int:
+    """Bytes of a number of the vocabulary's statistics, which are 32-bit at least."""
+    return 8 if config.dtype == "float64" else 4
 
 
 def _state(p: torch.Tensor) -> int:

@@ -60,7 +60,7 @@ class Pair(NamedTuple):
         added = self.w * self.advantage / self.tau
         log_mean = small.log_sum_exp(added, b=self.pi)
         # at a low temperature the answer's likeliest action may be one whose probability under pi is too small for a number
-        deep = small.log_sum_exp(self.Q / self.tau + added) - small.log_sum_exp(self.Q / self.tau)
+        deep = small.log_sum_exp(self.Q / self.tau + added) - V / self.tau
         shallow = log_mean - small.largest(added) > LEAST_LOG
         delta = self.tau / self.w * jnp.where(shallow, log_mean, deep)
         return V, delta if b is None else delta - jnp.sum(self.pi_l * b, -1)

@@ -54,7 +54,7 @@ _plugins = importlib.util.find_spec("jax_plugins") is not None
 if os.environ.get("BILEVEL_RL_TESTS_COMPILE", "quick") == "quick" and not _plugins:
     _flags = os.environ.get("XLA_FLAGS", "")
     _quick = [f"--{key}={value}" for key, value in QUICK.items() if key not in _flags and _known(key)]
-    os.environ["XLA_FLAGS"] = " ".join([*_flags.split(), *_quick])
+    os.environ["XLA_FLAGS"] = " ".join([*_quick, *_flags.split()])  # XLA reads up to the first word without dashes
 
 # NumPy's ArrayLike, as beartype reads it, refuses a tuple of floats; anything that NumPy accepts is fine there. `Any` would
 # do as well, but not where ArrayLike is an alias of its own (NumPy 2.5): beartype then refuses `ArrayLike | None`.

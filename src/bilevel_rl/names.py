@@ -73,6 +73,27 @@ def find(text: str, known: Mapping[str, Any], where: str) -> Any:
 OWN = "MODULE:NAME or FILE.py:NAME"
 
 
+def find_word(word: str, known: Mapping[str, Any], command: str, what: str) -> Any:
+    """The object that a word of a command names: one of `known` by its bare name, or the user's own.
+
+    Args:
+        command: for errors, as it is typed.
+        what: what the word stands for, "task".
+
+    Raises:
+        InvalidConfig: neither.
+        InvalidProblem: a module or file that raises when it is imported.
+
+    Example:
+        >>> find_word("two", {"two": 2}, "bilevel-rl flows", "task")
+        2
+    """
+    if word not in known and not is_name(word):
+        advice = "Name one of these, or your own as FILE.py:NAME"
+        raise InvalidConfig(message(command, f"the unknown {what} {word!r}", did_you_mean(word, known), advice))
+    return find(word, known, what)
+
+
 def load_module(name: str, where: str) -> ModuleType:
     """An importable module, of the current folder too.
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bilevel_rl import names, signals
 from bilevel_rl.commands import heads, screen
-from bilevel_rl.errors import InvalidConfig, did_you_mean, message, require
+from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.launch import options
 
 arg = tyro.conf.arg
@@ -153,13 +153,7 @@ def _told(task: Any, velocity: Any, loop: Any, given: Common) -> int:
 def _task(word: str, verb: str) -> Any:
     from bilevel_rl.flows.spots import Spots
 
-    known = {"spots": Spots}
-    if word not in known and not names.is_name(word):
-        raise InvalidConfig(
-            message("bilevel-rl flows", f"the unknown task {word!r}", did_you_mean(word, known),
-                    "Name one of these, or your own as FILE.py:NAME")
-        )  # fmt: skip
-    found = names.find(word, known, "task")
+    found = names.find_word(word, {"spots": Spots}, "bilevel-rl flows", "task")
     task = found() if isinstance(found, type) else found
     missing = [
         name for name in (*NEEDED, *(("prices",) if verb == "levels" else ())) if not hasattr(task, name)

@@ -52,12 +52,7 @@ def _environment(word: str) -> Environment:
     from bilevel_rl.control import environments
 
     known: dict[str, Any] = {kind.name: kind for kind in environments.ALL}
-    if word not in known and not names.is_name(word):
-        raise InvalidConfig(
-            message("bilevel-rl offline", f"the unknown environment {word!r}", did_you_mean(word, known),
-                    "Name one of these, or your own as FILE.py:NAME")
-        )  # fmt: skip
-    found = names.find(word, known, "environment")
+    found = names.find_word(word, known, "bilevel-rl offline", "environment")
     return found() if isinstance(found, type) else found
 
 
@@ -65,12 +60,7 @@ def _learner(word: str) -> Any:
     from bilevel_rl.control.offline import learners
 
     known = {kind.name: kind for kind in learners.ALL}
-    if word not in known and not names.is_name(word):
-        raise InvalidConfig(
-            message("bilevel-rl offline", f"the unknown learner {word!r}", did_you_mean(word, known),
-                    "Name one of these, or your own as FILE.py:NAME")
-        )  # fmt: skip
-    return names.find(word, known, "learner")
+    return names.find_word(word, known, "bilevel-rl offline", "learner")
 
 
 def _load(words: Sequence[str]) -> tuple[OfflineData, Environment]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -421,22 +421,15 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
     steps = new * writers
     streamed = steps * (standing.read + rows * (prompt + new / 2) * cache_token)
 
-    # learning: every network's pass with a graph; scoring apart where rows come in parts or are used again
-    scored = rows * (forward + head * (new + 1))
+    # learning: the same passes as operations, and as micro-batches that the host starts
+    passes = _passes(config, rows, writers, standing)
     twice = forward if config.gradient_checkpointing else 0.0  # activations are computed again
-    learned = scored + rows * (backward + twice + head * new * (2 if whole else 1))
-    in_one = config.settings.one_pass and config.epochs == 1 and not 0 < config.micro_batch < rows
-    again = 0.0 if in_one else scored
-    reference = scored * writers if standing.referred else 0.0
-    critics = policies * rows * (forward + config.epochs * (forward + twice + backward)) if standing.critics else 0.0
-    learning = policies * (again + config.epochs * learned) + reference + critics
-    plain, graph = _reward(config, rows * writers)
-    learning += plain * forward + graph * (forward + twice + backward)
-    scores = (0 if in_one else policies * rows) + (rows * writers if standing.referred else 0) + plain
-    graphs_of = policies * config.epochs * rows + graph
-    if standing.critics:
-        scores, graphs_of = scores + policies * rows, graphs_of + policies * config.epochs * rows
-    starting, stepping = _host(config, layers, scores / part, graphs_of / part, steps)
+    back = backward + twice, head * new * (2 if whole else 1)  # of the body and of the head
+    learning = sum(
+        one.rows * (forward + one.graph * back[0] + one.head * (head * (new + 1) + one.graph * back[1])) for one in passes
+    )
+    started = [sum(one.rows for one in passes if one.graph == graph) / part for graph in (False, True)]
+    starting, stepping = _host(config, layers, *started, steps)
 
     # exchange: a ring sends nearly twice what it sums; blocks are gathered for every call
     ring = 2 * (gpus - 1) / gpus
@@ -458,6 +451,37 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
         graphs * part * counts.row.held(layers, config.gradient_checkpointing), cache, writing, learning, streamed,
         exchanged, gathered, config.batch * new * writers, *_labels(config), card, starting, stepping,
     )  # fmt: skip
+
+
+class _Rows(NamedTuple):
+    """Rows that an iteration passes through a network.
+
+    Attributes:
+        rows: how many.
+        graph: with one, and a backward pass through it.
+        head: whether logits are taken of every token.
+    """
+
+    rows: float
+    graph: bool
+    head: bool
+
+
+def _passes(config: Config, rows: int, writers: int, standing: Standing) -> list[_Rows]:
+    """All passes of an iteration's learning, network by network, of so many rows of each policy."""
+    networks = config.algorithm.networks
+    in_one = config.settings.one_pass and config.epochs == 1 and not 0 < config.micro_batch < rows
+    plain, graph = _reward(config, rows * writers)
+    return [
+        # policies; scored apart where rows come in parts or are used again
+        _Rows(0 if in_one else networks * rows, graph=False, head=True),
+        _Rows(networks * config.epochs * rows, graph=True, head=True),
+        _Rows(writers * rows * standing.referred, graph=False, head=True),  # the reference
+        _Rows(networks * rows * standing.critics, graph=False, head=False),
+        _Rows(networks * config.epochs * rows * standing.critics, graph=True, head=False),
+        _Rows(plain, graph=False, head=False),  # the reward
+        _Rows(graph, graph=True, head=False),
+    ]
 
 
 def _standing(config: Config, shape: Any, layers: int) -> Standing:

@@ -63,3 +63,12 @@ def test_a_module_that_became_a_room_gives_its_names_with_a_warning():
         assert rooms.HumanQueue.__module__ == "bilevel_rl.llm.judges.builtin"
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
         _ = rooms.nosuch
+
+
+def test_lines_of_json_have_a_module_of_their_own():
+    from bilevel_rl import json_lines, records
+
+    with pytest.warns(DeprecationWarning, match=r"records\.append_line is .*json_lines\.append_line now"):
+        assert records.append_line is json_lines.append_line
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        _ = records.nosuch

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilevel_rl import records
+from bilevel_rl import json_lines, records
 from bilevel_rl.errors import RunNotFound, StorageFailed
 
 
@@ -63,18 +63,18 @@ def test_pickled_arrays_are_refused(tmp_path):
 def test_a_torn_last_line_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for k in range(3):
-        records.append_line(path, {"samples": k, "gold": 0.5 * k, "note": "text"})
+        json_lines.append_line(path, {"samples": k, "gold": 0.5 * k, "note": "text"})
     path.write_text(path.read_text() + '{"samples": 3, "go')
-    trace = records.read_lines(path)
+    trace = json_lines.read_lines(path)
     assert trace.keys() == {"samples", "gold"}
     np.testing.assert_array_equal(trace["gold"], [[0, 0.5, 1]])
 
 
 def test_a_key_that_comes_late_is_nan_before(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    records.append_line(path, {"samples": 0})
-    records.append_line(path, {"samples": 1, "gold": 2.0})
-    np.testing.assert_array_equal(records.read_lines(path)["gold"], [[np.nan, 2]])
+    json_lines.append_line(path, {"samples": 0})
+    json_lines.append_line(path, {"samples": 1, "gold": 2.0})
+    np.testing.assert_array_equal(json_lines.read_lines(path)["gold"], [[np.nan, 2]])
 
 
 def test_killed_while_writing_leaves_a_readable_file(tmp_path):
@@ -142,7 +142,7 @@ def a_measured_run(folder):
     records.make_folder(folder)
     for k in range(6):
         line = {"iteration": k + 1, "samples": 64 * k, "gold": np.float64(0.1) * k, "kl": float("nan"), "note": "ü"}
-        records.append_line(folder / "metrics.jsonl", line, sealed=True)
+        json_lines.append_line(folder / "metrics.jsonl", line, sealed=True)
     records.write_json(folder / "status.json", {"state": "finished", "message": "", "iteration": 6})
     records.write_header(folder, run.header())
     return folder
@@ -179,7 +179,7 @@ def test_a_line_lost_in_the_middle_is_not_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"samples": 0}\n{"sam\n{"samples": 2}\n')
     with pytest.raises(RunNotFound, match="unreadable"):
-        records.read_lines(path)
+        json_lines.read_lines(path)
 
 
 def test_the_lock_is_exclusive_and_released(tmp_path):

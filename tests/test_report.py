@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from bilevel_rl import records
+from bilevel_rl import json_lines, records
 from bilevel_rl.cli import main
 from bilevel_rl.errors import InvalidConfig, RunNotFound
 from bilevel_rl.report import (
@@ -91,7 +91,7 @@ def llm_run(folder, method: str, seed: int, gain: float) -> None:
     records.write_json(folder / "run.json", run.header())
     records.write_json(folder / "status.json", {"state": "finished", "message": ""})
     for k in range(RECORDS):
-        records.append_line(folder / "metrics.jsonl", {
+        json_lines.append_line(folder / "metrics.jsonl", {
             "iteration": k + 1, "samples": 640 * (k + 1), "labels": 8 * (k + 1), "gold": 0.3 + gain * k + 0.01 * seed,
             "learned_reward": 0.1 * k, "kl": 0.2 * k, "entropy": 2.0 - 0.05 * k, "upper": 0.7 - 0.01 * k,
         })  # fmt: skip
@@ -104,7 +104,7 @@ def llm_run(folder, method: str, seed: int, gain: float) -> None:
             "reward": 0.5,
             "gold": None if k == 1 else 0.9,
         }
-        records.append_line(folder / "samples.jsonl", row)
+        json_lines.append_line(folder / "samples.jsonl", row)
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,28 @@ def renamed(module: str, **names: str) -> Callable[[str], Any]:
     return forwarded
 
 
+def elsewhere(module: str, now: str, *names: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a module some of whose names stand in another one, with the same warning.
+
+    Args:
+        module: the module, e.g. "bilevel_rl.records".
+        now: where its names are, e.g. "bilevel_rl.json_lines".
+        names: those that went there.
+    """
+
+    def forwarded(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is {now}.{name} now; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(now), name)
+
+    return forwarded
+
+
 def install() -> None:
     """Add the forwarder once, behind the ordinary finders."""
     if not any(isinstance(finder, Forwarder) for finder in sys.meta_path):

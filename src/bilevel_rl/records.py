@@ -22,11 +22,9 @@ import io
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,13 +33,12 @@ import filelock
 import numpy as np
 import numpy.lib.format
 
-from bilevel_rl import signals, versions
+from bilevel_rl import json_lines, moved, signals, versions
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
 
 FORMAT = 1
 HEADER: dict[str, type] = {"kind": str, "name": str, "problem": str, "config": dict, "provenance": dict}
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-SEAL_BYTES = 64  # more than the end of a line that holds its checksum
 STATES = ("running", "finished", "stopped", "failed")
 
 
@@ -98,7 +95,7 @@ def alive(process: str) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given; NaN is refused."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, default=json_lines.jsonable) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -110,7 +107,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def plain(value: Any) -> Any:
     """A value as JSON gives it back."""
-    return json.loads(json.dumps(value, default=_plain))
+    return json.loads(json.dumps(value, default=json_lines.jsonable))
 
 
 def read_json(path: Path) -> Any:
@@ -122,7 +119,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
+        raise json_lines.unreadable(path, error) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -138,7 +135,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("not an archive of arrays")
             return {name.removesuffix(".npy"): _array(file.read(name)) for name in names}
     except Exception as error:  # a damaged archive raises what its damaged part leads to
-        raise _unreadable(path, error) from error
+        raise json_lines.unreadable(path, error) from error
 
 
 def _array(data: bytes) -> np.ndarray:
@@ -147,28 +144,6 @@ def _array(data: bytes) -> np.ndarray:
     if stream.read(1):
         raise ValueError("bytes after an array")
     return array
-
-
-def _unreadable(path: Path, error: Exception) -> RunNotFound:
-    said = str(error) or type(error).__name__
-    return RunNotFound(
-        message(
-            str(path),
-            "no file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({said})",
-            "a run folder holds run.json, status.json and its metrics",
-            "Check the path, or start the run again with `bilevel-rl run`",
-        )
-    )
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
 # -- a run --------------------------------------------------------------------------------------------------------
@@ -231,12 +206,12 @@ class Run:
         """
         folder = Path(folder)
         header = read_header(folder)
-        lines = folder / "metrics.jsonl"
-        trace = read_lines(lines) if lines.exists() else read_arrays(folder / "metrics.npz")
+        steps = folder / "metrics.jsonl"
+        trace = json_lines.read_lines(steps) if steps.exists() else read_arrays(folder / "metrics.npz")
         _check_trace(folder, trace)
         status = read_status(folder)
-        if lines.exists():
-            _check_whole(lines, trace, status)
+        if steps.exists():
+            _check_whole(steps, trace, status)
         return cls(
             kind=header["kind"], name=header["name"], problem=header["problem"], config=header["config"],
             trace=trace, status=status, provenance=header["provenance"], seed=header.get("seed", 0),
@@ -262,29 +237,25 @@ def read_header(folder: str | Path) -> dict[str, Any]:
         )  # fmt: skip
     missing = HEADER.keys() - header.keys()
     if missing:
-        raise _unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
+        raise json_lines.unreadable(folder / "run.json", ValueError(f"keys missing: {sorted(missing)}"))
     for key, kind in (HEADER | {"seed": int, "references": list, "x_names": list}).items():
         if not isinstance(header.get(key, kind()), kind):
             words = f"{key} is {type(header[key]).__name__}, not {kind.__name__}"
-            raise _unreadable(folder / "run.json", ValueError(words))
+            raise json_lines.unreadable(folder / "run.json", ValueError(words))
     return header
 
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write `run.json` with a checksum, so that a later change is found."""
-    plain = json.loads(json.dumps(header, allow_nan=False, default=_plain))
-    write_json(folder / "run.json", plain | {"checksum": _checksum(plain)})
+    plain = json.loads(json.dumps(header, allow_nan=False, default=json_lines.jsonable))
+    write_json(folder / "run.json", plain | {"checksum": json_lines.checksum(plain)})
 
 
 def altered(header: Mapping[str, Any]) -> bool:
     """Whether a header is not what was written; headers without a checksum are taken as they are."""
     plain = {key: value for key, value in header.items() if key != "checksum"}
     strange = header.keys() - {*HEADER, "format", "seed", "references", "x_names", "checksum"}
-    return bool(strange) or ("checksum" in header and header["checksum"] != _checksum(plain))
-
-
-def _checksum(value: Any, before: str = "") -> str:
-    return f"{zlib.crc32((before + json.dumps(value, default=_plain)).encode()):08x}"
+    return bool(strange) or ("checksum" in header and header["checksum"] != json_lines.checksum(plain))
 
 
 def read_status(folder: str | Path) -> dict[str, Any]:
@@ -298,7 +269,7 @@ def read_status(folder: str | Path) -> dict[str, Any]:
     good = isinstance(status, dict) and status.get("state") in STATES and isinstance(status.get("message"), str)
     if not good or status.keys() - {"state", "message", "iteration"}:
         words = f"it must hold a state ({', '.join(STATES)}) and a message"
-        raise _unreadable(folder / "status.json", ValueError(words))
+        raise json_lines.unreadable(folder / "status.json", ValueError(words))
     if status["state"] == "running" and (folder / ".lock").exists() and not _held(folder):
         status |= {"state": "stopped", "message": status.get("message") or "its process has ended without a word"}
     return status
@@ -322,7 +293,7 @@ def _check_trace(folder: Path, trace: Mapping[str, np.ndarray]) -> None:
         wanted = first[:1] if key == "status" else first[:2]
         if len(first) != 2 or shape[: len(wanted)] != wanted or trace[key].dtype.kind not in "fiub":
             words = f"{key} has the shape {shape} beside samples of {first}, or holds no numbers"
-            raise _unreadable(folder / "metrics.npz", ValueError(words))
+            raise json_lines.unreadable(folder / "metrics.npz", ValueError(words))
 
 
 def _check_whole(path: Path, trace: Mapping[str, np.ndarray], status: Mapping[str, Any]) -> None:
@@ -332,10 +303,10 @@ def _check_whole(path: Path, trace: Mapping[str, np.ndarray], status: Mapping[st
         return
     gaps = np.flatnonzero(np.diff(steps) != 1)
     if gaps.size:
-        raise _unreadable(path, ValueError(f"iteration {steps[gaps[0]]:g} is followed by {steps[gaps[0] + 1]:g}"))
+        raise json_lines.unreadable(path, ValueError(f"iteration {steps[gaps[0]]:g} is followed by {steps[gaps[0] + 1]:g}"))
     last = float(steps[-1]) if steps.size else 0.0
     if status["state"] == "finished" and status.get("iteration", last) != last:
-        raise _unreadable(path, ValueError(f"iteration {last:g} is the last, of {status['iteration']}"))
+        raise json_lines.unreadable(path, ValueError(f"iteration {last:g} is the last, of {status['iteration']}"))
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -353,101 +324,6 @@ def make_folder(folder: str | Path) -> Path:
                     "Choose another --out")
         ) from error  # fmt: skip
     return folder
-
-
-def append_line(path: Path, values: Mapping[str, Any], sealed: bool = False) -> None:
-    """Append one JSON line and push it to the disk.
-
-    Args:
-        path: of the file.
-        values: of the line.
-        sealed: whether the line carries a checksum, of its own and of that before it, so that a line that is changed,
-            moved or lost is found (`whole_lines`).
-
-    Raises:
-        StorageFailed: disk full or read-only.
-    """
-    try:
-        with open(path, "ab+") as file:
-            if sealed:
-                file.seek(-min(SEAL_BYTES, file.tell()), os.SEEK_END)
-                values = dict(values) | {"checksum": _checksum(values, seal_of(file.read().decode(errors="replace")))}
-            file.write((json.dumps(values, default=_plain) + "\n").encode())
-            file.flush()
-    except OSError as error:
-        raise StorageFailed(
-            message(str(path), f"{type(error).__name__} ({error.strerror})", "metrics must be writable",
-                    "Free space, then continue from the last checkpoint")
-        ) from error  # fmt: skip
-
-
-def seal_of(text: str) -> str:
-    """The checksum at the end of a line, "" where it has none.
-
-    Example:
-        >>> seal_of('{"samples": 3, "checksum": "0123abcd"}')
-        '0123abcd'
-    """
-    found = re.search(r'"checksum": "([0-9a-f]{8})"\}\s*$', text)
-    return found[1] if found else ""
-
-
-def open_line(text: str, before: str = "") -> dict[str, Any]:
-    """What a line of JSON says, without its checksum. Files without checksums are taken as they are.
-
-    Args:
-        text: of the line.
-        before: the checksum of the line before it.
-
-    Raises:
-        ValueError: no mapping, or not what was written after that line.
-
-    Example:
-        >>> open_line('{"samples": 3}')
-        {'samples': 3}
-    """
-    try:
-        row = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if not isinstance(row, dict):
-        raise ValueError("no mapping")
-    seal = row.pop("checksum", None if not before else "lost")
-    if seal is not None and seal != _checksum(row, before):
-        raise ValueError("a checksum that does not fit")
-    return row
-
-
-def whole_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Every line of a file, as it stands and what it says; a torn last line (a kill) is dropped.
-
-    Raises:
-        RunNotFound: another line is damaged, or does not follow the one before it.
-    """
-    found: list[tuple[str, dict[str, Any]]] = []
-    try:
-        texts = path.read_bytes().decode().split("\n")
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    before = ""
-    for i, text in enumerate(texts[:-1]):  # what follows the last end of a line was never finished
-        try:
-            found.append((text, open_line(text, before)))
-        except ValueError as error:
-            raise _unreadable(path, ValueError(f"line {i + 1}: {error}")) from error
-        before = seal_of(text)
-    return found
-
-
-def read_lines(path: Path) -> dict[str, np.ndarray]:
-    """Read a `metrics.jsonl` as arrays [1, records]; a torn last line (a kill) is dropped.
-
-    Raises:
-        RunNotFound: another line is damaged.
-    """
-    rows = [row for _, row in whole_lines(path)]
-    keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, (int, float))})
-    return {key: np.array([[row.get(key, np.nan) for row in rows]], dtype=float) for key in keys}
 
 
 @contextlib.contextmanager
@@ -614,3 +490,8 @@ def hardware() -> dict[str, Any]:
         kilobytes = Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]
         memory = round(int(kilobytes) / 2**20, 1)
     return {"cpu": name, "cores": os.cpu_count(), "memory_gib": memory, "system": platform.system()}
+
+
+__getattr__ = moved.elsewhere(
+    "bilevel_rl.records", "bilevel_rl.json_lines", "append_line", "seal_of", "open_line", "whole_lines", "read_lines"
+)

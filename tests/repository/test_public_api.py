@@ -8,7 +8,8 @@ import inspect
 import pytest
 
 MODULES = (
-    "bilevel_rl", "bilevel_rl.schedules", "bilevel_rl.records", "bilevel_rl.metrics", "bilevel_rl.statistics",
+    "bilevel_rl", "bilevel_rl.schedules", "bilevel_rl.records", "bilevel_rl.json_lines", "bilevel_rl.metrics",
+    "bilevel_rl.statistics",
     "bilevel_rl.references", "bilevel_rl.errors", "bilevel_rl.finite", "bilevel_rl.finite.problems",
     "bilevel_rl.finite.objectives", "bilevel_rl.finite.solvers", "bilevel_rl.finite.oracles",
     "bilevel_rl.finite.model.planning", "bilevel_rl.report",

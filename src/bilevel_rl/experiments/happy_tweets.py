@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from bilevel_rl import records, signals, statistics, versions
+from bilevel_rl import json_lines, records, signals, statistics, versions
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
 from bilevel_rl.experiments import paper_tweets, travelling
 from bilevel_rl.machines import where
@@ -389,7 +389,7 @@ def frontier(folder: Path) -> list[float | None]:
     """Mean gold score of a run's iterations whose KL falls in each bin of `KL_BINS`; None where it has fewer
     than 3.
     """
-    trace = records.read_lines(folder / "metrics.jsonl")
+    trace = json_lines.read_lines(folder / "metrics.jsonl")
     if "gold" not in trace or "kl" not in trace:
         return [None] * (len(KL_BINS) - 1)
     kl, gold = trace["kl"][0], trace["gold"][0]

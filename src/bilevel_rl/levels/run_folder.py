@@ -8,15 +8,14 @@ from typing import Any
 
 from bilevel_rl import versions
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.json_lines import append_line, whole_lines
 from bilevel_rl.levels import checkpoint
 from bilevel_rl.records import (
     Run,
-    append_line,
     goes_on,
     make_folder,
     provenance,
     read_header,
-    whole_lines,
     write_bytes,
     write_json,
 )

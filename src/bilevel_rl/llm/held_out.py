@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.json_lines import append_line
 from bilevel_rl.levels import run_folder
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.evaluation import evaluate
-from bilevel_rl.records import append_line, write_bytes
+from bilevel_rl.records import write_bytes
 
 log = logging.getLogger(__name__)
 FILE, BEST = "held_out.jsonl", "best"

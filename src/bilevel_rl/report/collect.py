@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilevel_rl import records
+from bilevel_rl import json_lines, records
 from bilevel_rl.errors import RunNotFound
 
 SUCCESS = 0.05  # a run succeeds when it ends within this fraction of the best known value
@@ -314,7 +314,7 @@ def _samples(path: Path) -> tuple[list[dict[str, Any]], int]:
         for i, (line, before) in enumerate(zip(lines, ["", *lines], strict=False)):
             row = None
             with contextlib.suppress(ValueError):
-                row = records.open_line(line, records.seal_of(before))
+                row = json_lines.open_line(line, json_lines.seal_of(before))
             if isinstance(row, dict) and {"iteration", "prompt", "completion", "reward"} <= row.keys():
                 rows.append(row)
             else:

@@ -20,10 +20,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, did_you_mean, message
+from bilevel_rl.json_lines import append_line
 from bilevel_rl.llm.data.wording import whole
 from bilevel_rl.llm.judges.asking import JudgeFailed, LabelsPending
 from bilevel_rl.llm.loading import label_scores, load_classifier, load_tokenizer
-from bilevel_rl.records import append_line, make_folder
+from bilevel_rl.records import make_folder
 
 Pairs = Sequence[Sequence[str]]
 TIES = ("break", "skip")  # what a judge made of scores does with two equal ones

@@ -23,9 +23,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from bilevel_rl.errors import InvalidConfig, did_you_mean, message
+from bilevel_rl.json_lines import append_line
 from bilevel_rl.llm import http
 from bilevel_rl.llm.data.wording import as_text
-from bilevel_rl.records import append_line, make_folder
+from bilevel_rl.records import make_folder
 
 log = logging.getLogger(__name__)
 SCHEMES = ("http://", "https://")

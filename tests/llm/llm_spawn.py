@@ -72,22 +72,49 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
-    sharded = options.pop("fsdp", False) and count > 1
+    sharded, exports = options.pop("fsdp", False) and count > 1, options.pop("exports", False)
     if sharded:
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     made = trainer(resume=resume, **options)
     assert made.processes.count == count
-    if sharded:  # each process keeps half of every frozen weight of a block, and adapters whole
-        block = made.roles.base.transformer.h[0]
-        frozen = [p for p in block.parameters() if not p.requires_grad]
-        assert frozen
-        assert all(2 * p.to_local().numel() == p.numel() for p in frozen)
-        assert not any(hasattr(p, "to_local") for p in made.roles.parameters("policy").values())
+    if sharded and count == 2:
+        halves(made)
     made.train()
+    if sharded and count == 2:  # nothing that was borrowed is kept
+        halves(made)
     save_file(weights(made), Path(folder) / f"rank{rank}.safetensors")
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(made.history))
+    if exports:
+        made.export_policy(Path(folder) / "policy")
+        made.export_reward(Path(folder) / "reward")
     if count > 1:
         torch.distributed.destroy_process_group()
+
+
+def halves(made) -> None:
+    """Each of two processes keeps half of every block: of the frozen base, or of all models, with what Adam keeps of it."""
+    roles, adapters = made.roles, hasattr(made.roles, "base")
+    models = [roles.base] if adapters else [m for m in (*roles.modules.values(), roles.reference) if m is not None]
+    trunk = bool(made.config.train)  # what does not train of policies is held in common, whole
+    for model in models:
+        found = [m for m in model.modules() if type(m).__name__.endswith("GPT2Block")]
+        assert len(found) == (0 if model is roles.reward and not hasattr(model, "model") else 2)
+        for block in found[trunk:]:
+            held = [p for p in block.parameters() if not (adapters and p.requires_grad)]
+            assert held
+            assert all(2 * p.to_local().numel() == p.numel() for p in held)
+    own, pieces = roles.parameters("policy"), roles.pieces
+    assert not any(hasattr(p, "to_local") for p in own.values())
+    for name, p in own.items():
+        assert pieces.divided(p) == (not adapters and ".h." in name), name  # of a trunk nothing is among what trains
+        assert pieces.shape(p).numel() == p.numel() * (1 + pieces.divided(p))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state = made.optimizers["policies"].state.get(p, {})
+            assert moment not in state or state[moment].shape == p.shape
+    heads = getattr(roles, "heads", {}).values()
+    whole = {id(p): p for model in (*models, *heads, roles.reward) for p in model.parameters()}
+    kept = sum(p.to_local().nbytes if hasattr(p, "to_local") else p.nbytes for p in whole.values())
+    assert made.memory.weights == kept
 
 
 def begin_rank(rank: int, count: int, port: int, options: dict, folder: str) -> None:

@@ -138,6 +138,20 @@ def test_a_base_in_pieces_holds_less_and_sends_more(capsys):
     assert whole.fits()
 
 
+def test_pieces_of_all_that_trains_are_held_and_sent_as_planned():
+    """Two policies, a reward model and the reference of four networks with equal blocks."""
+    one = made(llama(), estimator="shared")
+    (block, *_), layers = one.roles.reference.model.layers, 3
+    each = sum(p.nbytes for p in block.parameters())
+    whole, pieces = (plan.foresee(one.config, shape_of(one), 2, sharded=sharded) for sharded in (False, True))
+    assert whole.trained - pieces.trained == 3 * layers * each / 2
+    assert whole.optimiser - pieces.optimiser == 3 * (3 * layers * each / 2)  # a gradient and two moments
+    assert whole.weights - pieces.weights == layers * each / 2 - 3 * each
+    assert pieces.cache - whole.cache == layers * each / 2  # whole while it writes
+    assert pieces.gathered == layers * each / 2  # once: theta writes for both
+    assert plan.foresee(one.config, shape_of(one), 2, sharded=True).sharded
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_said(capsys):
     assert main(["plan", str(RECIPE), "--size", "7B", "--memory", "8"]) == 1

@@ -6,17 +6,21 @@ import json
 
 import pytest
 import torch
-from llm_models import gpt2, untimed
+from llm_instances import BagReward, GRUPolicy
+from llm_models import trainer, untimed
 from llm_spawn import run_together
 from safetensors.torch import load_file
 
 from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.levels.loop import Loop
 from bilevel_rl.levels.processes import Processes
 from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.roles import sharding
 from bilevel_rl.llm.roles.backend import FullRoles
+from bilevel_rl.llm.roles.sharding import Sharded
 from bilevel_rl.llm.sampling.gathering import widen
 from bilevel_rl.llm.sampling.rollout import from_pairs
+from bilevel_rl.policy_gradient.recipes import compose
 
 VARIANTS = {
     "shared": {"credit": "gae", "replay_pairs": 3, "gold_prompts": True},
@@ -34,11 +38,22 @@ VARIANTS = {
     "sharded shared": {"fsdp": True, "backend": "lora", "credit": "gae", "replay_pairs": 3},
     "sharded paired parts": {"fsdp": True, "estimator": "paired", "backend": "lora", "micro_batch": 3, "objective": "gold"},
     "sharded tilted": {"fsdp": True, "backend": "lora", "estimator": "tilted", "replay_pairs": 3},
+    "pieces plain": {"fsdp": True, "method": "plain", "reward": "llm_models:gold", "optimizer": "adam", "alpha": 1e-3},
+    "pieces tilted": {"fsdp": True, "estimator": "tilted", "replay_pairs": 3, "clip_norm": 0.01},
+    "pieces shared": {"fsdp": True, "credit": "gae", "replay_pairs": 3, "x_penalty": 0.1, "coupling": 0.1},
+    "pieces paired parts": {
+        "fsdp": True, "estimator": "paired", "micro_batch": 3, "objective": "gold", "gradient_checkpointing": True,
+    },
+    "pieces partial": {"fsdp": True, "method": "partial_sgd", "reward": "linear", "x_clip_norm": 0.01, "epochs": 2},
+    "pieces nested": {"fsdp": True, "method": "nested", "estimator": "shared"},
+    "pieces finite difference": {"fsdp": True, "method": "finite_difference", "steps": 4},
+    "pieces fisher": {"fsdp": True, "estimator": "fisher", "curvature": "hessian", "fisher_steps": 3},
+    "pieces of what trains": {"fsdp": True, "estimator": "shared", "train": ["h.1."]},
 }  # fmt: skip
 
 
-# one whose weights are whole and one of adapters in parts; the others are slow
-QUICK = ("shared", "paired lora parts")
+# one whose weights are whole, one of adapters in parts, one in pieces; the others are slow
+QUICK = ("shared", "paired lora parts", "pieces tilted")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])
@@ -65,6 +80,42 @@ def test_two_processes_are_one(name, tmp_path):
         assert two == pytest.approx(one, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_weights_in_pieces_are_saved_and_exported_whole_and_go_on_elsewhere(tmp_path):
+    """Three processes, whose pieces are not equally long, then two, then one: as one process throughout."""
+    options = {"dtype": "float64", "alpha": 1e-3, "zeta": 1e-3, "prompts_per_step": 6, "pairs_per_step": 4, "group": 2}
+    options |= {"fsdp": True, "estimator": "shared", "save_every": 1, "eval_every": 1, "held_out": [[4], [8, 3]]}
+    runs = {"parts": ((3, 2), (2, 4), (1, 5)), "alone": ((1, 5),)}
+    for name, parts in runs.items():
+        for count, steps in parts:
+            (folder := tmp_path / name / str(count)).mkdir(parents=True)
+            given = options | {"steps": steps, "out": str(tmp_path / name / "run"), "exports": True}
+            run_together(count, given, folder, resume=(count, steps) != parts[0])
+    ours, alone = (load_file(tmp_path / name / "1/rank0.safetensors") for name in runs)
+    for key, value in alone.items():
+        torch.testing.assert_close(ours[key], value, atol=1e-10, rtol=1e-8)
+    assert (tmp_path / "parts/run/best/state.json").exists()
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    for kind, role in ((AutoModelForCausalLM, "policy"), (AutoModelForSequenceClassification, "reward")):
+        theirs = dict(kind.from_pretrained(tmp_path / "parts/2" / role, dtype="float64").named_parameters())
+        ours = load_file(tmp_path / "parts/2/rank1.safetensors")
+        own = {key.removeprefix(f"{role}/"): v for key, v in ours.items() if key.startswith(f"{role}/")}
+        known = {key.removeprefix("model."): v for key, v in own.items()}
+        assert known.keys() <= theirs.keys()
+        for key, value in known.items():
+            assert torch.equal(theirs[key].detach()[: len(value)], value), key  # a pad id of its own may have been added
+
+
+def test_what_looks_at_a_whole_gradient_is_refused_of_pieces():
+    made = trainer(estimator="shared")
+    made.engine.pieces = Sharded()
+    made.engine.pieces.of = dict.fromkeys(made.roles.parameters("policy").values())
+    with pytest.raises(InvalidConfig, match=r"got step=n_pg_igt with weights in pieces"):
+        Loop(made.engine, made.settings, made.objective, made.leader.labels, compose("token_rloo, step=n_pg_igt"))
+
+
 def test_rows_that_do_not_divide_are_refused():
     processes = Processes("cpu")
     processes.count, processes.rank = 3, 1
@@ -82,7 +133,7 @@ def test_a_process_that_does_not_know_its_peers_is_refused(monkeypatch):
         Processes("cpu")
 
 
-def test_sharding_asks_for_version_2_and_a_shared_base(monkeypatch):
+def test_sharding_asks_for_version_2_and_for_blocks(monkeypatch):
     assert not sharding.asked()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
@@ -90,8 +141,8 @@ def test_sharding_asks_for_version_2_and_a_shared_base(monkeypatch):
         sharding.asked()
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert sharding.asked()
-    with pytest.raises(InvalidConfig, match=r"config.backend: got 'full' with FSDP"):
-        sharding.shard(FullRoles(gpt2()))
+    with pytest.raises(InvalidConfig, match=r"got a GRUPolicy without a list of blocks"):
+        sharding.shard(FullRoles(GRUPolicy(), reward=BagReward(torch.zeros(8))))
     assert not Processes("cpu", sharding.asked()).sharded  # one process has nobody to share with
 
 

@@ -59,7 +59,7 @@ def test_resuming_at_every_step_gives_the_same_bits(name, tmp_path):
 def optimizer_state(made):
     found = {}
     for name, optimizer in made.optimizers.items():
-        found |= checkpoint.optimizer_tensors(name, optimizer)
+        found |= dict(checkpoint.optimizer_tensors(name, optimizer, made.engine.pieces))
     return found
 
 

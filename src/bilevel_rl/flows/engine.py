@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -187,9 +187,10 @@ class FlowEngine(Engine):
             for slow, fast in zip(*(v.parameters() for v in (self.reference, self.velocities["policy"])), strict=True):
                 slow.lerp_(fast, 1 - self.reference_decay)
 
-    def state(self) -> dict[str, Tensor]:
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine`; with the reference, where it follows."""
-        return super().state() | self._followed()
+        yield from super().whole_weights()
+        yield from self._followed().items()
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:

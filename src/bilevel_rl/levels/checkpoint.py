@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.errors import RunNotFound, StorageFailed, message
+from bilevel_rl.levels.pieces import Pieces
 from bilevel_rl.records import make_folder, read_json, write_json
 
 FORMAT = 1
@@ -151,16 +152,17 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     )
 
 
-def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state by `optimizer/NAME/parameter number/key`."""
-    found = {}
+def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer, pieces: Pieces) -> Iterator[tuple[str, Tensor]]:
+    """An optimiser's state by `optimizer/NAME/parameter number/key`; every process must go through all of it."""
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"optimizer/{name}/{i}/{key}"] = torch.as_tensor(value)
-    return found
+            tensor = torch.as_tensor(value)
+            yield f"optimizer/{name}/{i}/{key}", tensor if key == "step" else pieces.whole(parameter, tensor)
 
 
-def load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], pieces: Pieces
+) -> None:
     """Put the state of `optimizer_tensors` back."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.state.clear()
@@ -169,5 +171,5 @@ def load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping
         if key.startswith(prefix):
             number, entry = key[len(prefix) :].split("/")
             parameter = parameters[int(number)]
-            device = value.device if entry == "step" else parameter.device
-            optimizer.state[parameter][entry] = value.clone().to(device)
+            own, device = (value, value.device) if entry == "step" else (pieces.piece(parameter, value), parameter.device)
+            optimizer.state[parameter][entry] = own.clone().to(device)

@@ -43,7 +43,8 @@ class LowerCurvature:
         self.f, self.tau = f, tau
         self.parameters = list(self.engine.parameters(POLICIES[0]).values())
         finest = min(torch.finfo(p.dtype).eps for p in self.parameters)
-        size = 1.0 + float(torch.stack([p.detach().square().sum() for p in self.parameters]).sum().sqrt())
+        values = [p.detach() for p in self.parameters]
+        size = 1.0 + float(self.dot(values, values).sqrt())
         self.step = finest ** (1 / 3) * size  # where rounding and truncation of a central difference meet
 
     # -- products ---------------------------------------------------------------------------------------------------
@@ -114,15 +115,19 @@ class LowerCurvature:
         total = [torch.zeros_like(p) for p in self.parameters]
         for rows in self._parts():
             with self.engine.acting(POLICIES[0]), torch.enable_grad():
-                found = torch.autograd.grad(part(rows, self.share.here(rows)), self.parameters, allow_unused=True)
+                found = self.engine.pieces.gradients(part(rows, self.share.here(rows)), self.parameters)
             for into, g in zip(total, found, strict=True):
                 if g is not None:
                     into.add_(g)
-        self.processes.add(total)
+        self.engine.pieces.add(self.processes, self.parameters, total)
         return total
 
+    def dot(self, a: Vector, b: Vector) -> Tensor:
+        """The inner product of two vectors."""
+        return self.engine.pieces.dot(self.processes, self.parameters, a, b)
+
     def _length(self, v: Vector) -> float:
-        return self.step / max(float(dot(v, v)) ** 0.5, 1e-300)
+        return self.step / max(float(self.dot(v, v)) ** 0.5, 1e-300)
 
     def _both(self, v: Vector, function: Callable[[], T]) -> tuple[T, T]:
         """A function at theta + step v / |v| and at theta - step v / |v|."""
@@ -150,7 +155,9 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
-def conjugate_gradients(product: Callable[[Vector], Vector], g: Vector, steps: int, damping: float) -> Vector:
+def conjugate_gradients(
+    product: Callable[[Vector], Vector], g: Vector, steps: int, damping: float, dot: Callable[[Vector, Vector], Tensor] = dot
+) -> Vector:
     r"""$(B + \lambda I)^{-1} g$ by a few steps of conjugate gradients, $\lambda$ = `damping` times the curvature along g.
 
     Stops where the curvature along a direction is not positive, with what has been found so far.
@@ -160,6 +167,7 @@ def conjugate_gradients(product: Callable[[Vector], Vector], g: Vector, steps: i
         g: right-hand side.
         steps: products at most.
         damping: share; few steps regularise too.
+        dot: inner product of two vectors.
 
     Example:
         >>> half = conjugate_gradients(lambda v: [2 * v[0]], [torch.ones(3)], steps=2, damping=0.0)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.levels.pieces import Pieces
 from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan
 
 POLICIES = ("policy", "policy_l")  # theta and theta^L
@@ -79,6 +80,7 @@ class Engine(abc.ABC):
         samples: actions drawn so far, of all policies and processes.
         planner: (candidates, k) -> what a recipe wants generated in iteration k; None: whatever the engine draws. An
             engine that does not ask it has `plans = False`, and recipes with a rollout are refused.
+        pieces: where trained numbers are.
         differentiates: names of the tensors beyond scores that losses may differentiate in (see `tensors`).
     """
 
@@ -88,6 +90,7 @@ class Engine(abc.ABC):
     samples: int = 0
     differentiates: frozenset[str] = frozenset()
     planner: Callable[[Callable[[int], Tensor], int], RolloutPlan] | None = None
+    pieces: Pieces = Pieces()
 
     @abc.abstractmethod
     def sample(self, role: str, k: int) -> Any:
@@ -173,11 +176,15 @@ class Engine(abc.ABC):
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every trained tensor by `role/name`, whole; every process must go through all of them."""
+        for role in self.names:
+            for name, p in self.parameters(role).items():
+                yield f"{role}/{name}", self.pieces.whole(p, p.detach())
+
     def state(self) -> dict[str, Tensor]:
-        """Every trained tensor by `role/name`."""
-        return {
-            f"{role}/{name}": p.detach() for role in self.names for name, p in self.parameters(role).items()
-        }
+        """`whole_weights`, all at once."""
+        return dict(self.whole_weights())
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -186,12 +193,13 @@ class Engine(abc.ABC):
         Raises:
             InvalidConfig: names or shapes that are not this engine's.
         """
+        pieces = self.pieces
         own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
-        odd = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+        odd = sorted(own.keys() ^ state.keys()) or [k for k, p in own.items() if pieces.shape(p) != state[k].shape]
         if odd:
             raise InvalidConfig(
                 message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
                         "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
             )  # fmt: skip
         for key, parameter in own.items():
-            parameter.copy_(state[key])
+            parameter.copy_(pieces.piece(parameter, state[key]))

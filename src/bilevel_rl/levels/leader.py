@@ -24,6 +24,7 @@ from bilevel_rl.levels.followers import Scored, distinct
 from bilevel_rl.levels.guards import check_finite
 from bilevel_rl.levels.labels import Labels, LabelsPending, choose_pairs
 from bilevel_rl.levels.objectives import Sample, Upper
+from bilevel_rl.levels.pieces import Pieces
 from bilevel_rl.levels.processes import Processes, Share
 from bilevel_rl.levels.settings import Settings
 
@@ -113,6 +114,11 @@ class Leader:
     def parameters(self) -> list[torch.nn.Parameter]:
         """x."""
         return list(self.engine.parameters(REWARD).values())
+
+    @property
+    def pieces(self) -> Pieces:
+        """Where x is."""
+        return self.engine.pieces
 
     def foretell(self) -> None:
         """Say before the run when its labels will be spent."""
@@ -239,8 +245,8 @@ class Leader:
             return upper, None
         direct = [torch.zeros_like(p) for p in parameters]
         with self.engine.acting(REWARD):
-            _accumulate(direct, torch.autograd.grad(upper.loss, parameters, allow_unused=True))
-        self.processes.add(direct)
+            _accumulate(direct, self.pieces.gradients(upper.loss, parameters))
+        self.pieces.add(self.processes, parameters, direct)
         self._shrink(direct)
         return upper, Gradient(direct, [torch.zeros_like(d) for d in direct])
 
@@ -261,16 +267,14 @@ class Leader:
         loss = answer.upper.loss
         if loss is not None and loss.requires_grad:
             with self.engine.acting(REWARD):
-                leaf, *grads = torch.autograd.grad(
-                    loss, [answer.sample.rewards, *parameters], allow_unused=True
-                )
+                leaf, *grads = self.pieces.gradients(loss, [answer.sample.rewards, *parameters])
             _accumulate(direct, grads)
         batches = distinct(followers)
         for f, c in zip(batches, coefficients or [None] * len(batches), strict=True):
             g = leaf if f is batches[-1] else None
             if c is not None or (g is not None and bool(g.any())):
                 self._through_rewards(f, g, c, direct, penalty)
-        self.processes.add([*direct, *penalty])
+        self.pieces.add(self.processes, [*parameters, *parameters], [*direct, *penalty])
         self._shrink(direct)
         return Gradient(direct, penalty)
 
@@ -278,20 +282,16 @@ class Leader:
         self, f: Scored, g: Tensor | None, c: Tensor | None, direct: list[Tensor], penalty: list[Tensor]
     ) -> None:
         """Add the gradients of sum g_i r_i and of sum c_i r_i over this process's rows."""
-        parameters = self.parameters
+        parameters, gradients = self.parameters, self.pieces.gradients
         for rows in self.share.parts():
             here = self.share.here(rows)
             with self.engine.acting(REWARD):
                 r = self.engine.rewards(self.share.part(f.mine, rows)).to(f.reward.dtype)
-                # where the base is sharded, every process goes backward when one does
+                # where weights are in pieces, every process goes backward when one does
                 if g is not None and bool((g if self.processes.sharded else g[here]).any()):
-                    both = (r * g[here]).sum()
-                    _accumulate(direct, torch.autograd.grad(both, parameters, retain_graph=c is not None,
-                                                            allow_unused=True))  # fmt: skip
+                    _accumulate(direct, gradients((r * g[here]).sum(), parameters, retain_graph=c is not None))
                 if c is not None:
-                    _accumulate(
-                        penalty, torch.autograd.grad((r * c[here]).sum(), parameters, allow_unused=True)
-                    )
+                    _accumulate(penalty, gradients((r * c[here]).sum(), parameters))
 
     def _shrink(self, direct: list[Tensor]) -> None:
         """Add the gradient of lambda |x|^2."""

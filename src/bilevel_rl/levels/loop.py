@@ -123,8 +123,14 @@ class Loop:
         self.share = share or Share(0, settings.batch, settings.micro_batch)
         if self.processes.sharded and requirements.chooses(recipe):
             raise InvalidConfig(
-                message("recipe", "select or demonstrations, with a base in pieces",
+                message("recipe", "select or demonstrations, with weights in pieces",
                         "every process must evaluate equally many rows", "Leave sharding or the selection out")
+            )  # fmt: skip
+        if recipe.step is not None and any(engine.pieces.divided(p) for p in engine.parameters(POLICIES[0]).values()):
+            raise InvalidConfig(
+                message("recipe", f"step={recipe.step.card.name} with weights in pieces",
+                        "its rule looks at a policy's whole gradient, of which each process has a piece",
+                        "Leave step out, or set backend=lora")
             )  # fmt: skip
         self.critics = "value" in requirements.needs(recipe)
         # one pass with a graph does all, unless rows come in parts, the batch is used again, the rows that are learned
@@ -415,13 +421,15 @@ class Loop:
         """
         norms = {}
         for role in roles:
+            parameters, pieces = list(self.engine.parameters(role).values()), self.engine.pieces
+            pieces.deliver(parameters)
             grads = []
-            for p in self.engine.parameters(role).values():
+            for p in parameters:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
                 grads.append(p.grad)
-            self.processes.add(grads)
-            norms[role] = measures.norm(grads)
+            pieces.add(self.processes, parameters, grads)
+            norms[role] = pieces.norm(self.processes, parameters, grads)
             guards.check_finite(f"gradient of {role}", torch.tensor(norms[role]), k)
         bound, largest = self.settings.clip_norm, max(norms.values())
         optimizer = self.optimizers[kind]
@@ -434,9 +442,9 @@ class Loop:
 
     def descend(self, hyper: Gradient, zeta: float, k: int) -> dict[str, float]:
         """x <- x - zeta D; returns norms."""
-        norms = {"hyper_upper": measures.norm(hyper.direct), "hyper_penalty": measures.norm(hyper.penalty)}
-        total = hyper.total
-        norm = measures.norm(total)
+        parts, total = {"hyper_upper": hyper.direct, "hyper_penalty": hyper.penalty}, hyper.total
+        norms = {name: self._norm_of_x(part) for name, part in parts.items()}
+        norm = self._norm_of_x(total)
         guards.check_finite("hyper-gradient", torch.tensor(norm), k)
         bound = self.settings.x_clip_norm
         for p, g in zip(self.leader.parameters, total, strict=True):
@@ -446,6 +454,9 @@ class Loop:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norms | {"hyper": norm}
+
+    def _norm_of_x(self, values: Sequence[Tensor]) -> float:
+        return self.engine.pieces.norm(self.processes, self.leader.parameters, values)
 
     def _fit_only(self, k: int, at: Sequences, zeta: float, began: float) -> dict[str, float]:
         """x is fitted on the pairs there are, without rows."""
@@ -487,7 +498,8 @@ class Loop:
         line: dict[str, float] = {}
         if value is not None and math.isfinite(value):
             lam = self.settings.x_penalty
-            squared = sum(float(p.detach().square().sum()) for p in self.leader.parameters) if lam else 0.0
+            x = self.leader.parameters
+            squared = self.leader.pieces.squared(self.processes, x, [p.detach() for p in x]) if lam else 0.0
             line["upper"] = value + lam * squared
         line |= {measures.NAMES.get(key, key): value for key, value in norms.items()}
         line["memory"] = measures.memory(self.processes.device)
@@ -519,7 +531,7 @@ class Loop:
     def save(self, folder: str | Path | None = None) -> None:
         """Write a checkpoint now, to `config.out/checkpoint` unless a folder is given."""
         folder = folder or (Path(self.config.out) / "checkpoint" if self.config.out else None)
-        if folder is not None and self.processes.main:
+        if folder is not None:
             run_folder.save(self, folder)
         self.processes.barrier()
         self.callbacks.event("save", self.step)

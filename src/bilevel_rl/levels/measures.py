@@ -82,11 +82,6 @@ def memory(device: Any) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm of a list of tensors as one vector."""
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors])))
-
-
 class Warnings:
     """Says once when the entropy has collapsed, or the importance ratios tell nothing any more."""
 

@@ -120,10 +120,17 @@ def has_checkpoint(folder: str | Path) -> bool:
 
 
 def save(trainer: Any, folder: str | Path) -> None:
-    """Write everything that a trainer's next iteration depends on."""
-    tensors = dict(trainer.engine.state())
+    """Write everything that a trainer's next iteration depends on.
+
+    Every process calls it, for the tensors of which each has a piece; the main one writes.
+    """
+    pieces, write = trainer.engine.pieces, trainer.processes.main
+    # one at a time, so that only the process that writes holds them all
+    tensors = {key: value for key, value in trainer.engine.whole_weights() if write}
     for name, optimizer in trainer.optimizers.items():
-        tensors |= checkpoint.optimizer_tensors(name, optimizer)
+        tensors |= {key: v for key, v in checkpoint.optimizer_tensors(name, optimizer, pieces) if write}
+    if not write:
+        return
     for part, holder in _holders(trainer).items():
         tensors |= {f"{part}/{key}": value for key, value in holder.tensors().items()}
     leader = trainer.leader
@@ -165,7 +172,7 @@ def load(trainer: Any, folder: str | Path, goes_on: bool = True, step: int | Non
         }
         holder.load(own)
     for name, optimizer in trainer.optimizers.items():
-        checkpoint.load_optimizer(name, optimizer, tensors)
+        checkpoint.load_optimizer(name, optimizer, tensors, trainer.engine.pieces)
     leader = trainer.leader
     if "controller" in state:
         trainer.controller.restore(state["controller"])

@@ -60,7 +60,7 @@ class LanguageEngine(Engine):
         self.config, self.roles, self.processes, self.share = config, roles, processes, share
         self.prompts, self.generator, self.tokenizer = prompts, generator, tokenizer
         self.stop_ids, self.pad_id, self.extra = stop_ids, pad_id, extra
-        self.names, self.referred = roles.names, roles.has_reference
+        self.names, self.referred, self.pieces = roles.names, roles.has_reference, roles.pieces
         self.number = {p.ids: i for i, p in enumerate(prompts)}
         self.described: dict[int, Tensor] = {}
         self.demonstrations = demonstrations(prompts, tokenizer, stop_ids, config.max_new_tokens)
@@ -120,7 +120,7 @@ class LanguageEngine(Engine):
         """One completion a row, each process writing its own."""
         config = self.config
         u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]
-        with self.roles.model(role) as model:
+        with self.roles.writing(role) as model:
             mine = self.generator(model, prompts[self.share.rows], u)
         whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
         self.samples += int(whole.mask.sum())
@@ -137,7 +137,7 @@ class LanguageEngine(Engine):
                 break
             chosen = [self.prompts[number] for number in prompts.values()]
             u = uniforms(whole.size, self.config.max_new_tokens, self.config.seed, stream, k, attempt)
-            with self.roles.model(role) as model:
+            with self.roles.writing(role) as model:
                 new = self.generator(model, chosen, u[: len(chosen)])
             self.samples += int(new.lengths.sum())
             whole = replaced_rows(whole, list(prompts), new, self.pad_id)
@@ -274,7 +274,7 @@ class LanguageEngine(Engine):
         law = self.tokenizer, self.config.dtype, bool, self.roles.unheld
         sampler = Sampler(self.stop_ids, self.pad_id, 1e-6, *law)
         half = torch.full((len(prompts), self.config.max_new_tokens), 0.5, dtype=torch.float64)
-        with self.roles.model(POLICIES[0]) as model:
+        with self.roles.writing(POLICIES[0]) as model:
             best = sampler(model, prompts, half)
         self.samples += int(best.lengths.sum())
         return self.roles.rewards(best)

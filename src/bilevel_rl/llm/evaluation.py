@@ -57,7 +57,7 @@ def evaluate(
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         u = uniforms(len(part), max_new_tokens, seed, EVALUATION, start)
-        with roles.model(role) as model:
+        with roles.writing(role) as model:
             rollout: Rollout = generator(model, part, u)
         with precision(getattr(generator, "dtype", "float32"), rollout.ids.device):
             if roles.has_reference:

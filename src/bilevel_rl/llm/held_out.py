@@ -90,7 +90,7 @@ class HeldOut:
         return sum(line["iteration"] > best["iteration"] for line in self.lines)
 
     def _keep(self, trainer: Any) -> None:
-        if self.config.keep_best and self.config.out and trainer.processes.main:
+        if self.config.keep_best and self.config.out:
             run_folder.save(trainer, Path(self.config.out) / BEST)
 
     def begin(self) -> None:

@@ -239,7 +239,9 @@ class Standing:
     Attributes:
         frozen: weights that never move, and
         blocks: those of them that can be in pieces.
-        trained, optimiser: what trains, its gradients and moments.
+        trained, optimiser: what trains, its gradients and moments, and
+        trained_blocks, optimiser_blocks: what of them can be in pieces.
+        called: the blocks of one network.
         x: what of it is the upper variable.
         read: what writing a token reads: the policy's own weights, frozen and trained.
         critics, referred: whether there are critics, and a reference.
@@ -249,6 +251,9 @@ class Standing:
     blocks: float
     trained: float
     optimiser: float
+    trained_blocks: float
+    optimiser_blocks: float
+    called: float
     x: float
     read: float
     critics: bool
@@ -296,7 +301,7 @@ class Forecast:
 
     Attributes:
         gpus: how many.
-        sharded: whether the frozen base is in pieces.
+        sharded: whether weights are in pieces.
         weights, trained, optimiser, vocabulary, activations, cache: bytes: frozen weights; trained ones or adapters; their
             gradients and moments; the vocabulary-wide tensors of a pass and their gradients; what the blocks keep for it;
             the cache of writing.
@@ -363,7 +368,7 @@ class Forecast:
         whole = sum(time.values())
         waits = ", of the host: larger micro-batches" if time["learning"] == self.starting else ""
         return [
-            ("weights", g(self.weights), "frozen" + (", its piece and the blocks at work" if self.sharded else "")),
+            ("weights", g(self.weights), "frozen" + (", their piece and the blocks at work" if self.sharded else "")),
             ("trained", g(self.trained), "adapters and heads, or all that trains"),
             ("optimiser", g(self.optimiser), "gradients, moments, masters"),
             ("vocabulary", g(self.vocabulary), "logits and laws of a pass"),
@@ -388,10 +393,10 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
         shape: a transformers configuration, a hub id or a folder; or what `count` has counted of one.
         gpus: one process each; rows of an iteration are divided among them.
         card: what they are.
-        sharded: whether the frozen base is in pieces (FSDP2, backend lora).
+        sharded: whether weights are in pieces (FSDP2): the blocks of the frozen base, or those of all networks.
 
     Raises:
-        InvalidConfig: more GPUs than prompts, or a sharded base that is not frozen.
+        InvalidConfig: more GPUs than prompts.
 
     Example:
         >>> from transformers import GPT2Config
@@ -401,7 +406,7 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
         (True, 0.0, True)
     """
     counts = shape if isinstance(shape, Counted) else count(config, shape)
-    _check(config, gpus, sharded)
+    _check(config, gpus)
     layers, size, width = counts.layers, counts.vocabulary, counts.width
     rows, prompt, new = config.batch // gpus, config.max_prompt_tokens, config.max_new_tokens
     forward, backward = counts.row.forward.at(layers), counts.row.backward.at(layers)
@@ -436,17 +441,23 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
     # x's gradient is summed in its two parts: of f, and of how the policy answers
     exchanged = ring * (standing.trained + (standing.x if method.answers else 0.0))
     gathered = 0.0
+    frozen, trained, optimiser = standing.frozen, standing.trained, standing.optimiser
     if sharded and gpus > 1:
-        blocks = standing.blocks * (gpus - 1) / gpus
+        absent = 1 - 1 / gpus
+        blocks = standing.called * absent
         parts = -(-rows // part)
-        gathered = writers * (new + 1) * blocks
+        # a base is gathered once a token, a policy of its own weights once a rollout, while which it is whole
+        gathered = writers * (1 if standing.trained_blocks else new + 1) * blocks
+        cache += blocks if standing.trained_blocks else 0.0
         exchanged += blocks * parts * (2 * policies * config.epochs + writers + 2)
-    frozen = standing.frozen
-    if sharded and gpus > 1:
-        frozen = frozen - standing.blocks * (1 - 1 / gpus) + 2 * standing.blocks / layers
+        # gradients of pieces are summed into pieces: half a ring
+        exchanged -= standing.trained_blocks * absent
+        at_work = (2 + (standing.trained_blocks > 0)) * standing.called / layers  # the next block, and a gradient
+        frozen += at_work - standing.blocks * absent
+        trained, optimiser = trained - standing.trained_blocks * absent, optimiser - standing.optimiser_blocks * absent
     graphs = policies if not config.micro_batch else 1
     return Forecast(
-        gpus, sharded and gpus > 1, frozen, standing.trained, standing.optimiser,
+        gpus, sharded and gpus > 1, frozen, trained, optimiser,
         memory.vocabulary_bytes(config, part, size) + memory.passing_bytes(config, part, size),
         graphs * part * counts.row.held(layers, config.gradient_checkpointing), cache, writing, learning, streamed,
         exchanged, gathered, config.batch * new * writers, *_labels(config), card, starting, stepping,
@@ -496,12 +507,15 @@ def _standing(config: Config, shape: Any, layers: int) -> Standing:
         x = sum(p.numel() * p.element_size() for p in roles.parameters("reward").values())
         frozen = parts.weights - trained
         read = policy + (frozen if config.backend == "lora" or config.train else 0)
-        found.append((frozen, trained, parts.training, x, read))
-    frozen, trained, optimiser, x, read = (Line.through(one, two) for one, two in zip(*found, strict=True))
+        found.append((frozen, trained, parts.training, x, read, policy))
+    frozen, trained, optimiser, x, read, policy = (Line.through(one, two) for one, two in zip(*found, strict=True))
+    lora = config.backend == "lora"
+    divided = (0.0, 0.0, frozen.each) if lora else (trained.each, optimiser.each, policy.each)
+    trained_blocks, optimiser_blocks, called = (layers * each for each in divided)
     referred = config.algorithm.asks or config.tau != 0  # as the trainer decides
     return Standing(
-        frozen.at(layers), layers * frozen.each, trained.at(layers), optimiser.at(layers), x.at(layers), read.at(layers),
-        critics, referred,
+        frozen.at(layers), 0.0 if config.train and not lora else layers * frozen.each, trained.at(layers),
+        optimiser.at(layers), trained_blocks, optimiser_blocks, called, x.at(layers), read.at(layers), critics, referred,
     )  # fmt: skip
 
 
@@ -540,13 +554,9 @@ def _labels(config: Config) -> tuple[int, int]:
     return config.pairs_per_step, min(whole, config.label_budget) if config.label_budget else whole
 
 
-def _check(config: Config, gpus: int, sharded: bool) -> None:
+def _check(config: Config, gpus: int) -> None:
     if gpus < 1 or config.prompts_per_step % gpus:
         raise InvalidConfig(
             message("llm plan --gpus", gpus, f"each GPU gets equally many of the {config.prompts_per_step} prompts_per_step",
                     "Choose a divisor, or raise prompts_per_step")
         )  # fmt: skip
-    if sharded and config.backend != "lora":
-        raise InvalidConfig(
-            message("llm plan --sharded", "backend=full", "what is in pieces is the frozen base", "Set backend=lora")
-        )

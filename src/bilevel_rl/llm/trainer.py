@@ -156,6 +156,8 @@ class BilevelTrainer(Loop):
             generator = names.find(config.generator, {}, "config.generator")(made.tokenizer)
         if generator is None:
             generator = made_generator(config, self, sampler) if config.generator else sampler
+        if hasattr(generator, "together"):
+            generator.together = self.processes.together
         engine = LanguageEngine(
             config, made.roles, self.processes, made.share, made.prompts, generator, made.tokenizer, made.stop_ids,
             made.pad_id, made.fields,
@@ -219,22 +221,23 @@ class BilevelTrainer(Loop):
     # -- results ----------------------------------------------------------------------------------------------
 
     def export_policy(self, folder: str | Path) -> None:
-        """Write theta as a transformers model (full) or a PEFT adapter (lora), with the tokenizer."""
+        """Write theta as a transformers model (full) or a PEFT adapter (lora), with the tokenizer.
+
+        Every process calls it, the main one writes.
+        """
         from bilevel_rl.llm.roles.weights import export_policy
 
-        if self.processes.main:
-            export_policy(self.roles, folder, self.tokenizer)
+        export_policy(self.roles, folder, self.tokenizer, write=self.processes.main)
 
     def export_reward(self, folder: str | Path) -> None:
-        """Write x as an `AutoModelForSequenceClassification`, with the tokenizer.
+        """Write x as an `AutoModelForSequenceClassification`, with the tokenizer; called as `export_policy` is.
 
         Raises:
             InvalidConfig: a reward model that is not a classifier.
         """
         from bilevel_rl.llm.roles.weights import export_reward
 
-        if self.processes.main:
-            export_reward(self.roles, folder, self.tokenizer)
+        export_reward(self.roles, folder, self.tokenizer, write=self.processes.main)
 
 @dataclasses.dataclass(frozen=True)
 class _Made:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.levels.engine import POLICIES
+from bilevel_rl.levels.processes import Processes
 from bilevel_rl.llm import http
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import Prompt
@@ -50,6 +51,7 @@ class VllmGenerator:
         folder: seen by both, through which weights go.
         stop_ids, pad_id, temperature, tokenizer: as for `Sampler`.
         timeout, tries: of a request.
+        processes: this one and its peers; the main one sends the weights. None: it is alone.
 
     Attributes:
         foreign: rows come from another law than the policy's own.
@@ -60,8 +62,9 @@ class VllmGenerator:
     def __init__(
         self, url: str, roles: Roles, own: Generator, version: Callable[[], Any], folder: str | Path,
         stop_ids: Sequence[int], pad_id: int, temperature: float = 1.0, tokenizer: Any = None, timeout: float = 600.0,
-        tries: int = 4,
+        tries: int = 4, processes: Processes | None = None,
     ) -> None:  # fmt: skip
+        self.processes = processes
         self.url, self.roles, self.own, self.version = http.address(url, "config.generator"), roles, own, version
         self.folder = Path(folder).resolve()
         self.stop_ids, self.pad_id, self.temperature, self.tokenizer = tuple(stop_ids), pad_id, temperature, tokenizer
@@ -96,25 +99,35 @@ class VllmGenerator:
     # -- weights ----------------------------------------------------------------------------------------------------
 
     def synchronise(self) -> None:
-        """Send theta where the server does not have it yet."""
+        """Send theta where the server does not have it yet: the main process does, and all wait for it."""
         version = self.version()
         if version == self.sent:
             return
-        if isinstance(self.roles, LoraRoles):
-            name = f"policy-{version}"
-            place = self.folder / name
-            export_policy(self.roles, place, None)
-            self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(place)})
-            if self.served:
-                self._post("/v1/unload_lora_adapter", {"lora_name": self.served})
-                shutil.rmtree(self.folder / self.served, ignore_errors=True)
-            self.served = name
-        else:
-            export_policy(self.roles, self.folder, self.tokenizer)
+        main, failure = self.processes is None or self.processes.main, None  # type: bool, Exception | None
+        adapter = f"policy-{version}" if isinstance(self.roles, LoraRoles) else ""
+        place = self.folder / adapter
+        export_policy(self.roles, place, None if adapter else self.tokenizer, write=main)
+        if main:
+            try:
+                self._load(adapter, place)
+            except http.EndpointFailed as error:
+                failure = error
+        if self.processes is not None:
+            self.processes.agree({}, failure)
+        elif failure is not None:
+            raise failure
+        self.served, self.sent = adapter or str(self.folder), version
+
+    def _load(self, adapter: str, place: Path) -> None:
+        """Tell the server of the weights in a folder."""
+        if not adapter:
             self._post("/collective_rpc", {"method": "reload_weights"})
             self._post("/reset_prefix_cache", {})
-            self.served = str(self.folder)
-        self.sent = version
+            return
+        self._post("/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": str(place)})
+        if self.served:
+            self._post("/v1/unload_lora_adapter", {"lora_name": self.served})
+            shutil.rmtree(self.folder / self.served, ignore_errors=True)
 
     # -- a row --------------------------------------------------------------------------------------------------------
 
@@ -150,7 +163,7 @@ def made_generator(config: Config, trainer: Any, own: Generator) -> VllmGenerato
     """The generator that a configuration names.
 
     Raises:
-        InvalidConfig: no folder, several processes, or a method whose second policy writes too.
+        InvalidConfig: no folder, or a method whose second policy writes too.
     """
     if config.algorithm.own_rows:
         raise InvalidConfig(
@@ -165,5 +178,5 @@ def made_generator(config: Config, trainer: Any, own: Generator) -> VllmGenerato
         )  # fmt: skip
     return VllmGenerator(
         config.generator.removeprefix(KIND), trainer.roles, own, lambda: trainer.updates, folder, trainer.stop_ids,
-        trainer.pad_id, config.temperature, trainer.tokenizer,
+        trainer.pad_id, config.temperature, trainer.tokenizer, processes=trainer.processes,
     )  # fmt: skip

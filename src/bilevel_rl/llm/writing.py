@@ -56,7 +56,7 @@ class LanguageWriter:
             prompts = [
                 _begun(self.engine.prompts[start[i]], head["tokens"][i, : kept[i]].tolist()) for i in rows.tolist()
             ]
-            with self.engine.roles.model(self.role) as model:
+            with self.engine.roles.writing(self.role) as model:
                 new = self.engine.generator(model, prompts, u[rows, : int(room[rows].max())])
             written = _joined(written, kept, rows, new, room)
         column = torch.arange(written.width)

@@ -29,7 +29,7 @@ class Settings:
     memory: Annotated[float, arg(help="GiB of each; 0: the card's")] = 0.0
     card: Annotated[str, arg(help=f"whose rates: {', '.join(plan.CARDS)}")] = "h100"
     size: Annotated[str, arg(help=f"Qwen2.5's architecture in place of the policy's: {', '.join(plan.SIZES)}")] = ""
-    sharded: Annotated[bool, arg(help="the frozen base in pieces (FSDP2; backend lora)")] = False
+    sharded: Annotated[bool, arg(help="weights in pieces (FSDP2): of the frozen base, or of all that trains")] = False
     table: Annotated[bool, arg(help="every size on 1 to 64 GPUs, as a Markdown table")] = False
 
 
@@ -61,7 +61,7 @@ def less(config: Config, sharded: bool) -> str:
     ways = [
         (config.backend != "lora", "backend=lora"), (config.weights != "bfloat16", "weights=bfloat16 dtype=bfloat16"),
         (not config.micro_batch, "micro_batch=4"), (not config.gradient_checkpointing, "gradient_checkpointing=true"),
-        (config.backend == "lora" and not sharded, "--sharded on several GPUs"), (not config.quantised, "quantised=4bit"),
+        (not sharded, "--sharded on several GPUs"), (not config.quantised, "quantised=4bit"),
     ]  # fmt: skip
     return "try " + ", ".join(word for useful, word in ways if useful)
 
@@ -78,7 +78,7 @@ def table(config: Config, card: plan.Gpu) -> str:
             if config.prompts_per_step % gpus:
                 cells.append("")
                 continue
-            ways = (False, True) if config.backend == "lora" and gpus > 1 else (False,)
+            ways = (False, True) if gpus > 1 else (False,)
             found = [plan.foresee(config, counts, gpus, card, sharded) for sharded in ways]
             good = [one for one in found if one.fits()]
             fastest = min(good, key=lambda one: sum(one.seconds.values()), default=None)

@@ -74,9 +74,9 @@ class FiniteDifference(Method):
     def direction(self, leader: Leader, k: int) -> list[Tensor]:
         """Random signs, one for each number in x, fixed during the inner loop that iteration k belongs to."""
         random = np.random.default_rng([self.settings.seed, DIRECTION, k // self.settings.inner_steps])
-        return [
-            torch.from_numpy(random.choice([-1.0, 1.0], size=tuple(p.shape))).to(p) for p in leader.parameters
-        ]
+        pieces = leader.pieces
+        whole = (torch.from_numpy(random.choice([-1.0, 1.0], size=tuple(pieces.shape(p)))) for p in leader.parameters)
+        return [pieces.piece(p, signs).to(p) for p, signs in zip(leader.parameters, whole, strict=True)]
 
     @contextlib.contextmanager
     def facing(self, leader: Leader, role: str, k: int) -> Iterator[None]:

@@ -71,8 +71,9 @@ class Fisher(Method):
             # a mean over the half's rows
             g = curvature.scores_transposed(torch.where(mine, u, 0.0) * (len(u) / mine.sum()))
             z = conjugate_gradients(
-                lambda v: self._curved(curvature, v, at.tau), g, self.settings.fisher_steps, self.settings.fisher_damping
-            )
+                lambda v: self._curved(curvature, v, at.tau), g, self.settings.fisher_steps, self.settings.fisher_damping,
+                curvature.dot,
+            )  # fmt: skip
             along = weighted_leave_one_out(curvature.scores_times(z), group)  # scores have mean 0: variance alone
             found = torch.where(mine, found, -along.to(found))
         return found / len(u)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD
+from bilevel_rl.levels.pieces import Pieces
 from bilevel_rl.llm.forward import without
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
@@ -37,6 +38,7 @@ class Roles(abc.ABC):
         unheld: [V] True for ids that no text can hold: outside every law.
         joined: parameters from elsewhere that train with a role.
         has_reference: whether anything reads the reference; where not, its law is not computed.
+        pieces: where trained numbers are.
     """
 
     names: tuple[str, ...]
@@ -45,6 +47,7 @@ class Roles(abc.ABC):
     unheld: Tensor | None = None
     joined: Mapping[str, dict[str, nn.Parameter]] = {}
     has_reference: bool = True
+    pieces: Pieces = Pieces()
 
     def join(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let parameters from elsewhere train with a role (a constraint's multiplier with x)."""
@@ -65,6 +68,12 @@ class Roles(abc.ABC):
     def values(self, role: str, rollout: Rollout) -> Tensor:
         """[N, T] a critic's value of the state before each completion token."""
 
+    @contextlib.contextmanager
+    def writing(self, role: str) -> Iterator[nn.Module]:
+        """`model(role)` for a whole rollout: weights in pieces are gathered once, where there is room."""
+        with self.model(role) as model, self.pieces.gathered(model):
+            yield model
+
     def logits(self, role: str, rollout: Rollout) -> Tensor:
         """[N, T, V] logits of a policy (or the reference) at each completion token."""
         with self.model(role) as model:
@@ -75,10 +84,11 @@ class Roles(abc.ABC):
         return self.reward(rollout)
 
     def state(self) -> dict[str, Tensor]:
-        """Every trained tensor by `role/name`."""
+        """Every trained tensor by `role/name`, whole."""
         return {
-            f"{role}/{name}": p.detach() for role in self.names for name, p in self.parameters(role).items()
-        }
+            f"{role}/{name}": self.pieces.whole(p, p.detach())
+            for role in self.names for name, p in self.parameters(role).items()
+        }  # fmt: skip
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
@@ -88,14 +98,14 @@ class Roles(abc.ABC):
             InvalidConfig: names or shapes that are not this model's.
         """
         own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
-        if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
-            odd = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+        odd = sorted(own.keys() ^ state.keys()) or [k for k in own if self.pieces.shape(own[k]) != state[k].shape]
+        if odd:
             raise InvalidConfig(
                 message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
                         "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
             )  # fmt: skip
         for key, parameter in own.items():
-            parameter.copy_(state[key])
+            parameter.copy_(self.pieces.piece(parameter, state[key]))
 
     def stood_on(self) -> dict[str, Tensor]:
         """The frozen tensors by name: no checkpoint has them, and a run can't go on with others."""
@@ -107,7 +117,7 @@ class Roles(abc.ABC):
 
     def trained(self) -> int:
         """Number of trained numbers, all roles."""
-        return sum(p.numel() for role in self.names for p in self.parameters(role).values())
+        return sum(self.pieces.shape(p).numel() for role in self.names for p in self.parameters(role).values())
 
     @abc.abstractmethod
     def frozen(self) -> int:
@@ -136,6 +146,7 @@ class FullRoles(Roles):
         reference: nn.Module | None = None, temperature: float = 1.0, train: Sequence[str] = (), referred: bool = True,
     ) -> None:  # fmt: skip
         self.temperature = temperature
+        self.divided: dict[str, dict[str, nn.Parameter]] = {}  # what trains of roles in pieces (`sharding`)
         held = trunk(policy, train)
         self.reference: nn.Module | None = None
         if referred:
@@ -173,7 +184,9 @@ class FullRoles(Roles):
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """See `Roles`."""
-        own = {name: p for name, p in self.modules[role].named_parameters() if p.requires_grad}
+        own = self.divided.get(role)
+        if own is None:
+            own = {name: p for name, p in self.modules[role].named_parameters() if p.requires_grad}
         return own | self.joined.get(role, {})
 
     def values(self, role: str, rollout: Rollout) -> Tensor:
@@ -194,7 +207,7 @@ class FullRoles(Roles):
 
     def frozen(self) -> int:
         """See `Roles`."""
-        return sum(p.numel() for p in self.reference.parameters()) if self.reference is not None else 0
+        return 0 if self.reference is None else sum(p.numel() for p in _kept_here(self.reference))
 
 
 class _Critic(nn.Module):
@@ -350,11 +363,7 @@ class LoraRoles(Roles):
     def frozen(self) -> int:
         """See `Roles`."""
         own = {id(p) for p in self._own}
-        # of a sharded base, the part that this process keeps
-        kept = (
-            p.to_local() if hasattr(p, "to_local") else p for p in self.base.parameters() if id(p) not in own
-        )
-        return sum(p.numel() for p in kept)
+        return sum(p.numel() for p in _kept_here(self.base, own))
 
 
 class _LoraReward(nn.Module):
@@ -370,6 +379,11 @@ class _LoraReward(nn.Module):
             hidden = hidden_states(model, rollout)
             last = hidden[torch.arange(rollout.size, device=hidden.device), rollout.last]
             return roles.heads[REWARD](last)[:, 0]
+
+
+def _kept_here(model: nn.Module, but: Collection[int] = ()) -> Iterator[Tensor]:
+    """A model's weights, of those in pieces the part that this process keeps; without those of the ids `but`."""
+    return (p.to_local() if hasattr(p, "to_local") else p for p in model.parameters() if id(p) not in but)
 
 
 def _warn_of_tied(base: nn.Module) -> None:

@@ -13,18 +13,26 @@ from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.llm.forward import is_sharded
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.backend import LoraRoles, Roles, classifier_like
+from bilevel_rl.llm.roles.sharding import whole
 from bilevel_rl.records import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
 PAD = "<|reward_pad|>"  # ours: a padding token that no text holds
 
 
-def export_policy(roles: Roles, folder: str | Path, tokenizer: Any = None) -> None:
+def export_policy(roles: Roles, folder: str | Path, tokenizer: Any = None, write: bool = True) -> None:
     """Write theta: a full model, or the adapter named "policy" as PEFT's own files. Safetensors in both cases.
+
+    Weights in pieces are put together by all processes, so all call it; with `write=False` nothing is written.
 
     An adapter names its base by hub id or absolute path. A base that was loaded from nowhere (built in Python, or merged
     from adapters when the run began) is written beside it, in `base/`.
     """
+    if not isinstance(roles, LoraRoles):
+        with roles.model("policy") as part:
+            model: Any = whole(part)
+    if not write:
+        return
     folder = make_folder(folder)
     if isinstance(roles, LoraRoles):
         with roles.model("policy"):
@@ -36,8 +44,7 @@ def export_policy(roles: Roles, folder: str | Path, tokenizer: Any = None) -> No
         header = read_json(folder / "adapter_config.json")
         write_json(folder / "adapter_config.json", {**header, "base_model_name_or_path": _base(roles, folder)})
     else:
-        with roles.model("policy") as model:
-            model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder, safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -56,12 +63,14 @@ def _base(roles: LoraRoles, folder: Path) -> str | None:
 
 
 @torch.no_grad()
-def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> None:
+def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None, write: bool = True) -> None:
     """Write x as an `AutoModelForSequenceClassification`; an adapter is merged into a copy of its base, and a linear reward
     becomes the reference's body with x as its head.
 
     transformers reads a decoder's score at the last token that is not padding. Where the padding id is one that texts end
     with (often the end token itself) the exported model gets a padding id of its own, one more than the tokenizer has.
+
+    As with `export_policy`, all processes call it where weights are in pieces.
 
     Raises:
         InvalidConfig: a reward model that is not a classifier.
@@ -72,8 +81,10 @@ def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> No
             message("export_reward", "a sharded base", "an adapter is merged into weights that are whole",
                     "Run `bilevel-rl llm export` in one process on the run folder")
         )  # fmt: skip
+    if isinstance(roles, LoraRoles) and not write:
+        return
     if isinstance(roles.reward, ClassifierReward):
-        model, tokenizer = roles.reward.model, roles.reward.tokenizer or tokenizer
+        model, tokenizer = whole(roles.reward.model), roles.reward.tokenizer or tokenizer
     elif isinstance(roles, LoraRoles) and "reward" in roles.heads:
         base = copy.deepcopy(roles.peft)
         base.set_adapter("reward")
@@ -81,7 +92,7 @@ def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> No
         model = classifier_like(merged)
         model.score.weight.copy_(roles.heads["reward"].weight)
     elif isinstance(roles.reward, LinearReward) and roles.reward.of_reference:
-        body = copy.deepcopy(roles.peft).unload() if isinstance(roles, LoraRoles) else roles.standing()
+        body = copy.deepcopy(roles.peft).unload() if isinstance(roles, LoraRoles) else whole(roles.standing())
         model = classifier_like(body)
         model.score.weight.copy_(roles.reward.x)
     else:
@@ -90,6 +101,8 @@ def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None) -> No
                     "Save its parameters with safetensors.torch.save_file(reward.state_dict(), ...)")
         )  # fmt: skip
     assert isinstance(model, transformers.PreTrainedModel)
+    if not write:
+        return
     model, tokenizer = _padded_apart(model, tokenizer)
     model.save_pretrained(make_folder(folder), safe_serialization=True)
     if tokenizer is not None:

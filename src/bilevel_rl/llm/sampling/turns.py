@@ -43,6 +43,9 @@ class TurnSampler:
         world: answers.
         pad_id: fills the padding.
         temperature, tokenizer, dtype, unheld, choose: as for `Sampler`.
+
+    Attributes:
+        together: as for `Sampler`; a trainer sets it.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TurnSampler:
     ) -> None:  # fmt: skip
         self.world, self.pad_id, self.temperature = world, pad_id, temperature
         self.tokenizer, self.dtype, self.unheld, self.choose = tokenizer, dtype, unheld, choose
+        self.together: Callable[[bool], bool] = bool
 
     @torch.no_grad()
     def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:
@@ -75,7 +79,7 @@ class TurnSampler:
                 tokens.append(torch.tensor([self.pad_id if c is None else c for c in column], device=device))
                 logps.append(torch.where(mine, logp, 0.0))
                 given.append(~mine)
-                if all(episodes.ended):
+                if self.together(all(episodes.ended)):
                     break
                 if t + 1 < horizon:
                     logits = decoder.next(tokens[-1])

@@ -75,6 +75,8 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
     sharded, exports = options.pop("fsdp", False) and count > 1, options.pop("exports", False)
     if sharded:
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    if options.pop("overlaps", False):
+        options["judge"] = Overlapping()
     made = trainer(resume=resume, **options)
     assert made.processes.count == count
     if sharded and count == 2:
@@ -89,6 +91,17 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
         made.export_reward(Path(folder) / "reward")
     if count > 1:
         torch.distributed.destroy_process_group()
+
+
+class Overlapping:
+    """The judge of `llm_models`, which may be asked while something else is computed."""
+
+    overlaps = True
+
+    def judge(self, prompts, completions, shuffle_order=False):
+        from llm_models import judge
+
+        return judge(prompts, completions)
 
 
 def halves(made) -> None:

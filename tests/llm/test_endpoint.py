@@ -7,10 +7,11 @@ import threading
 
 import pytest
 import torch
-from llm_models import trainer, weights
+from llm_models import trainer, untimed, weights
 from llm_servers import said, serving
 
 from bilevel_rl.errors import InvalidConfig
+from bilevel_rl.levels.labels import LabelsPending
 from bilevel_rl.llm.http import EndpointFailed
 from bilevel_rl.llm.judges.by_name import make_gold, make_judge
 from bilevel_rl.llm.judges.endpoint import parse
@@ -166,6 +167,48 @@ def test_learning_and_the_next_rows_hide_the_judge_and_change_nothing(tmp_path):
     assert (made.tokens, made.labels) == (plain.tokens, plain.labels)
     keys = ("samples", "labels", "kl", "learned_reward", "hyper")
     assert [[line[k] for k in keys] for line in made.history] == [[line[k] for k in keys] for line in plain.history]
+
+
+@pytest.mark.parametrize("options", [
+    {"estimator": "shared", "credit": "gae", "coupling": 0.1}, {"estimator": "paired", "micro_batch": 3},
+    {"estimator": "fisher", "fisher_steps": 2}, {"method": "nested", "estimator": "paired", "backend": "lora"},
+], ids=lambda options: " ".join(map(str, options.values())))  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_a_policy_that_steps_with_another_computes_while_the_judge_is_waited_for(options):
+    computed = threading.Event()
+    judge = waits_for(computed)
+    options = {"steps": 2, "objective": {"label_likelihood": 1.0, "win_rate": 0.1}} | options
+    made = trainer(judge=judge, **options)
+    backward, iterate = made.learner.backward, made.iterate
+
+    def counting(f, *rest):
+        backward(f, *rest)
+        if f.scored.role == "policy":
+            computed.set()
+
+    def clearing(k):
+        computed.clear()
+        return iterate(k)
+
+    made.learner.backward, made.iterate = counting, clearing
+    made.train()
+    judge.overlaps = False
+    plain = trainer(judge=judge, **options)
+    plain.train()
+    assert all(torch.equal(v, weights(plain)[k]) for k, v in weights(made).items())
+    assert untimed(made.history) == untimed(plain.history)
+
+
+def test_a_judge_without_answers_can_not_be_hidden():
+    class Queue:
+        overlaps = True
+
+        def __call__(self, prompts, completions, shuffle_order=False):
+            raise LabelsPending("nobody is there")
+
+    made = trainer(judge=Queue(), estimator="tilted", objective="label_likelihood")
+    with pytest.raises(InvalidConfig, match=r"no answers yet \(nobody is there\), with overlaps = True.*Leave it out"):
+        made.train()
 
 
 def test_a_run_whose_judge_overlaps_resumes_to_the_same_bits(tmp_path):

@@ -41,8 +41,10 @@ VARIANTS = {
     "pieces plain": {"fsdp": True, "method": "plain", "reward": "llm_models:gold", "optimizer": "adam", "alpha": 1e-3},
     "pieces tilted": {"fsdp": True, "estimator": "tilted", "replay_pairs": 3, "clip_norm": 0.01},
     "pieces shared": {"fsdp": True, "credit": "gae", "replay_pairs": 3, "x_penalty": 0.1, "coupling": 0.1},
+    "overlapping judge": {"estimator": "tilted", "overlaps": True},
     "pieces paired parts": {
-        "fsdp": True, "estimator": "paired", "micro_batch": 3, "objective": "gold", "gradient_checkpointing": True,
+        "fsdp": True, "overlaps": True, "estimator": "paired", "micro_batch": 3, "objective": "label_likelihood",
+        "gradient_checkpointing": True,
     },
     "pieces partial": {"fsdp": True, "method": "partial_sgd", "reward": "linear", "x_clip_norm": 0.01, "epochs": 2},
     "pieces nested": {"fsdp": True, "method": "nested", "estimator": "shared"},

@@ -165,7 +165,9 @@ class Leader:
         return Answer(upper, sample)
 
     def begin(self, f: Scored, k: int) -> None:
-        """Ask for this iteration's labels now; `ask` waits for them."""
+        """Ask for this iteration's labels now, where this process asks; `ask` waits for them."""
+        if not self.processes.main:
+            return
         fresh = self.fresh_labels()
         pairs = choose_pairs(f.rows.group, fresh, self.settings.seed, k, self.labels.contents(f.rows))
         pool = ThreadPoolExecutor(1)
@@ -174,7 +176,15 @@ class Leader:
 
     def _answers(self, rows: Any, pairs: Tensor) -> Tensor:
         early, self._early = self._early, None
-        return self.labels.answers(rows, pairs) if early is None else early.result()
+        if early is None:
+            return self.labels.answers(rows, pairs)
+        try:
+            return early.result()
+        except LabelsPending as pending:  # theta may have moved meanwhile: the iteration can't be taken back
+            raise InvalidConfig(
+                message(type(self.labels).__name__, f"no answers yet ({pending}), with overlaps = True",
+                        "who is asked while the policy learns has answers when asked", "Leave it out")
+            ) from pending  # fmt: skip
 
     def gold_scores(self, followers: Sequence[Scored]) -> Gold:
         """Gold scores of each follower's rows, by role; a label each when f is made of them."""

@@ -137,24 +137,27 @@ class Learner:
             facing: at which x a role is rewarded: credit may read x.
             k: iteration.
         """
-        found: list[Prepared] = []
-        for f in followers:
-            with facing(f.role):
-                batch = self.recipe.paid(self._batch(f, k))
-                if not found:
-                    batch = self._charge(batch, f)
-                    self.rewarded = batch
-                    ready = self.recipe.decide(batch)
-                    found.append(self._ready(f, batch, ready, self._off(f)))
-                else:
-                    batch = self._charge(self._tempted(batch, incentive), f)
-                    if ratios is not None and self.weighs_importance and self.settings.ratio == "sequence":
-                        batch = batch.replace(importance=_ones_after(ratios.sequence, len(batch)))
-                    ready = self.recipe.follow(batch, found[0].batch)
-                    ready = self._paid_after(ready, batch, incentive)
-                    weight = self._off(followers[0], None if ratios is None else ratios.weight)
-                    found.append(self._ready(f, batch, ready, weight))
-        return found
+        theta = self.lead(followers[0], facing, k)
+        return [theta, *(self.follow(f, theta, incentive, ratios, facing, k) for f in followers[1:])]
+
+    def lead(self, f: Scored, facing: Facing, k: int) -> Prepared:
+        """theta's prepared batch, in which the decisions are taken; what f is has no part in it."""
+        with facing(f.role):
+            batch = self._charge(self.recipe.paid(self._batch(f, k)), f)
+            self.rewarded = batch
+            return self._ready(f, batch, self.recipe.decide(batch), self._off(f))
+
+    def follow(
+        self, f: Scored, theta: Prepared, incentive: Incentive | None, ratios: Ratios | None, facing: Facing, k: int
+    ) -> Prepared:  # fmt: skip
+        """theta^L's prepared batch, with theta's rows and weights."""
+        with facing(f.role):
+            batch = self._charge(self._tempted(self.recipe.paid(self._batch(f, k)), incentive), f)
+            if ratios is not None and self.weighs_importance and self.settings.ratio == "sequence":
+                batch = batch.replace(importance=_ones_after(ratios.sequence, len(batch)))
+            ready = self._paid_after(self.recipe.follow(batch, theta.batch), batch, incentive)
+            weight = self._off(theta.scored, None if ratios is None else ratios.weight)
+            return self._ready(f, batch, ready, weight)
 
     def _off(self, wrote: Scored, weight: Tensor | None = None) -> Tensor | None:
         """[N, T] importance of the rows, times that of the policy over who wrote them, where that is another."""

@@ -302,32 +302,43 @@ class Loop:
         return self._line(k, at, followers, ratios, gold, answer, norms, began)
 
     def overlaps(self, plan: IterationPlan) -> bool:
-        """Whether the judge is asked while the policy learns and writes: where theta's step needs no label."""
+        """Whether the judge is asked while the policy learns and writes: where it is asked once, of one x."""
         return (
-            self.leader.labels.overlaps and plan.asks and plan.moves and self.method.networks == 1
-            and self.leader.objective.needs_pairs and self.processes.count == 1
+            self.leader.labels.overlaps and plan.asks and plan.moves and self.method.one_x
+            and self.leader.objective.needs_pairs
         )  # fmt: skip
 
     def _meanwhile(
         self, k: int, at: Sequences, plan: IterationPlan, followers: Sequence[Scored], began: float
     ) -> dict[str, float]:
-        """The rest of an iteration, in an order in which the judge is waited for last; the numbers are the same."""
+        """The rest of an iteration, in an order in which the judge is waited for last; the numbers are the same.
+
+        theta's gradient needs no label, and where theta is alone its step and its next rows need none. Beside theta^L it
+        steps with it, by one denominator and one bound; a method that goes back to theta finds it where the rows were drawn.
+        """
+        method, facing = self.method, self.facing(k)
         self.leader.begin(followers[-1], k)
-        looks = self.method.looks_at_theta  # it goes back to theta, which must be where the rows were drawn
-        ready = self.learner.prepare(followers, None, None, self.facing(k), k)
-        norms = {} if looks else self.learn(ready, at, k)
-        if not looks:
+        ratios = method.ratios(followers)
+        theta = self.learner.lead(followers[0], facing, k)
+        alone = len(followers) == 1 and not method.looks_at_theta
+        norms: dict[str, float] = {}
+        if alone:
+            norms = self.learn([theta], at, k)
             self._write_ahead(k + 1)
+        begun = not alone and self.begin(theta, at, k)
         gold = self.leader.gold_scores(followers)
-        answer = self.ask(followers, None, gold, plan, k)
+        answer = self.ask(followers, ratios, gold, plan, k)
         hyper = None
         if plan.zeta and answer is not None:
-            hyper = self.method.hyper_gradient(self.leader, followers, None, answer, at, k)
-        if looks:
-            norms = self.learn(ready, at, k)
+            hyper = method.hyper_gradient(self.leader, followers, ratios, answer, at, k)
+        if not alone:
+            incentive = method.incentive(answer, at)
+            others = [self.learner.follow(f, theta, incentive, ratios, facing, k) for f in followers[1:]]
+            norms = self.learn([theta, *others], at, k, begun)
+            self.couple()
         if hyper is not None:
             norms |= self.descend(hyper, plan.zeta, k)
-        return self._line(k, at, followers, None, gold, answer, norms, began)
+        return self._line(k, at, followers, ratios, gold, answer, norms, began)
 
     def _write_ahead(self, k: int) -> None:
         """The rows of an iteration before it begins: they depend on theta, the seed and k alone."""
@@ -374,19 +385,36 @@ class Loop:
         """f and its gradients, with fresh labels while the budget lasts."""
         return self.method.ask(self.leader, followers, ratios, gold, plan, k)
 
-    def learn(self, ready: Sequence[Prepared], at: Sequences, k: int) -> dict[str, float]:
-        """Critics regress on their targets, theta ascends J, theta^L ascends J - w f; returns gradient norms."""
+    def begin(self, theta: Prepared, at: Sequences, k: int) -> bool:
+        """theta's first gradient before theta^L's can be had; False where halves of the batch come in turn."""
+        rule = self.optimizers["policies"]
+        if isinstance(rule, StepRule) and rule.halves:
+            return False
+        self._clear()
+        self.learner.backward(theta, at.tau, self.one_pass, True, k)
+        return True
+
+    def _clear(self) -> None:
+        for kind in ("policies", "critics"):
+            if kind in self.optimizers:
+                self.optimizers[kind].zero_grad(set_to_none=True)
+
+    def learn(self, ready: Sequence[Prepared], at: Sequences, k: int, begun: bool = False) -> dict[str, float]:
+        """Critics regress on their targets, theta ascends J, theta^L ascends J - w f; returns gradient norms.
+
+        With `begun`, theta's first gradient is there already.
+        """
         norms: dict[str, float] = {}
         policies = [f.scored.role for f in ready]
         critics = [f.scored.critic for f in ready if f.scored.critic]
         rule = self.optimizers["policies"]
         halves: tuple[int | None, ...] = (0, 1) if isinstance(rule, StepRule) and rule.halves else (None,)
         for epoch in range(self.settings.epochs):
-            for kind in ("policies", "critics"):
-                if kind in self.optimizers:
-                    self.optimizers[kind].zero_grad(set_to_none=True)
+            there = begun and epoch == 0
+            if not there:
+                self._clear()
             for half in halves:
-                for f in ready:
+                for f in ready[1:] if there else ready:
                     self.learner.backward(f, at.tau, self.one_pass, epoch == 0, k, half)
                 if half == 0 and isinstance(rule, StepRule):
                     rule.keep_half(self.processes.add)

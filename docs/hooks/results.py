@@ -17,6 +17,7 @@ from result_pages.control import control_known
 from result_pages.control import found as found_of_control
 from result_pages.flows import flows
 from result_pages.gallery import gallery
+from result_pages.inserted import inserted
 from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
 from result_pages.methods import braess, choose, population, quality, reliability, suite
 from result_pages.offline import offline
@@ -34,6 +35,7 @@ from result_pages.paper import (
     subsidy_table,
 )
 from result_pages.recipes import recipes
+from result_pages.restricted import fresh_or_tuning, world
 from result_pages.speed import many_processes, moving, scaling, states
 from result_pages.words import aged, machine, noted, plain, table
 
@@ -60,7 +62,8 @@ TOPICS = (
     Topic("paper", "The paper's GridWorld", ("gridworld",), "the paper's first experiment: searches, budgets, both grades, "
           "why the optimum is left, fading against constant temperature"),
     Topic("happy-tweets", "Happy tweets and language models", ("happy_tweets", "online_or_bilevel", "llm_estimators", "llm",
-          "paper_tweets"), "the paper's second experiment, the estimators, where bi-level learning can win"),
+          "paper_tweets", "restricted", "risk"),
+          "the paper's second experiment, the estimators, where bi-level learning can win"),
     Topic("methods", "Every method on every problem", ("suite",), "all solvers on all tasks at equal samples, tuned alike"),
     Topic("defaults", "Defaults on random instances", ("population", "quality", "search", "reliability", "braess"),
           "what a newcomer gets without tuning; what kills, corruptions and bad inputs do"),
@@ -147,6 +150,7 @@ WRITERS = {
     "control_pendulum": noted, "control_incentives": noted, "control_imitation": noted, "control_host": noted,
     "control_systems": noted, "control_hopper": noted, "control_on_policy": noted, "offline": offline,
     "control_four_rooms": noted, "paired_speed": noted, "gpu": by_its_page,
+    "restricted_policies": world, "restricted_happy_tweets": fresh_or_tuning,
     "flows": flows, "paper_tweets": paper_tweets, "race_cost": table, "gallery": gallery,
 }  # fmt: skip
 
@@ -156,3 +160,5 @@ if __name__ == "__main__":
     (here / "README.md").write_text(readme(here))
     (here / "docs/how-to-choose.md").write_text(choose(here))
     (here / "docs/claims.md").write_text(claims(here))
+    for page_of_guide, words_of_it in inserted(here).items():
+        (here / page_of_guide).write_text(words_of_it)

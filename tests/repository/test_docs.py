@@ -124,6 +124,8 @@ def test_pages_of_results_can_be_written_and_the_readme_is_up_to_date():
     assert words.count("Measured on") == len(files)
     assert all(f"({name})" in pages["index.md"] for name in pages if name != "index.md")
     assert (ROOT / "README.md").read_text() == module.readme(ROOT), "run: python docs/hooks/results.py"
+    for page, now in module.inserted(ROOT).items():
+        assert (ROOT / page).read_text() == now, f"{page}: run: python docs/hooks/results.py"
 
 
 def test_nothing_names_the_machine_it_was_written_on():

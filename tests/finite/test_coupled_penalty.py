@@ -185,8 +185,8 @@ def test_the_critics_learn_their_fixed_points(estimator):
 
 @pytest.mark.slow
 def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
-    """Exact tables less m/(1 - gamma) make no error on average, whatever m: with ends too, whose value is -m/(1 - gamma)."""
-    problem, w, tau = Episode(), 0.5, 0.3
+    """Exact tables less m/(1 - gamma) make no error on average, whatever m."""
+    problem, w, tau = RandomMDP(4, 2, 3, features=2, largest=1.0), 0.5, 0.3
     tables, mdp, x = exact_tables(problem, w, tau), problem.mdp, problem.x0
     levels = jnp.array([0.7, -0.4])
     below = levels / (1 - mdp.discount)
@@ -200,8 +200,65 @@ def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
         jnp.stack([s, a, mdp.successors[s, a, k]])
     )
     for error in (errors.Q, errors.D):
-        mean = jnp.zeros((3, 2)).at[s, a].add(mdp.probabilities[s, a, k] * error)
-        np.testing.assert_allclose(mean[:2], 0.0, atol=1e-9)  # in the end itself nothing is looked up
+        mean = jnp.zeros((4, 2)).at[s, a].add(mdp.probabilities[s, a, k] * error)
+        np.testing.assert_allclose(mean, 0.0, atol=1e-9)
+
+
+class FarHome(BilevelProblem):
+    """A corridor of six cells whose last leads to an end, worth 1; the leader pays for steps to the right."""
+
+    name = "far_home"
+
+    def __init__(self, discount: float):
+        S = 7
+        P = np.zeros((S, 2, S))
+        for s in range(S - 1):
+            P[s, 0, max(s - 1, 0)] = P[s, 1, s + 1] = 1
+        P[S - 1, :, S - 1] = 1
+        plain = FiniteMDP.from_dense(P)
+        self.mdp = FiniteMDP.from_sparse(
+            plain.successors, plain.probabilities, np.eye(S)[0], discount, ends=np.arange(S) == S - 1
+        )
+        self.objective = VisitationUtility(jnp.eye(S)[3], weight=0.1)
+        self.x0 = jnp.array([0.1])
+
+    def reward(self, x):
+        home = jnp.zeros((7, 2)).at[5, 1].set(1.0)
+        return home + x[0] * jnp.zeros((7, 2)).at[:6, 1].set(0.01)
+
+
+@pytest.mark.parametrize("estimator", ["ratio_critic", "doubly_robust"])
+def test_tables_stay_bounded_where_episodes_end_and_the_horizon_is_long(estimator):
+    """A level's step would overshoot by the share of ends times the horizon: at .99 tables grew to 1e40 on four rooms."""
+    solver = CoupledPenalty(frozen(0.01, 0.01, beta=1.0), hold=1e9, estimator=estimator)
+    state = solve(FarHome(0.99), solver, iterations=600, record_every=600, runs=1, evaluate=False).state
+    exact = planning.soft_optimal(FarHome(0.99).mdp, FarHome(0.99).reward(FarHome(0.99).x0), 0.01).Q
+    np.testing.assert_allclose(state.Q[0, :6], exact[:6], atol=0.02)
+    assert float(jnp.abs(state.D).max()) < 10
+
+
+def test_followers_do_not_differ_at_an_end():
+    solver, mdp = CoupledPenalty(), FarHome(0.99).mdp
+    s, a = jnp.array([2, 6]), jnp.array([1, 1])
+    log_q = solver._likelier(mdp, s, a, jnp.array([[0.5, 0.5]] * 2), jnp.array([[0.25, 0.75]] * 2))
+    np.testing.assert_allclose(log_q, [np.log(1.5), 0.0])
+
+
+def test_explorers_begin_anew_after_an_end_and_long_before_only_seldom():
+    walk, mdp = exploring.Wanderers(), FarHome(0.99).mdp
+    n, key = 2000, jax.random.key(0)
+
+    def step(at, key):
+        seen, onward = walk.step(mdp, at, at, None, jax.random.uniform(key, (3, n)))
+        return onward, (seen, onward)
+
+    _, (seen, onward) = jax.lax.scan(step, jnp.zeros(n, jnp.int32), jax.random.split(key, 40))
+    ended = seen[:, 2] == 6
+    assert not bool((seen[:, 0] == 6).any())  # no step is spent at the end
+    assert bool((onward[ended] == 0).all())
+    assert 0 < float(ended.mean()) < 0.1
+    late = float((onward != seen[:, 2])[~ended & (seen[:, 2] != 0)].mean())
+    assert 0 < late < 0.003  # a tenth of 1 - gamma: an end that is never met stops no walk for ever
 
 
 @pytest.mark.slow

@@ -141,6 +141,23 @@ def test_games_pass_their_check(game):
     check_problem(game())
 
 
+class Spoilt(Crowded):
+    def reward_among(self, x, mu):
+        return jnp.sqrt(x[0] - 0.2) * super().reward_among(x, mu)  # no derivative at x0
+
+
+def test_the_quick_check_looks_at_a_games_reward_and_solves_for_no_equilibrium(monkeypatch):
+    """It comes before a solver can refuse the game, and compiling an equilibrium takes seconds."""
+
+    def asked(*_):
+        raise AssertionError("an equilibrium was asked for")
+
+    monkeypatch.setattr("bilevel_rl.finite.mean_field._fixed_point", asked)
+    check_problem(Crowded(), thorough=False)
+    with pytest.raises(InvalidProblem, match="NaN or infinity at x0"):
+        check_problem(Spoilt(), thorough=False)
+
+
 def test_games_are_refused_in_words():
     with pytest.raises(InvalidProblem, match="coupled_penalty"):
         check_fits(ExactPenalty(), Crowded())

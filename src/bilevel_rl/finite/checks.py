@@ -48,12 +48,13 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     if _closed(problem):
         _check_closed_form(problem, name)
         return
-    check_rewards(_asked(f"{name}.reward", _reward, problem, x), problem.mdp, f"{name}.reward(x0)")
+    told = problem if thorough else _asked(f"{name}.reward", problem.without_equilibrium)
+    check_rewards(_asked(f"{name}.reward", _reward, told, x), problem.mdp, f"{name}.reward(x0)")
     # traced alone first: differentiation keeps numbers at hand, and lets branches on x through
-    _asked(f"{name}.reward", jax.eval_shape, problem.reward, x, allowed="the reward must be differentiable by JAX in x",
+    _asked(f"{name}.reward", jax.eval_shape, told.reward, x, allowed="the reward must be differentiable by JAX in x",
            fix="Write it with jax.numpy, without float() or numpy")  # fmt: skip
     slope = _asked(
-        f"{name}.reward", _jacobian if thorough else _sums_gradient, problem, x,
+        f"{name}.reward", _jacobian if thorough else _sums_gradient, told, x,
         allowed="the reward must be differentiable by JAX in x", fix="Write it with jax.numpy, without float() or numpy",
     )  # fmt: skip
     if not np.isfinite(slope).all():
@@ -64,9 +65,9 @@ def check_problem(problem: TableProblem, thorough: bool = True) -> None:
     points = _points(problem, 8)
     for point in points if thorough else points[:1]:
         _check_transitions(problem, name, point)
-        _check_ends(problem, name, point)
+        _check_ends(told, name, point)
     _check_utility(problem, name, x)
-    _check_steps(problem, name, points, each=thorough)
+    _check_steps(told, name, points, each=thorough)
     if thorough and (spread := _spread(problem)):
         _check_steps(problem, name, [points[0], *spread], each=True)
     if thorough:

@@ -112,6 +112,10 @@ class MeanFieldProblem(BilevelProblem):
         utility = -jax.grad(upper)(mu) - met
         return HeldPopulation(mdp=self.mdp, objective=Linearised(self, mu, utility), x0=self.x0, game=self, mu=mu)
 
+    def without_equilibrium(self):
+        """One follower among many who act at random: an equilibrium takes seconds to compile, for each of four checks."""
+        return _among_idlers(self)
+
     def measures(self, solver, state, k, tau):
         """The hyper-objective and its gradient by the equilibrium; what one follower gains by leaving the tracked policy."""
         value, slope = jax.value_and_grad(lambda x: oracles.hyper_objective(self, x, tau))(state.x)
@@ -130,6 +134,14 @@ class MeanFieldProblem(BilevelProblem):
         values[M.FOLLOWER_VALUE.key] = jnp.dot(self.mdp.start, best.V)
         met = jnp.sum(mu, axis=1, keepdims=True)  # where nobody comes, any action is as good a picture
         return values, jnp.where(met > 0, mu, 1.0) / jnp.where(met > 0, met, mu.shape[1])
+
+
+@eqx.filter_jit
+def _among_idlers(problem: MeanFieldProblem) -> HeldPopulation:
+    S, A = problem.mdp.n_states, problem.mdp.n_actions
+    uniform = planning.soft_policy(jnp.zeros((S, A)) + problem.mdp.mask, 1.0)
+    mu = flow(problem.transitions(problem.x0), uniform)
+    return problem.held(problem.x0, mu, jnp.zeros((S, A)))
 
 
 class Linearised(UpperObjective):

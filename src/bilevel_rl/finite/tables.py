@@ -180,6 +180,10 @@ class TableProblem(Problem):
         """The reward that the follower faces at its answer to x; another than `reward` where it depends on the answer."""
         return self.reward(x)
 
+    def without_equilibrium(self) -> TableProblem:
+        """What a quick check looks at: the problem itself, or a simpler one where `reward` solves for an equilibrium."""
+        return self
+
     def reward_at(self, x: Float[Array, " d"], s: Int[Array, " N"], a: Int[Array, " N"]) -> Float[Array, " N"]:
         """`reward(x)[s, a]` for N state-action pairs; override it where the whole table costs too much."""
         return self.reward(x)[s, a]

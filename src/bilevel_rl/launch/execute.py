@@ -21,6 +21,9 @@ from bilevel_rl.loop.solver import check_fits
 from bilevel_rl.schedules import Unstated
 
 EXACT_STATES = 200  # ours: above this, the exact answer would outlast the run it stands beside
+LENGTH = 128_000  # ours: transitions, at which the recommended solver's defaults were chosen
+LEAST_LENGTH = 100  # ours: iterations, however many transitions each draws
+EXACT_LENGTH = 100  # ours: iterations of solvers that use the model, as in the table of all methods
 EXACT_ITERATIONS = 60  # ours: quasi-Newton from x0 on a small model ends long before
 
 
@@ -266,7 +269,12 @@ def iterations_of(ask: RunAsk, problem: Any, solver: Any) -> int:
     Raises:
         InvalidConfig: neither or both were given, or the budget is below one iteration.
     """
-    if (ask.iterations is None) == (ask.samples is None):
+    if ask.iterations is None and ask.samples is None:
+        raise InvalidConfig(
+            message("bilevel-rl run", "no length", "a run ends after --samples or --iterations",
+                    _proposal(ask, problem, solver))
+        )  # fmt: skip
+    if ask.iterations is not None and ask.samples is not None:
         raise InvalidConfig(
             message(
                 "bilevel-rl run",
@@ -307,6 +315,20 @@ def iterations_of(ask: RunAsk, problem: Any, solver: Any) -> int:
             )
         )
     return int(ask.samples // each)
+
+
+def _proposal(ask: RunAsk, problem: Any, solver: Any) -> str:
+    """A length to start with, as a command; and the command that looks at the problem before it proposes constants."""
+    words = ask.problem.name, ask.solver.name
+    asked = ask.command or typed("run", *words)
+    each = samples_per_iteration(problem, solver)
+    if not each:
+        return f"Start with `{asked} --iterations {EXACT_LENGTH}`: {solver.name} uses the model and no samples"
+    iterations = max(LENGTH // each, LEAST_LENGTH)
+    return (
+        f"Start with `{asked} --samples {iterations * each}`, {iterations:,} iterations of {each}; "
+        f"`{typed('plan', *words, '--iterations', iterations)}` measures which steps suit a run of that length"
+    )
 
 
 class Exact(NamedTuple):

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from bilevel_rl.finite.estimators.estimator import Estimate, Estimator, Lesson, Passage, centred, mean
 from bilevel_rl.finite.estimators.likelihood_ratio import LikelihoodRatio
-from bilevel_rl.finite.learn.coupled_critics import valued
 from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.problem import BilevelProblem
 
@@ -48,7 +47,7 @@ class Gradients(eqx.Module):
         mdp = problem.transitions(x)
         s, a, s_next = lesson.s, lesson.a, lesson.s_next
         ahead = jnp.einsum("ba,bad->bd", lesson.pi_next, small.rows(self.G, s_next))
-        ahead = valued(mdp, ahead, s_next, self.level)
+        ahead = mdp.ongoing(ahead, s_next)
         slope = slopes(problem, x, lesson)
         if self.level is not None:
             slope = slope - self.level

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 from bilevel_rl.finite.model import sampling
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
+PATIENCE = 10.0  # ours: horizons after which a walk that has met no end is begun anew; it may never meet one
+
 Policy = Callable[[Int[Array, " N"]], Float[Array, "N A"]] | None  # the follower's, in some states; few look at it
 
 
@@ -58,7 +60,11 @@ class Beside(Exploration):
 
 
 class Wanderers(Exploration):
-    r"""As many chains again, under uniformly random actions; episodes of their own, as long as the others' on average."""
+    r"""As many chains again, under uniformly random actions; episodes of their own, as long as the others' on average.
+
+    Where the environment has ends, an episode goes on until one is reached, or for ten times as long where none is: a walk
+    that is cut off after $1/(1-\gamma)$ steps seldom meets a goal that is far, and one that waits at an end sees nothing.
+    """
 
     rows: int = eqx.field(static=True, default=3)
 
@@ -68,7 +74,7 @@ class Wanderers(Exploration):
     def step(self, mdp, s, at, policy, u):
         a = self.action(mdp, at, policy, u[0])
         s_next = sampling.next_state(mdp, at, a, u[1])
-        return jnp.stack([at, a, s_next]), sampling.continue_chain(mdp, s_next, u[2])[0]
+        return jnp.stack([at, a, s_next]), _onward(mdp, s_next, u[2])
 
     def action(self, mdp: FiniteMDP, at: Int[Array, " N"], policy: Policy, u: Float[Array, " N"]) -> Int[Array, " N"]:
         """What they do in the states `at`."""
@@ -84,6 +90,16 @@ class Ladder(Wanderers):
         bold = u < share
         again = jnp.where(bold, u / share, (u - share) / jnp.maximum(1 - share, 1e-12))
         return jnp.where(bold, sampling.any_action(mdp, at, again), sampling.choose(policy(at), again).astype(at.dtype))
+
+
+def _onward(mdp: FiniteMDP, s_next: Int[Array, " N"], u: Float[Array, " N"]) -> Int[Array, " N"]:
+    """Where walks go on: from a first state after an end, or when it is late; as the chains do where nothing ends."""
+    if mdp.ends is None:
+        return sampling.continue_chain(mdp, s_next, u)[0]
+    rate = (1 - mdp.discount) / PATIENCE
+    late = u < rate
+    first = sampling.start_state(mdp, jnp.minimum(jnp.where(late, u / rate, (u - rate) / (1 - rate)), 1 - 1e-12))
+    return jnp.where(late | mdp.ends[s_next], first.astype(s_next.dtype), s_next)
 
 
 KINDS = {"chains": Wanderers(), "ladder": Ladder(), "extra": Beside(), "none": Nothing()}

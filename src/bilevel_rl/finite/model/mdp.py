@@ -423,11 +423,12 @@ class FiniteMDP(eqx.Module):
             is_leaf=lambda leaf: leaf is None,
         )  # fmt: skip
 
-    def ongoing(self, values: Float[Array, "*N"], s: Int[Array, "*N"] | None = None) -> Float[Array, "*N"]:
+    def ongoing(self, values: Float[Array, "..."], s: Int[Array, "*N"] | None = None) -> Float[Array, "..."]:
         """Values of the states s (of all, when None) with those of end states set to zero."""
         if self.ends is None:
             return values
-        return jnp.where(self.ends if s is None else self.ends[s], 0.0, values)
+        over = self.ends if s is None else self.ends[s]
+        return jnp.where(over.reshape(over.shape + (1,) * (values.ndim - over.ndim)), 0.0, values)
 
     def paid(self, reward: Float[Array, "S A"]) -> Float[Array, "S A"]:
         """A reward table with what stands in end states set to zero."""

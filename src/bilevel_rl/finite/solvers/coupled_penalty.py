@@ -21,7 +21,7 @@ from bilevel_rl.finite import estimators
 from bilevel_rl.finite.estimators import Estimate, Estimator, Lesson, Passage
 from bilevel_rl.finite.estimators.estimator import mean
 from bilevel_rl.finite.learn import exploring, rollouts
-from bilevel_rl.finite.learn.coupled_critics import Pair, less, valued
+from bilevel_rl.finite.learn.coupled_critics import Pair, less
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.learn.race import Race
 from bilevel_rl.finite.learn.replay import Replay, remembered, weight_now
@@ -182,9 +182,11 @@ class CoupledPenalty(Solver):
         optimism: initial value of Q; above 0 it makes the follower try everything.
         chains: N. One transition along each chain an iteration.
         explore: what teaches the critics beside the chains. `"chains"`: as many chains again, under uniformly random
-            actions, never put anywhere: a real environment will do. `"ladder"`: the same, but the n-th of N acts at random
-            with probability n/N and else as the follower does. `"extra"`: one transition of a uniformly random
-            action from each chain's state, which needs a simulator that can be set to a state. `"none"`.
+            actions, never put anywhere: a real environment will do. Where episodes end for good they go on until then,
+            or for ten times $1/(1-\gamma)$ steps.
+            `"ladder"`: the same, but the n-th of N acts at random with probability n/N and else as the follower does.
+            `"extra"`: one transition of a uniformly random action from each chain's state, which needs a simulator that can
+            be set to a state. `"none"`.
         estimator: of c. `"auto"`: `"doubly_robust"`, which keeps the most seeds, or `"ratio_critic"` where x has more
             than 16 dimensions or moves the transitions. `"ratio_critic"`: a table C learnt backwards in time,
             $C(s') \leftarrow C(s)\,q + (1-q)/\bar w$ with $q = \pi^L/\pi(a|s)$ and 0 after a restart; nothing per
@@ -195,8 +197,8 @@ class CoupledPenalty(Solver):
         memory: how many past transitions are kept.
         centre: whether the levels of Q, D, G and the mean of C are taken out and kept apart, so that long horizons are
             no harder than short ones: rewards lose running means $m$ of the errors, $m \mathrel{+}= \beta\,\bar\delta$,
-            values are $Q + m_Q/(1-\gamma)$, the end of an episode for good is worth $-m/(1-\gamma)$, and C's targets
-            lose their batch mean.
+            values are $Q + m_Q/(1-\gamma)$, and C's targets lose their batch mean. Where episodes end for good Q, D
+            and G keep their levels, which the ends' value of 0 ties down.
         starts: M points from which x begins at once: x0, then the problem's `structured_starts` if it has any, then points
             drawn as a search draws them. Every transition teaches the critics of all; the chains are shared out, and
             starts that fall behind are dropped (`learn.race`). x is that of the lowest learnt value. The samples are
@@ -256,7 +258,12 @@ class CoupledPenalty(Solver):
         """The estimator used on a problem: `estimator`, with `"auto"` decided."""
         affordable = problem.x0.shape[-1] <= AUTO_DIMENSIONS and not problem.moves_transitions
         best = "doubly_robust" if affordable else "ratio_critic"
-        return estimators.NAMED[best if self.estimator == "auto" else self.estimator](self.clip, self.centre)
+        kind = estimators.NAMED[best if self.estimator == "auto" else self.estimator]
+        return kind(self.clip, self._centred(problem))
+
+    def _centred(self, problem: BilevelProblem) -> bool:
+        """Whether levels and means are taken out: where that is wanted, and no episode ends for good."""
+        return self.centre and problem.mdp.ends is None
 
     @property
     def exploration(self) -> exploring.Exploration:
@@ -300,7 +307,7 @@ class CoupledPenalty(Solver):
         return CoupledState(
             x=x0, samples=jnp.zeros((), int),
             Q=problem.mdp.first_table(self.optimism), D=jnp.zeros((S, A)),
-            levels=jnp.zeros(2) if self.centre else None,
+            levels=jnp.zeros(2) if self._centred(problem) else None,
             direct=None if linear else jnp.zeros((S, A)), visits=None if linear else problem.mdp.start,
             estimate=self.estimator_for(problem).init(problem, x0, N),
             s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))),
@@ -374,7 +381,7 @@ class CoupledPenalty(Solver):
         def learn(one: CoupledState, pair: Pair, direct: Direct, pi, pi_l, mine, share):
             x, mdp = one.x, problem.sampled(one.x)
             # other starts' chains may do what this one never would
-            log_q = jnp.where(mine, self._likelier(a, pi, pi_l), 0.0)
+            log_q = jnp.where(mine, self._likelier(mdp, s, a, pi, pi_l), 0.0)
             seen = Passage(s, a, s_next, stream.onward, stream.restart, pi, pi_l, log_q, mine)
             weight = weight_now(mdp, stream.batch, stream.drawn)
             errors = self._errors(problem, x, one, pair, direct.b, stream.batch)
@@ -440,12 +447,11 @@ class CoupledPenalty(Solver):
         r"""f of a start: a sample where it is not linear, else $c(x) - (1-\gamma) E_\rho \Delta - m_D$ from its critic."""
         if direct.xi is not None:
             return direct.xi.value
-        level = None if one.levels is None else one.levels[1]
+        level = 0.0 if one.levels is None else one.levels[1]
         if problem.moves_start:
-            mean_first = jnp.dot(mdp.start, valued(mdp, pair.values()[1], None, level))
+            mean_first = jnp.dot(mdp.start, mdp.ongoing(pair.values()[1]))
         else:
-            mean_first = jnp.mean(valued(mdp, pair.at(firsts).values()[1], firsts, level))
-        level = 0.0 if level is None else level
+            mean_first = jnp.mean(mdp.ongoing(pair.at(firsts).values()[1], firsts))
         return problem.objective.cost(one.x) - (1 - mdp.discount) * mean_first - level
 
     def _off(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, seen: Passage) -> Float[Array, ""]:
@@ -456,8 +462,8 @@ class CoupledPenalty(Solver):
         if not problem.objective.linear:
             return jnp.zeros(())
         level = None if one.levels is None else one.levels[1]
-        here = valued(mdp, pair.at(seen.s).values()[1], seen.s, level)
-        ahead = valued(mdp, pair.at(seen.s_next).values()[1], seen.s_next, level)
+        here = mdp.ongoing(pair.at(seen.s).values()[1], seen.s)
+        ahead = mdp.ongoing(pair.at(seen.s_next).values()[1], seen.s_next)
         gain = less(problem.objective.bonus_at(one.x, seen.s, seen.a), level) + mdp.discount * ahead - here
         return -mean(mdp.ongoing(gain, seen.s), seen.mine)
 
@@ -489,20 +495,22 @@ class CoupledPenalty(Solver):
         a = sampling.choose(pi, u[0])
         s_next = sampling.next_state(mdp, s, a, u[1])
         onward, restart = sampling.continue_chain(mdp, s_next, u[2])
-        return Passage(s, a, s_next, onward, restart, pi, pi_l, self._likelier(a, pi, pi_l))
+        return Passage(s, a, s_next, onward, restart, pi, pi_l, self._likelier(mdp, s, a, pi, pi_l))
 
-    def _likelier(self, a: Int[Array, " N"], pi: Float[Array, "N A"], pi_l: Float[Array, "N A"]) -> Float[Array, " N"]:
-        r"""$\log \pi^L/\pi(a|s)$, clipped."""
+    def _likelier(
+        self, mdp: FiniteMDP, s: Int[Array, " N"], a: Int[Array, " N"], pi: Float[Array, "N A"], pi_l: Float[Array, "N A"]
+    ) -> Float[Array, " N"]:
+        r"""$\log \pi^L/\pi(a|s)$, clipped; 0 at an end, where nothing is left to choose."""
         chosen = jnp.arange(pi.shape[1]) == a[:, None]
         log_q = jnp.log(small.total(chosen * pi_l) / small.total(chosen * pi))
-        return jnp.clip(log_q, -self.clip, self.clip)
+        return mdp.ongoing(jnp.clip(log_q, -self.clip, self.clip), s)
 
     def _errors(self, problem: BilevelProblem, x, state: CoupledState, pair: Pair, b, batch) -> Errors:
         mdp, (s, a, s_next) = problem.transitions(x), batch
         at, ahead = s * mdp.n_actions + a, pair.at(s_next)
         m_Q, m_D = (None, None) if state.levels is None else state.levels
         V, delta = ahead.values(None if b is None else b[s_next])
-        V, delta = valued(mdp, V, s_next, m_Q), valued(mdp, delta, s_next, m_D)
+        V, delta = mdp.ongoing(V, s_next), mdp.ongoing(delta, s_next)
         utility = problem.objective.bonus_at(x, s, a) if problem.objective.linear else 0.0
         gamma, flat_Q, flat_D = mdp.discount, state.Q.ravel(), state.D.ravel()
         return Errors(
@@ -584,8 +592,7 @@ def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) 
     r"""$(V^L - V)/w$ where chains start."""
     mdp = problem.transitions(x)
     _, first = pair.values(b)
-    first = valued(mdp, first, None, None if state.levels is None else state.levels[1])
-    return (1 - mdp.discount) * jnp.dot(mdp.start, first)
+    return (1 - mdp.discount) * jnp.dot(mdp.start, mdp.ongoing(first))
 
 
 def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:

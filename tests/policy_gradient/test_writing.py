@@ -122,6 +122,25 @@ def test_a_tree_that_does_not_fit_is_refused_before_anything_is_written():
         Tree(branching=(2, 3))(ask(), RolloutPlan.plain(ask()))
 
 
+def test_a_start_that_stands_in_line_twice_has_two_trees_and_credits_that_sum_to_zero():
+    one = ask(group=4, starts=3)
+    line = RolloutPlan(torch.tensor([0, 1, 1]).repeat_interleave(4))  # the last of one round is the first of the next
+    writer, component = Digits(), Tree()
+    rows = component.write(writer, one, component(one, line), None)
+    path = rows.fields["path"]
+    assert rows.start.tolist() == [0] * 4 + [1] * 8
+    assert path.shape == (12, 2)
+    assert [path[rows.start == start, 0].unique().numel() for start in (0, 1)] == [2, 4]
+    batch = Batch.make(
+        mask=rows.mask, reward=writer.rewards(rows), group=rows.start, path=path, depth=rows.fields["depth"]
+    )
+    advantage = named("segment_tree").credit(batch)[:, 0]
+    for start in (0, 1):
+        assert advantage[rows.start == start].sum().abs() < 1e-5
+    with pytest.raises(InvalidConfig, match="multiples of sampling.group = 4"):
+        component(one, RolloutPlan(torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])))
+
+
 def test_all_rows_of_a_vine_go_on_from_one_state():
     cuts = set()
     for k in range(12):

@@ -50,10 +50,23 @@ class Tree:
 
     def __call__(self, ask: RolloutAsk, plan: RolloutPlan) -> RolloutPlan:
         """The plan as it is; checks that every start has as many rows as a tree has leaves."""
-        _, rows = torch.unique_consecutive(plan.start, return_counts=True)
-        for number in rows.tolist():
-            self.levels(number)
+        self._roots(ask, plan)
         return plan
+
+    def _roots(self, ask: RolloutAsk, plan: RolloutPlan) -> tuple[Tensor, tuple[int, ...]]:
+        """[roots] the start of every tree, and the levels that all trees have.
+
+        A start has one tree; where starts have different numbers of rows, as one has that stands in line twice, every
+        `group` rows are a tree of their own.
+        """
+        starts, rows = torch.unique_consecutive(plan.start, return_counts=True)
+        leaves = int(rows[0]) if bool((rows == rows[0]).all()) else ask.group
+        if bool((rows % leaves).any()):
+            raise InvalidConfig(
+                message("rollout 'tree'", f"starts with {sorted(set(rows.tolist()))} rows",
+                        f"as many for every start, or multiples of sampling.group = {ask.group}", "Leave spread_budget out")
+            )  # fmt: skip
+        return starts.repeat_interleave(rows // leaves), self.levels(leaves)
 
     def levels(self, rows: int) -> tuple[int, ...]:
         """Children of a node at each level, for that many leaves.
@@ -75,14 +88,7 @@ class Tree:
 
     def write(self, writer: Writer, ask: RolloutAsk, plan: RolloutPlan, written: Written | None) -> Written:
         """The leaves, with `path` [N, D] and `depth` [N, T]; what was written before is not used."""
-        nodes, rows = torch.unique_consecutive(plan.start, return_counts=True)
-        shapes = {self.levels(number) for number in rows.tolist()}
-        if len(shapes) > 1:
-            raise InvalidConfig(
-                message("rollout 'tree'", f"starts with {sorted(set(rows.tolist()))} rows", "every start has as many",
-                        "Leave spread_budget out")
-            )  # fmt: skip
-        levels = shapes.pop()
+        nodes, levels = self._roots(ask, plan)
         tokens = self.tokens or max(writer.horizon // len(levels), 1)
         row: Written | None = None
         ends: list[Tensor] = []

@@ -137,7 +137,7 @@ def test_a_start_that_stands_in_line_twice_has_two_trees_and_credits_that_sum_to
     advantage = named("segment_tree").credit(batch)[:, 0]
     for start in (0, 1):
         assert advantage[rows.start == start].sum().abs() < 1e-5
-    with pytest.raises(InvalidConfig, match="multiples of sampling.group = 4"):
+    with pytest.raises(InvalidConfig, match="multiples of sampling"):
         component(one, RolloutPlan(torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])))
 
 

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
 import types
 
 import pytest
@@ -16,10 +21,15 @@ from bilevel_rl.policy_gradient import compose
 from bilevel_rl.policy_gradient.batch import Batch
 from bilevel_rl.policy_gradient.recipe import Recipe
 
-trl = pytest.importorskip("trl")
-grpo = pytest.importorskip("trl.trainer.grpo_trainer")
-rloo = pytest.importorskip("trl.trainer.rloo_trainer")
+if importlib.util.find_spec("trl") is None:
+    pytest.skip("could not import 'trl'", allow_module_level=True)
 LONGEST, PROMPTS, SAMPLES = 9, 3, 4
+
+
+@functools.cache
+def trl(name):
+    """The module of one of TRL's trainers: imported by the process that runs these tests, not by all that collect them."""
+    return importlib.import_module(f"trl.trainer.{name}_trainer")
 
 
 def random_batch(seed, gaps=True):
@@ -61,7 +71,12 @@ class Alone:
         return x
 
 
-def trainer(module, leaf, entropy, **options):
+def kind_of(name):
+    """TRL's class of a trainer."""
+    return getattr(trl(name), f"{name.upper()}Trainer")
+
+
+def trainer(name, leaf, entropy, **options):
     """What TRL's loss reads of a trainer, with its defaults."""
     arguments = {
         "delta": None, "use_bias_correction_kl": False, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
@@ -80,7 +95,7 @@ def trainer(module, leaf, entropy, **options):
         _get_per_token_logps_and_entropies=lambda *_, **__: (leaf, entropy, None), **known | options,
     )  # fmt: skip
     made._entropy_bonus_enabled = made.entropy_coef != 0
-    kind = getattr(module, "GRPOTrainer", None) or module.RLOOTrainer
+    kind = kind_of(name)
     for name in ("get_high_entropy_mask", "get_off_policy_mask", "get_gamma_weights"):
         if hasattr(kind, name):
             function = kind.__dict__[name]
@@ -89,10 +104,10 @@ def trainer(module, leaf, entropy, **options):
     return made, kind
 
 
-def theirs(module, batch, advantage, **options):
+def theirs(name, batch, advantage, **options):
     """TRL's loss and its gradient in the log-probabilities."""
     leaf = batch.logp.clone().requires_grad_()
-    made, kind = trainer(module, leaf, batch.entropy, **options)
+    made, kind = trainer(name, leaf, batch.entropy, **options)
     mask = batch.mask.long()
     inputs = {
         "prompt_ids": mask[:, :1], "prompt_mask": mask[:, :1], "completion_ids": mask, "completion_mask": mask,
@@ -151,7 +166,7 @@ def test_loss_and_gradient_are_trls(name, seed):
     options, text = LOSSES[name]
     batch = random_batch(seed)
     advantage = torch.randn(len(batch), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    value, gradient = theirs(grpo, batch, advantage, **options)
+    value, gradient = theirs("grpo", batch, advantage, **options)
     mine, slope = ours(text, batch, advantage)
     torch.testing.assert_close(mine, value, rtol=1e-6, atol=1e-9)  # TRL takes quantiles in 32 bit
     torch.testing.assert_close(slope, torch.where(batch.mask, gradient, 0), rtol=1e-6, atol=1e-9)
@@ -162,17 +177,14 @@ def test_loss_and_gradient_are_trls(name, seed):
 def test_rloos_sequence_loss_is_trls(seed):
     batch = random_batch(seed)
     advantage = torch.randn(len(batch), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    value, gradient = theirs(rloo, batch, advantage)
+    value, gradient = theirs("rloo", batch, advantage)
     mine, slope = ours("loss=gspo(low=0.2, high=0.2, normalised=False)", batch, advantage)
     torch.testing.assert_close(mine, value)
     torch.testing.assert_close(slope, torch.where(batch.mask, gradient, 0))
 
 
 def test_every_loss_type_of_trl_is_compared():
-    import inspect
-    import re
-
-    source = inspect.getsource(grpo.GRPOTrainer._compute_loss)
+    source = inspect.getsource(kind_of("grpo")._compute_loss)
     known = set(re.findall(r'loss_type == "(\w+)"', source))
     for several in re.findall(r"loss_type in \[([^\]]+)\]", source):
         known |= set(re.findall(r'"(\w+)"', several))
@@ -182,11 +194,11 @@ def test_every_loss_type_of_trl_is_compared():
 # -- advantages ---------------------------------------------------------------------------------------------
 
 
-def advantages_of(module, rewards, weights, **options):
+def advantages_of(name, rewards, weights, **options):
     """Run TRL's scoring on completions of one token whose rewards are given, and take its advantages."""
     n, terms = rewards.shape
     names = [f"reward{k}" for k in range(terms)]
-    kind = getattr(module, "GRPOTrainer", None) or module.RLOOTrainer
+    kind = kind_of(name)
     ids = [[1]] * n
     made = types.SimpleNamespace(
         accelerator=Alone(), model=types.SimpleNamespace(training=True), environment_factories=None, tools=None,
@@ -205,20 +217,20 @@ def advantages_of(module, rewards, weights, **options):
         ),
         pad_token_id=0, eos_token_id=2, eos_token_ids=[2], num_generations_eval=SAMPLES, chat_template_kwargs={},
         _calculate_rewards=lambda *_: rewards, temperature=1.0,
-        _generate=lambda prompts: GENERATED[module](ids),
+        _generate=lambda prompts: GENERATED[name](ids),
         _get_per_token_logps_and_entropies=lambda *_, **__: (torch.zeros(n, 1), None, None), **options,
     )  # fmt: skip
     inputs = [{"prompt": "p"} for _ in range(n)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(
-            module, "disable_gradient_checkpointing", lambda *_: contextlib.nullcontext()
+            trl(name), "disable_gradient_checkpointing", lambda *_: contextlib.nullcontext()
         )
         return kind._generate_and_score_completions(made, inputs)["advantages"]
 
 
 GENERATED = {
-    grpo: lambda ids: (ids, ids, None, ["x"] * len(ids), None, {}, None, None),
-    rloo: lambda ids: (ids, ids, ["x"] * len(ids)),
+    "grpo": lambda ids: (ids, ids, None, ["x"] * len(ids), None, {}, None, None),
+    "rloo": lambda ids: (ids, ids, ["x"] * len(ids)),
 }
 
 
@@ -228,25 +240,25 @@ def one_token(rewards):
 
 
 ADVANTAGES = {
-    "group": (grpo, {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"}, "group_norm"),
-    "none": (grpo, {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}, "group_mean"),
+    "group": ("grpo", {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"}, "group_norm"),
+    "none": ("grpo", {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}, "group_mean"),
     "batch": (
-        grpo, {"scale_rewards": "batch", "multi_objective_aggregation": "sum_then_normalize"},
+        "grpo", {"scale_rewards": "batch", "multi_objective_aggregation": "sum_then_normalize"},
         "group_norm(over='batch')",
     ),
-    "gdpo": (grpo, {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}, "gdpo"),
-    "rloo": (rloo, {}, "leave_one_out"),
+    "gdpo": ("grpo", {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}, "gdpo"),
+    "rloo": ("rloo", {}, "leave_one_out"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["", "one prompt's rewards equal"])
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_advantages_are_trls(name, equal):
-    module, options, credit = ADVANTAGES[name]
+    which, options, credit = ADVANTAGES[name]
     rewards = torch.randn(PROMPTS * SAMPLES, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     if equal:
         rewards[:SAMPLES] = 0.5
-    expected = advantages_of(module, rewards, (1.0, 1.0), **options)
+    expected = advantages_of(which, rewards, (1.0, 1.0), **options)
     mine = compose(f"credit={credit}").credit(one_token(rewards))[:, 0]
     torch.testing.assert_close(mine, expected.double(), rtol=1e-6, atol=1e-7)
 
@@ -254,6 +266,6 @@ def test_advantages_are_trls(name, equal):
 def test_a_uniform_weight_of_the_rewards_is_trls_too():
     rewards = torch.randn(PROMPTS * SAMPLES, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     options = {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}
-    expected = advantages_of(grpo, rewards, (1.0, 0.25), **options)
+    expected = advantages_of("grpo", rewards, (1.0, 0.25), **options)
     mine = compose("credit=gdpo(weights=(1.0, 0.25))").credit(one_token(rewards))[:, 0]
     torch.testing.assert_close(mine, expected.double(), rtol=1e-6, atol=1e-7)

@@ -32,12 +32,11 @@ import numpy.typing
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
 
-# Most of what these tests cost is XLA's compilation of programs that run for milliseconds: it is asked for little
-# optimisation here, and keeps everything else (`make test-all` compiles as users do). An option that this jaxlib does not
-# know would end the process, so its name is looked for in the library first. A GPU's plugin reads them too, and ended the
-# process with jaxlib 0.11: where one is installed, all is compiled as users do. Level 0 is a step too far: jaxlib 0.10 then
-# gives NaN for a batch of one MDP of one state.
-QUICK = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": "false"}
+# Most of what these tests cost is XLA's compilation of programs that run for milliseconds: it is asked for no optimisation
+# here, and keeps everything else (`make test-all` compiles as users do). An option that this jaxlib does not know would end
+# the process, so its name is looked for in the library first. A GPU's plugin reads them too, and ended the process with
+# jaxlib 0.11: where one is installed, all is compiled as users do.
+QUICK = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
 
 
 def _known(option):

@@ -93,6 +93,16 @@ def test_a_solve_that_misses_is_refused(monkeypatch):
     assert bool(jnp.all(jnp.isnan(jax.jit(lambda pi: planning.policy_value(mdp, paid_at_the_end(5), pi))(pi))))
 
 
+def test_what_rounding_leaves_of_a_difference_is_no_residual():
+    """Newton's last b is the rounding of V alone, which a compiler may compute twice, to different bits."""
+    V, nothing = jnp.array([200.0]), jnp.zeros(1)
+    stated = functools.partial(linear._stated, lambda v: 0.1 * v, transpose=False)
+    kept, residual = stated(jnp.array([7e-15]), nothing, beside=V)
+    assert (float(kept[0]), float(residual)) == (0.0, 0.0)
+    assert jnp.isnan(stated(jnp.array([7e-15]), nothing)[0])  # b stands beside nothing: no solution
+    assert jnp.isnan(stated(jnp.array([1e-6]), nothing, beside=V)[0])  # more than rounding
+
+
 REFUSED = {
     "hard_optimal on 60 states": lambda mdp: planning.hard_optimal(mdp, paid_at_the_end(60), max_iterations=1),
     "soft_optimal on 60 states": lambda mdp: planning.soft_optimal(mdp, paid_at_the_end(60, -1.0), 0.5, max_iterations=0),

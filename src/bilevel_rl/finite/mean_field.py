@@ -252,7 +252,7 @@ def _fixed_point(problem: MeanFieldProblem, x: Float[Array, " d"], tau) -> Equil
     def newton(carry):
         mu, g, damping, k = carry
         matrix = damping * jnp.eye(S * A) - jacobian(mu)
-        tried = mu + linear.dense_solution(matrix, g.ravel()).v.reshape(S, A)
+        tried = mu + linear.dense_solution(matrix, g.ravel(), beside=mu.ravel()).v.reshape(S, A)
         there = off(*fixed, tried)
         better = size(there) < size(g)  # not where a step led to NaN
         mu, g = jnp.where(better, tried, mu), jnp.where(better, there, g)
@@ -264,5 +264,5 @@ def _fixed_point(problem: MeanFieldProblem, x: Float[Array, " d"], tau) -> Equil
     residual = size(g)
     # one more Newton step, now differentiated: the derivative of the matrix is multiplied by a residual of zero
     mu, matrix = jax.lax.stop_gradient((mu, -jacobian(mu)))
-    mu = mu + linear.dense_solution(matrix, off(problem, x, tau, mu).ravel()).v.reshape(S, A)
+    mu = mu + linear.dense_solution(matrix, off(problem, x, tau, mu).ravel(), beside=mu.ravel()).v.reshape(S, A)
     return Equilibrium(jnp.where(residual <= REFUSED, mu, jnp.nan), residual)

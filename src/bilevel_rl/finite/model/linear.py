@@ -4,7 +4,9 @@ $$\varrho = \frac{\|b - (I - \gamma P_\pi) v\|}{\|b\| + \|v\|}$$
 
 in the largest entry, and for the transposed system in the sum of entries: in these norms the inverse is at most
 $1/(1-\gamma)$, so that the relative error is at most $2\varrho/(1-\gamma)$. A solution with a residual above `REFUSED` is
-no answer: it comes back as NaN inside compiled code, and as `Unsolved` where it was asked for outside.
+no answer: it comes back as NaN inside compiled code, and as `Unsolved` where it was asked for outside. A b that is a small
+difference of large numbers, as in Newton's last steps, is known to their rounding only, and a compiler may compute it twice,
+to different bits: the caller says what it stands `beside`, and that much is no residual.
 
 Small systems are factorised. Large ones are tried by BiCGSTAB on sparse products, whose memory is linear in S: it
 needs a few dozen products where any state is soon reached from any other, and breaks down on corridors and trees. What
@@ -29,6 +31,7 @@ from bilevel_rl.errors import Unsolved, message
 from bilevel_rl.finite.model.mdp import FiniteMDP
 
 REFUSED = 1e-11  # ours: a relative residual above this is no solution; factorisations leave 1e-16 to 1e-14, 64 bit
+ROUNDING = 1e-14  # ours: of a difference, relative to what stands beside it: some forty roundings, in 64 bit
 KRYLOV_TOLERANCE = 1e-13  # ours: relative residual at which an iterative solve stops
 KRYLOV_RESTARTS = 50  # ours: each gains about six digits, so three are enough unless rounding stands in the way
 KRYLOV_GAIN = 0.1  # ours: a restart that gains less than a digit is followed by no other
@@ -47,24 +50,28 @@ class Solution(NamedTuple):
     residual: Float[Array, ""]
 
 
-def solved(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool, dense: bool) -> Solution:
+def solved(
+    mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool, dense: bool, beside: Any = 0.0
+) -> Solution:  # fmt: skip
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose; differentiable in all of them.
 
     Args:
         dense: whether to factorise the S x S matrix, in O(S^3); otherwise memory is O(S A K).
+        beside: [S] what b is a difference of; 0 where it is none.
     """
     b = b.astype(mdp.probabilities.dtype)  # rewards may come in 32 bits
     if dense:
         A = jnp.eye(mdp.n_states) - mdp.discount * mdp.under(pi)
-        return dense_solution(A.T if transpose else A, b, transpose)
+        return dense_solution(A.T if transpose else A, b, transpose, beside)
     fixed = jax.tree.map(jax.lax.stop_gradient, (mdp, pi))
+    beside = jax.lax.stop_gradient(jnp.asarray(beside, b.dtype))
 
     def apply(v):
         return _apply(mdp, pi, v, transpose)
 
     return Solution(*jax.lax.custom_linear_solve(
-        apply, b, solve=lambda _, b: _sparse[transpose](*fixed, b),
-        transpose_solve=lambda _, b: _sparse[not transpose](*fixed, b), has_aux=True,
+        apply, b, solve=lambda _, b: _sparse[transpose](*fixed, b, beside),
+        transpose_solve=lambda _, b: _sparse[not transpose](*fixed, b, jnp.zeros(())), has_aux=True,
     ))  # fmt: skip
 
 
@@ -81,16 +88,19 @@ def refuse(where: str, residual: Any, allowed: float, fix: str) -> None:
     )
 
 
-def _relative(b: Array, v: Array, left: Array, transpose: bool) -> Array:
-    """The relative residual; 0 where all is zero."""
+def _relative(b: Array, v: Array, left: Array, transpose: bool, beside: Any = 0.0) -> Array:
+    """The relative residual, of what is more than the rounding of b; 0 where all is zero."""
     size = (lambda u: jnp.sum(jnp.abs(u))) if transpose else (lambda u: jnp.max(jnp.abs(u)))
     whole = size(b) + size(v)
-    return jnp.where(whole == 0, 0.0, size(left) / jnp.where(whole == 0, 1.0, whole))
+    more = jnp.maximum(size(left) - ROUNDING * size(beside), 0.0)
+    return jnp.where(whole == 0, 0.0, more / jnp.where(whole == 0, 1.0, whole))
 
 
-def _stated(apply: Callable[[Array], Array], b: Array, v: Array, transpose: bool) -> tuple[Array, Array]:
+def _stated(
+    apply: Callable[[Array], Array], b: Array, v: Array, transpose: bool, beside: Any = 0.0
+) -> tuple[Array, Array]:  # fmt: skip
     """v, or NaN where it is no solution; and its residual."""
-    residual = _relative(b, v, b - apply(v), transpose)
+    residual = _relative(b, v, b - apply(v), transpose, beside)
     return jnp.where(residual <= REFUSED, v, jnp.nan), residual
 
 
@@ -112,7 +122,9 @@ def _back_substitute_transposed(lu: Array, pivots: Array, b: Float[Array, " S"])
     return jax.scipy.linalg.lu_solve((lu, pivots), b, trans=1)
 
 
-def dense_solution(A: Float[Array, "S S"], b: Float[Array, " S"], transpose: bool = False) -> Solution:
+def dense_solution(
+    A: Float[Array, "S S"], b: Float[Array, " S"], transpose: bool = False, beside: Any = 0.0
+) -> Solution:  # fmt: skip
     """Solve A v = b by LU, one system of a batch after the other; `transpose` says which norms measure the residual.
 
     Not `jnp.linalg.solve`: its batched factorisation hands the batch to the thread pool that it itself runs on and
@@ -120,9 +132,10 @@ def dense_solution(A: Float[Array, "S S"], b: Float[Array, " S"], transpose: boo
     also what makes a batch agree bit for bit with its members.
     """
     lu, pivots = _factor(jax.lax.stop_gradient(A))
+    beside = jax.lax.stop_gradient(beside)
     return Solution(*jax.lax.custom_linear_solve(
         lambda v: A @ v, b,
-        solve=lambda apply, b: _stated(apply, b, _back_substitute(lu, pivots, b), transpose),
+        solve=lambda apply, b: _stated(apply, b, _back_substitute(lu, pivots, b), transpose, beside),
         transpose_solve=lambda apply, b: _stated(apply, b, _back_substitute_transposed(lu, pivots, b), not transpose),
         has_aux=True,
     ))  # fmt: skip
@@ -136,14 +149,14 @@ def _apply(mdp: FiniteMDP, pi: Array, v: Array, transpose: bool) -> Array:
     return v - mdp.discount * moved
 
 
-def _by_either(mdp: FiniteMDP, pi: Array, b: Array, transpose: bool) -> tuple[Array, Array]:
+def _by_either(mdp: FiniteMDP, pi: Array, b: Array, beside: Array, transpose: bool) -> tuple[Array, Array]:
     """By Krylov iterations, and by a sparse factorisation where they did not arrive."""
 
     def apply(v):
         return _apply(mdp, pi, v, transpose)
 
     v = _krylov(apply, b)
-    arrived = _relative(b, v, b - apply(v), transpose) <= KRYLOV_TOLERANCE
+    arrived = _relative(b, v, b - apply(v), transpose, beside) <= KRYLOV_TOLERANCE
     tables = (*mdp.arrows(pi), mdp.start, mdp.discount, b)
     shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
     v = jax.lax.cond(
@@ -151,7 +164,7 @@ def _by_either(mdp: FiniteMDP, pi: Array, b: Array, transpose: bool) -> tuple[Ar
         lambda *tables: jax.pure_callback(partial(_direct, transpose=transpose), shape, *tables, vmap_method="sequential"),
         *tables,
     )  # fmt: skip
-    return _stated(apply, b, v, transpose)
+    return _stated(apply, b, v, transpose, beside)
 
 
 # one system of a batch after the other: a condition then runs one of its branches, not both

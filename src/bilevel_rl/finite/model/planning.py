@@ -8,7 +8,7 @@ optimum its Bellman residual: what misses its tolerance is NaN in compiled code 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,20 +55,27 @@ def counted_entropy(mdp: FiniteMDP, pi: Float[Array, "S A"]) -> Float[Array, " S
 
 
 @precision.double
-def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+def dense_solve(A: Float[Array, "S S"], b: Float[Array, " S"], beside: Any = 0.0) -> Float[Array, " S"]:
     """Solve A v = b by LU, for matrices like $I - \\gamma P$; differentiable. See `linear.dense_solution`.
+
+    Args:
+        A: [S, S].
+        b: [S].
+        beside: [S] what b is a difference of; 0 where it is none.
 
     Raises:
         Unsolved: a residual above `linear.REFUSED`; in compiled code v is NaN.
     """
-    found = linear.dense_solution(A, b)
+    found = linear.dense_solution(A, b, beside=beside)
     linear.refuse("planning.dense_solve", found.residual, linear.REFUSED, NEARLY_SINGULAR)
     return found.v
 
 
-def _solve(mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool) -> Float[Array, " S"]:
+def _solve(
+    mdp: FiniteMDP, pi: Float[Array, "S A"], b: Float[Array, " S"], transpose: bool, beside: Any = 0.0
+) -> Float[Array, " S"]:  # fmt: skip
     r"""Solve $(I - \gamma P_\pi) v = b$, or its transpose."""
-    found = linear.solved(mdp, pi, b, transpose, dense=mdp.n_states <= DENSE_LIMIT)
+    found = linear.solved(mdp, pi, b, transpose, dense=mdp.n_states <= DENSE_LIMIT, beside=beside)
     where = f"a linear system of {mdp.n_states} states, discount {mdp.discount}"
     linear.refuse(where, found.residual, linear.REFUSED, NEARLY_SINGULAR)
     return found.v
@@ -167,7 +174,7 @@ def soft_optimal(
 
     def newton(carry):
         V, _, k = carry
-        V = V + _solve(fixed[0], policy(*fixed, V), backup(*fixed, V) - V, transpose=False)
+        V = V + _solve(fixed[0], policy(*fixed, V), backup(*fixed, V) - V, transpose=False, beside=V)
         return V, residual_of(V), k + 1
 
     # one backup first, so that the first policy already looks one step ahead
@@ -176,7 +183,7 @@ def soft_optimal(
     # One more Newton step, now differentiated: its value changes nothing, its derivative is the implicit one,
     # dV = (I - gamma P_pi)^-1 d(backup), because the derivative of the matrix is multiplied by a residual of zero.
     V = jax.lax.stop_gradient(V)
-    V = V + _solve(fixed[0], policy(*fixed, V), backup(mdp, reward, tau, V) - V, transpose=False)
+    V = V + _solve(fixed[0], policy(*fixed, V), backup(mdp, reward, tau, V) - V, transpose=False, beside=V)
     Q = action_value(mdp, reward, V)
     return _stated(f"soft_optimal on {mdp.n_states} states", Plan(V, Q, soft_policy(Q + mask, tau), residual_of(V)), scale)
 

@@ -162,7 +162,7 @@ class TaxDesign(ClosedFormProblem):
             V, _, k = carry
             Q = action_value(V, *fixed[:2])
             change = planning.soft_value(Q, fixed[2]) - V
-            step = planning.dense_solve(jnp.eye(n) - gamma * kernel(jax.nn.softmax(Q / fixed[2]), fixed[1]), change)
+            step = planning.dense_solve(jnp.eye(n) - gamma * kernel(jax.nn.softmax(Q / fixed[2]), fixed[1]), change, V)
             return V + step, jnp.max(jnp.abs(change)), k + 1
 
         def unfinished(carry):
@@ -171,7 +171,7 @@ class TaxDesign(ClosedFormProblem):
         V, _, _ = jax.lax.while_loop(unfinished, newton, (jnp.zeros(n), jnp.array(jnp.inf), 0))
         V = jax.lax.stop_gradient(V)
         here = jax.lax.stop_gradient(jnp.eye(n) - gamma * kernel(jax.nn.softmax(action_value(V) / tau)))
-        V = V + planning.dense_solve(here, planning.soft_value(action_value(V), tau) - V)
+        V = V + planning.dense_solve(here, planning.soft_value(action_value(V), tau) - V, V)
         pi = jax.nn.softmax(action_value(V) / tau)
         paid = (e.revenue(x) @ chosen.T).ravel()  # [H m], the mean over the bundles of each total
         worth = planning.dense_solve(jnp.eye(n) - gamma * kernel(pi), pi @ paid)

@@ -21,8 +21,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_run_and_resume_say_what_is_not_restored(tmp_path):
+def test_check_run_and_resume_say_what_is_not_restored(tmp_path, capsys):
     """The first records stay, bit for bit; a new process would find the same fingerprint, since it holds no address."""
+    assert main(["check", FILE, "covariance"]) == 0
+    assert "hosted: observations of 1 number, 2 actions" in capsys.readouterr().out
     folder = tmp_path / "run"
     assert main(["run", FILE, "--samples", "80", "--runs", "2", "--records", "5", "--out", str(folder), *SMALL]) == 0
     run = records.Run.read(folder)

@@ -103,10 +103,20 @@ def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
     assert (whole.x[:, -1] != whole.x[:, 0]).any()
 
 
+def test_nan_from_an_environment_stops_the_run(whole):
+    """In the program that `whole` has compiled."""
+    broken = Pay(environment=Arms(broken=13.0))
+    trace = solve(broken, small(solvers.Covariance, leader=QUICK), iterations=24, runs=2, record_every=4, seed=3)
+    assert trace.status.tolist() == [1, 1]
+    assert "the state before it is kept" in trace.messages[0]
+    assert np.isfinite(trace.x).all()
+    np.testing.assert_array_equal(trace.x[:, :4], whole.x[:, :4])  # up to iteration 12
+
+
 @pytest.mark.slow
-def test_nan_from_an_environment_stops_the_run_and_says_where():
+def test_nan_from_an_environment_is_named_with_its_iteration():
     trace = solve(
-        Pay(environment=Arms(broken=True, length=30)), small(solvers.PartialSGD, leader=QUICK, cut=False),
+        Pay(environment=Arms(broken=20.0, length=30)), small(solvers.PartialSGD, leader=QUICK, cut=False),
         iterations=24, record_every=1, seed=3,
     )  # fmt: skip
     assert trace.status.tolist() == [1]

@@ -29,11 +29,11 @@ def small(kind, **options):
 
 
 class Arms(Environment):
-    """One state; each arm pays a number that the problem knows. An episode has `length` steps."""
+    """One state; each arm pays a number that the problem knows. An episode has `length` steps; NaN comes after `broken`."""
 
     length: int = eqx.field(static=True, default=0)
     ends: bool = eqx.field(static=True, default=False)
-    broken: bool = eqx.field(static=True, default=False)
+    broken: float = float("inf")  # a number that is traced: whole and broken worlds are one compiled program
 
     name = "arms"
     info_names = ("arm",)
@@ -56,7 +56,7 @@ class Arms(Environment):
     def step(self, state, action, key):
         state = state + 1
         over = (state >= self.length) & self.ends if self.length else jnp.zeros((), bool)
-        reward = jnp.where(self.broken & (state > 20), jnp.nan, 1.0).astype(jnp.float32)
+        reward = jnp.where(state > self.broken, jnp.nan, 1.0).astype(jnp.float32)
         return Step(state, jnp.ones(1, jnp.float32), reward, over, jnp.zeros((), bool), action[None].astype(jnp.float32))
 
 

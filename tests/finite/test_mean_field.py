@@ -128,6 +128,23 @@ def test_braess_paradox_and_the_toll_that_undoes_it():
     assert abs(best.x - 0.375) < 2e-3
 
 
+@pytest.mark.parametrize("tolled", [(0, 3), (4,)], ids=["marginal cost", "shortcut"])
+def test_at_the_best_traffic_all_three_ways_cost_drivers_the_same(tolled):
+    """Wardrop's equilibrium by hand: 9/16 on the narrow roads, 2/16 on the shortcut, under Pigou's tolls and under its own."""
+    it, traffic = RoutingGame(tolled=tolled), np.array([9, 7, 7, 9, 2]) / 16
+    mu = np.zeros(it.road.shape)
+    for s, a in zip(*np.nonzero(np.asarray(it.road) < 5), strict=True):
+        late = it.state_names[s] == "b (2)"  # who comes over the shortcut
+        share = (2 if late else 7) / 16 if it.road[s, a] == 3 else traffic[it.road[s, a]]
+        mu[s, a] = (1 - it.mdp.discount) * it.scale[s] * share
+    np.testing.assert_allclose(it.traffic(mu), traffic)
+    paid = -np.asarray(it.reward_among(jnp.full(len(tolled), 3 / 8), mu) * it.scale[:, None])
+    cost = {int(road): value for road, value in zip(np.ravel(it.road), np.ravel(paid), strict=True)}
+    ways = [sum(cost[road] for road in way) for way in ((0, 2), (1, 3), (0, 4, 3))]
+    np.testing.assert_allclose(ways, 1.5 if len(tolled) > 1 else 1.125)
+    assert float(it.objective.of(it.x0, mu, it)) == pytest.approx(64.6875 / 60)
+
+
 @pytest.mark.slow
 def test_tolls_by_marginal_cost_reach_the_same_hours():
     """Pigou: both narrow roads at m q = 3/8 do what the shortcut's toll does."""

@@ -157,11 +157,13 @@ SETTLES = [  # one part each: response, non-linear objective, critic, cancellati
 
 def stationary(it, tau=0.5):
     """Where the known gradient vanishes, by descent along it from x0."""
-    x = it.x0
-    gradient = jax.jit(lambda x: it.known_gradient(x, tau))
-    for _ in range(4000):
-        x = it.project(x - 0.2 * gradient(x))
-    assert float(jnp.max(jnp.abs(gradient(x)))) < 1e-6
+    @jax.jit
+    def descended(x):
+        x = jax.lax.fori_loop(0, 4000, lambda _, x: it.project(x - 0.2 * it.known_gradient(x, tau)), x)
+        return x, jnp.max(jnp.abs(it.known_gradient(x, tau)))
+
+    x, left = descended(it.x0)
+    assert left < 1e-6
     return np.asarray(x)
 
 

@@ -4,6 +4,7 @@ What it computes is 64-bit, whatever the caller's JAX is set to: hyper-gradients
 differentiates or compiles functions of it by himself calls `bilevel_rl.loop.use_64_bit()` once.
 """
 
+from bilevel_rl.finite.checks import check_problem
 from bilevel_rl.finite.model.discretised import discretised
 from bilevel_rl.finite.model.mdp import FiniteMDP, gymnasium_rewards
 from bilevel_rl.finite.problem import BilevelProblem, GraphLayout, GridLayout, UpperObjective
@@ -11,5 +12,5 @@ from bilevel_rl.finite.solver import Solver, State, Trace, solve
 
 __all__ = [
     "BilevelProblem", "FiniteMDP", "GraphLayout", "GridLayout", "Solver", "State", "Trace", "UpperObjective",
-    "discretised", "gymnasium_rewards", "solve",
+    "check_problem", "discretised", "gymnasium_rewards", "solve",
 ]  # fmt: skip

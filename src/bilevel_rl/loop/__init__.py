@@ -9,10 +9,11 @@ from bilevel_rl import compiled
 
 compiled.guard()
 
+from bilevel_rl.loop.checking import check_solver  # noqa: E402
 from bilevel_rl.loop.driver import solve  # noqa: E402
 from bilevel_rl.loop.precision import use_64_bit  # noqa: E402
 from bilevel_rl.loop.problem import Optimum, Problem  # noqa: E402
 from bilevel_rl.loop.solver import Solver, State  # noqa: E402
 from bilevel_rl.loop.trace import Trace  # noqa: E402
 
-__all__ = ["Optimum", "Problem", "Solver", "State", "Trace", "solve", "use_64_bit"]
+__all__ = ["Optimum", "Problem", "Solver", "State", "Trace", "check_solver", "solve", "use_64_bit"]

@@ -128,7 +128,7 @@ def test_braess_paradox_and_the_toll_that_undoes_it():
 
 @pytest.mark.parametrize("tolled", [(0, 3), (4,)], ids=["marginal cost", "shortcut"])
 def test_at_the_best_traffic_all_three_ways_cost_drivers_the_same(tolled):
-    """Wardrop's equilibrium by hand: 9/16 on the narrow roads, 2/16 on the shortcut, under Pigou's tolls and under its own."""
+    """Wardrop's equilibrium by hand: 9/16 on narrow roads, 2/16 on the shortcut, under Pigou's tolls and under its own."""
     it, traffic = RoutingGame(tolled=tolled), np.array([9, 7, 7, 9, 2]) / 16
     mu = np.zeros(it.road.shape)
     for s, a in zip(*np.nonzero(np.asarray(it.road) < 5), strict=True):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from llm_models import PROMPTS, gold, gpt2, judge, llama, trainer, untimed, weights
+from llm_models import PROMPTS, config, gold, gpt2, judge, llama, trainer, untimed, weights
 
 from bilevel_rl import metrics
 from bilevel_rl.errors import InvalidProblem, NonFiniteState
+from bilevel_rl.levels.callbacks import Callbacks
 from bilevel_rl.levels.labels import LabelsPending, choose_pairs
 from bilevel_rl.levels.objectives import Upper
 from bilevel_rl.llm.config import Config
@@ -399,6 +402,17 @@ def test_the_run_folder_is_a_run(tmp_path):
     assert rows[0].keys() == {"iteration", "prompt", "completion", "reward", "gold", "checksum"}
     names = {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
     assert names == {"state.json", "weights-00000003.safetensors"}
+
+
+def test_a_folder_that_only_callbacks_want_goes_with_them():
+    from transformers import TrainerCallback
+
+    made = Callbacks([TrainerCallback()], config(), None, None, None, main=True)
+    folder = Path(made.args.output_dir)
+    assert folder.is_dir()
+    del made
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_callbacks_of_transformers_see_the_run_and_may_stop_it(tmp_path):

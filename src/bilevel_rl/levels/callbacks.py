@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +32,10 @@ class Callbacks:
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-        folder = config.out or tempfile.mkdtemp(prefix="bilevel-rl-callbacks-")
+        folder = config.out
+        if not folder:  # callbacks want one, for as long as they are called
+            folder = tempfile.mkdtemp(prefix="bilevel-rl-callbacks-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.args = TrainingArguments(

@@ -135,6 +135,7 @@ def test_at_the_best_traffic_all_three_ways_cost_drivers_the_same(tolled):
         late = it.state_names[s] == "b (2)"  # who comes over the shortcut
         share = (2 if late else 7) / 16 if it.road[s, a] == 3 else traffic[it.road[s, a]]
         mu[s, a] = (1 - it.mdp.discount) * it.scale[s] * share
+    mu = jnp.asarray(mu)
     np.testing.assert_allclose(it.traffic(mu), traffic)
     paid = -np.asarray(it.reward_among(jnp.full(len(tolled), 3 / 8), mu) * it.scale[:, None])
     cost = {int(road): value for road, value in zip(np.ravel(it.road), np.ravel(paid), strict=True)}

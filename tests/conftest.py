@@ -64,6 +64,12 @@ sys.modules[_checker.__name__] = _checker
 install_import_hook(["bilevel_rl.finite", "bilevel_rl.loop"], f"{_checker.__name__}.check")
 
 
+def pytest_collection_finish():
+    """What was imported stays: no collection of garbage, a third of a second after each file, looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def _make_room():
     """Forget compiled programs: thousands end in XLA's mmap failing, and glibc keeps what was freed between others."""
     if "jax" in sys.modules:

@@ -99,9 +99,10 @@ def prepare(ask: RunAsk, optimum: Optimum | None = None) -> Ready:
         raise InvalidConfig(
             message("bilevel-rl run --runs", ask.runs, "at least one run is needed", "Set --runs 1")
         )
-    problem = ask.problem.build(complete(ask.problem, ask.problem_options))
+    problem_options, solver_options = complete(ask.problem, ask.problem_options), complete(ask.solver, ask.solver_options)
+    problem = ask.problem.build(problem_options)
     problem.check(thorough=False)
-    solver = ask.solver.build(complete(ask.solver, ask.solver_options))
+    solver = ask.solver.build(solver_options)
     check_fits(solver, problem)
     solver = solver.on(problem)
     iterations = iterations_of(ask, problem, solver)
@@ -112,9 +113,9 @@ def prepare(ask: RunAsk, optimum: Optimum | None = None) -> Ready:
         optimum = problem.best_known(tau)
     config = {
         "problem": ask.problem.name,
-        "problem_options": complete(ask.problem, ask.problem_options),
+        "problem_options": problem_options,
         "solver": ask.solver.name,
-        "solver_options": stated(complete(ask.solver, ask.solver_options), problem),
+        "solver_options": stated(solver_options, problem),
         "label": ask.label or getattr(solver, "name", ask.solver.name),
         "iterations": iterations,
         "samples": ask.samples,

@@ -78,6 +78,7 @@ def test_log_log_slope_recovers_a_power():
 def test_interquartile_mean_is_the_trimmed_mean():
     values = np.random.default_rng(3).normal(size=(31, 4))
     np.testing.assert_allclose(S.interquartile_mean(values), scipy.stats.trim_mean(values, 0.25))
+    assert np.isnan(S.interquartile_mean([*values.ravel(), np.nan]))
 
 
 # -- few runs -----------------------------------------------------------------------------------------------

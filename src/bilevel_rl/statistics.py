@@ -23,7 +23,9 @@ class Interval(NamedTuple):
 
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
-    """Mean of the middle half (25 % trimmed on each side).
+    """Mean of the middle half (25 % trimmed on each side); NaN where there is one, or nothing.
+
+    `scipy.stats.trim_mean` without the many looks at its arguments, which cost ten times the mean of a few runs.
 
     Example:
         >>> float(interquartile_mean([0.0, 1.0, 2.0, 100.0]))
@@ -32,9 +34,13 @@ def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     References:
         Agarwal et al., "Deep RL at the edge of the statistical precipice", NeurIPS 2021.
     """
-    import scipy.stats
-
-    return scipy.stats.trim_mean(np.asarray(values, float), 0.25, axis=axis)
+    values = np.asarray(values, float)
+    runs = values.shape[axis]
+    if not values.size:
+        return np.full(np.delete(values.shape, axis), np.nan)[()]
+    cut = runs // 4
+    middle = np.partition(values, (cut, runs - cut - 1), axis).take(range(cut, runs - cut), axis)
+    return np.where(np.isnan(values).any(axis), np.nan, middle.mean(axis))[()]
 
 
 def bootstrap(values: ArrayLike, statistic=interquartile_mean, confidence: float = 0.95, seed: int = 0) -> Interval:

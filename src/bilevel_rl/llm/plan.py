@@ -434,7 +434,7 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
         one.rows * (forward + one.graph * back[0] + one.head * (head * (new + 1) + one.graph * back[1])) for one in passes
     )
     started = [sum(one.rows for one in passes if one.graph == graph) / part for graph in (False, True)]
-    starting, stepping = _host(config, layers, *started, steps)
+    starting, stepping = _host(config, layers, started[0], started[1], steps)
 
     # exchange: a ring sends nearly twice what it sums; blocks are gathered for every call
     ring = 2 * (gpus - 1) / gpus

@@ -15,6 +15,7 @@ import numpy as np
 from _recipes_variants import RATES, TABLES, Variant
 from transformers import GPT2LMHeadModel, TrainerCallback
 
+from bilevel_rl.errors import NonFiniteState
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
 from bilevel_rl.llm.sampling.sampler import Sampler, uniforms
@@ -142,6 +143,12 @@ class Marks(TrainerCallback):
         self.done: Callable[[], int] = lambda: 0
         self.found: dict[str, float] = {}
 
+    def broken(self) -> None:
+        """The run came to numbers that are none: what was not taken yet is 0, the score of a policy that is useless."""
+        at = {"score": 0.0, "tokens": self.spent(), "gradient_steps": self.done()}
+        later = {"score_at_steps": 0.0, "tokens_at_steps": self.spent()}
+        self.found = at | later | self.found
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if self.spent() >= self.tokens and "score" not in self.found:
             self.found |= {"score": self.score(), "tokens": self.spent(), "gradient_steps": self.done()}
@@ -169,7 +176,10 @@ def run(family: Family, variant: Variant, rate: float, seed: int, tokens: int, s
     trainer = BilevelTrainer(config, family.start(seed), callbacks=[marks], **family.task(options))
     marks.spent, marks.done = lambda: trainer.tokens, lambda: trainer.step * epochs
     before = score()
-    trainer.train()
+    try:
+        trainer.train()
+    except NonFiniteState:
+        marks.broken()
     return {
         "before": before, **marks.found, "epochs": epochs, "kl": round(trainer.history[-1]["kl"], 3),
         "seconds": round(time.process_time() - begin, 2),

@@ -385,6 +385,17 @@ def test_nan_stops_the_run_and_names_the_quantity(tmp_path):
     assert "reward, iteration 1" in status["message"]
 
 
+@pytest.mark.parametrize("rows", ["paired", "shared"])
+def test_logits_that_are_no_numbers_stop_the_run_before_anyone_is_asked_of_what_was_written(rows):
+    asked = []
+    made = trainer(steps=2, estimator=rows, judge=lambda *pairs: asked.append(pairs))
+    for value in made.roles.parameters("policy").values():
+        value.data.fill_(1e30)  # finite weights whose products are not
+    with pytest.raises(NonFiniteState, match=r"what the policies write, iteration 0: logits of a \w+ that writes: got NaN"):
+        made.train()
+    assert not asked
+
+
 # -- the run folder and callbacks --------------------------------------------------------------------------------
 
 

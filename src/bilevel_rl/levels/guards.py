@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -16,3 +19,12 @@ def check_finite(quantity: str, value: Tensor, k: int) -> None:
             message(f"{quantity}, iteration {k}", kind, "every quantity must stay finite",
                     "Lower alpha or zeta or raise w, then continue from the last checkpoint (resume=auto), or start again")
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def during(what: str, k: int) -> Iterator[None]:
+    """A `NonFiniteState` that leaves this block names what was being done and the iteration."""
+    try:
+        yield
+    except NonFiniteState as error:
+        raise NonFiniteState(f"{what}, iteration {k}: {error}") from error

@@ -366,9 +366,11 @@ class Loop:
 
     def sample(self, k: int) -> list[Drawn]:
         """y ~ pi_theta, and y_ ~ pi_theta^L unless theta's rows serve both."""
+        with guards.during("what the policies write", k):
+            found = self.method.sample(self.engine, k)
         return [
             Drawn(role, critic if self.critics else "", rows, self.share.part(rows, self.share.rows))
-            for role, critic, rows in self.method.sample(self.engine, k)
+            for role, critic, rows in found
         ]
 
     def facing(self, k: int) -> Facing:

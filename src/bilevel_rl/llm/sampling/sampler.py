@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel_rl.errors import NonFiniteState, message
 from bilevel_rl.llm.data.prompts import Prompt
 from bilevel_rl.llm.forward import precision, without
 from bilevel_rl.llm.sampling.decoding import make_decoder
@@ -64,7 +65,8 @@ def inverse_cdf(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulative[:, -1:]
     # stay strictly below the total, so that rounding can't choose a token of weight 0 at the end
     at = torch.minimum(u.to(logits.dtype)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    token = torch.searchsorted(cumulative, at, right=True)
+    # logits that are no numbers have no first index: the last one, whose log-probability is no number either
+    token = torch.searchsorted(cumulative, at, right=True).clamp_(max=logits.shape[-1] - 1)
     return token[:, 0], (logits.gather(-1, token) - top - total.log())[:, 0]
 
 
@@ -110,6 +112,22 @@ def _clocks(key: Tensor, like: Tensor) -> Tensor:
     return distance.neg_().log1p_().neg_().log_().neg_()
 
 
+def check_logits(model: Any, logp: Tensor) -> None:
+    """Raise `NonFiniteState` where a drawn token's log-probability is NaN or infinite.
+
+    Args:
+        model: what gave the logits.
+        logp: [N, T] of the tokens that were drawn.
+    """
+    fine = torch.isfinite(logp).all(0)
+    if not bool(fine.all()):
+        raise NonFiniteState(
+            message(f"logits of a {type(model).__name__} that writes", f"NaN or infinity at token {int((~fine).nonzero()[0])}",
+                    "every token that is drawn has a finite log-probability",
+                    "Its weights are beyond floating point: lower alpha and go on from an earlier checkpoint, or start again")
+        )  # fmt: skip
+
+
 class Sampler:
     """Our own generator: KV cache, inverse-CDF sampling, exact log-probabilities of the law that sampled.
 
@@ -135,7 +153,11 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:
-        """Sample one completion of each prompt; see `Generator`."""
+        """Sample one completion of each prompt; see `Generator`.
+
+        Raises:
+            NonFiniteState: the model's logits are no numbers.
+        """
         device = next(model.parameters()).device
         uniforms = uniforms.to(device)
         rows, horizon = uniforms.shape
@@ -162,5 +184,8 @@ class Sampler:
                         break
                 if t + 1 < horizon:
                     logits = decoder.next(tokens[-1])
-        return assemble(prompts, ids, attention, torch.stack(tokens, 1), lengths, ended, torch.stack(logps, 1),
-                        tokenizer=self.tokenizer)  # fmt: skip
+        logp = torch.stack(logps, 1)
+        check_logits(model, logp)
+        return assemble(
+            prompts, ids, attention, torch.stack(tokens, 1), lengths, ended, logp, tokenizer=self.tokenizer
+        )

@@ -17,7 +17,7 @@ from bilevel_rl.llm.data.prompts import Begun, Prompt
 from bilevel_rl.llm.forward import precision, without
 from bilevel_rl.llm.sampling.decoding import make_decoder
 from bilevel_rl.llm.sampling.rollout import Rollout, assemble, pad_prompts
-from bilevel_rl.llm.sampling.sampler import inverse_cdf
+from bilevel_rl.llm.sampling.sampler import check_logits, inverse_cdf
 
 
 class World(Protocol):
@@ -83,12 +83,13 @@ class TurnSampler:
                     break
                 if t + 1 < horizon:
                     logits = decoder.next(tokens[-1])
-        observed = torch.stack(given, 1)
+        logp, observed = torch.stack(logps, 1), torch.stack(given, 1)
+        check_logits(model, logp)
         lengths = torch.where(~observed, torch.arange(1, len(given) + 1, device=device), 0).amax(1)
         real = torch.arange(len(given), device=device) < lengths[:, None]
         return assemble(
             prompts, ids, attention, torch.stack(tokens, 1), lengths, torch.tensor(episodes.ended, device=device),
-            torch.stack(logps, 1), tokenizer=self.tokenizer, given=observed & real,
+            logp, tokenizer=self.tokenizer, given=observed & real,
         )  # fmt: skip
 
     def observed(self, prompt: Prompt, ids: Sequence[int]) -> list[bool]:

@@ -121,10 +121,11 @@ def check_logits(model: Any, logp: Tensor) -> None:
     """
     fine = torch.isfinite(logp).all(0)
     if not bool(fine.all()):
+        first = int((~fine).nonzero()[0])
         raise NonFiniteState(
-            message(f"logits of a {type(model).__name__} that writes", f"NaN or infinity at token {int((~fine).nonzero()[0])}",
+            message(f"logits of a {type(model).__name__} that writes", f"NaN or infinity at token {first}",
                     "every token that is drawn has a finite log-probability",
-                    "Its weights are beyond floating point: lower alpha and go on from an earlier checkpoint, or start again")
+                    "Its weights are beyond floating point: lower alpha and go on from an earlier checkpoint")
         )  # fmt: skip
 
 

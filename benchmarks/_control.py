@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel_rl import records
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER, BETWEEN = Path(__file__).parent / "results", " | "
 
 
 def parser(document: str | None, seeds: int = 10) -> argparse.ArgumentParser:
@@ -39,8 +39,17 @@ def write(name: str, facts: dict[str, Any], note: str, heads: Sequence[str], row
     (FOLDER / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def filled(facts: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Cells that are there, whose keys are `discount | what was measured`: (discount, what, facts)."""
+def named(*words: str) -> str:
+    """The key of a cell: what it was measured on, with what, by what; as many words as a table needs."""
+    return BETWEEN.join(words)
+
+
+def filled(facts: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Cells that are there: the words of each key, and its facts last."""
     for key, cell in facts["cells"].items():
-        gamma, label = key.split(" | ")
-        yield gamma, label, cell
+        yield (*key.split(BETWEEN), cell)
+
+
+def missing(facts: dict[str, Any], work: Iterable[str], most: int) -> list[str]:
+    """Keys of what there is to measure and that no earlier call has filled, so many at most."""
+    return [key for key in work if key not in facts["cells"]][:most]

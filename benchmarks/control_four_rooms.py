@@ -134,7 +134,7 @@ def main() -> None:
     ask = parser.parse_args()
     facts = shared.read("control_four_rooms")
     cells = facts["cells"]
-    for key in [key for key in ("descent", "table", *HOW) if key not in cells][: ask.cells]:
+    for key in shared.missing(facts, ("descent", "table", *HOW), ask.cells):
         began, made = time.process_time(), FourRooms(temperature=TAU)
         start = jnp.concatenate([made.x0[None], made.structured_starts()])[chosen(cells["descent"])] if cells else None
         cells[key] = descent() if key == "descent" else table(start) if key == "table" else held(start, key)

@@ -80,11 +80,11 @@ def main() -> None:
     ask = shared.parser(__doc__, 3).parse_args()
     facts, zero = shared.read("control_hopper"), np.zeros((ask.seeds, 11))
     work = {
-        f"{SHORT:g} | its own (no shaping)": lambda: (SHORT, zero, {}),
-        f"{SHORT:g} | bi-level, covariance": lambda: (SHORT, *found(ask.seeds)),
-        f"{FAR:g} | its own, a follower that plans far": lambda: (FAR, zero, {}),
+        shared.named(f"{SHORT:g}", "its own (no shaping)"): lambda: (SHORT, zero, {}),
+        shared.named(f"{SHORT:g}", "bi-level, covariance"): lambda: (SHORT, *found(ask.seeds)),
+        shared.named(f"{FAR:g}", "its own, a follower that plans far"): lambda: (FAR, zero, {}),
     }
-    for key in [key for key in work if key not in facts["cells"]][: ask.cells]:
+    for key in shared.missing(facts, work, ask.cells):
         began = time.process_time()
         gamma, x, said = work[key]()
         returns, lengths = fresh(gamma, x)

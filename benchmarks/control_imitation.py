@@ -41,9 +41,9 @@ def main() -> None:
     """Fill in what is missing, then write rows."""
     ask = shared.parser(__doc__).parse_args()
     facts = shared.read("control_imitation")
-    left = [kind for kind in (PendulumImitation, ArmImitation) if kind.name not in facts["cells"]]
-    for kind in left[: ask.cells]:
-        began, problem = time.process_time(), kind()
+    kinds = {kind.name: kind for kind in (PendulumImitation, ArmImitation)}
+    for name in shared.missing(facts, kinds, ask.cells):
+        began, problem = time.process_time(), kinds[name]()
         trace = solve(problem, PartialSGD(leader=SETTING, follower=FOLLOWER, tau=TAU), iterations=ITERATIONS, runs=ask.seeds,
                       seed=1000, record_every=ITERATIONS)  # fmt: skip
         x = trace.x[:, -1]

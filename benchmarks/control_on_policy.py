@@ -84,20 +84,21 @@ def tenths(at: list[int], values: list[float]) -> list[float]:
 def work() -> dict[str, Callable[[int], list[float]]]:
     """What there is to measure, by name."""
     plain, pole, car = Recipe("plain", credit=ToGoLeaveOneOut()), "CartPole-v1", "MountainCar-v0"
-    return {
-        f"{pole} | plain policy gradient | return": partial(curve, plain, pole, "return"),
-        f"{pole} | MDPO | return": partial(
+    cells: dict[tuple[str, str, str], Callable[[int], list[float]]] = {
+        (pole, "plain policy gradient", "return"): partial(curve, plain, pole, "return"),
+        (pole, "MDPO", "return"): partial(
             curve, Recipe("mdpo", credit=ToGoLeaveOneOut(), loss=MirrorDescent()), pole, "return"
         ),
-        f"{pole} | Poly-PPO, sets of 4 | return": partial(
+        (pole, "Poly-PPO, sets of 4", "return"): partial(
             curve, Recipe("sets", credit=Polychromic(size=4), loss=Clipped()), pole, "return"
         ),
-        f"{pole} | Stable-Baselines3, PPO | return": ppo,
-        f"{car} | plain policy gradient | cells met": partial(curve, plain, car, "cells met"),
-        f"{car} | SubPO | cells met": partial(
+        (pole, "Stable-Baselines3, PPO", "return"): ppo,
+        (car, "plain policy gradient", "cells met"): partial(curve, plain, car, "cells met"),
+        (car, "SubPO", "cells met"): partial(
             curve, Recipe("subpo", reward=(Coverage(),), credit=RewardToGo()), car, "cells met"
         ),
     }
+    return {shared.named(*words): measure for words, measure in cells.items()}
 
 
 def main() -> None:
@@ -105,11 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
-    facts = shared.read("control_on_policy")
-    left = {key: measure for key, measure in work().items() if key not in facts["cells"]}
-    for key, measure in list(left.items())[: ask.cells]:
+    facts, there = shared.read("control_on_policy"), work()
+    for key in shared.missing(facts, there, ask.cells):
         began = time.process_time()
-        curves = [measure(1000 + i) for i in range(SEEDS)]
+        curves = [there[key](1000 + i) for i in range(SEEDS)]
         facts["cells"][key] = {"tenths": curves, "cpu_seconds": round(time.process_time() - began, 1)}
         print(key, np.round(curves, 1).tolist(), facts["cells"][key]["cpu_seconds"], flush=True)
         write(facts)
@@ -119,11 +119,11 @@ def main() -> None:
 def write(facts: dict) -> None:
     """Rows, provenance, the file."""
     rows = []
-    for key, c in facts["cells"].items():
+    for environment, system, measured, c in shared.filled(facts):
         along = np.median(c["tenths"], 0)
         shown = ", ".join(f"{along[i - 1]:.0f}" for i in TENTHS)
         last = ", ".join(f"{v[-1]:.0f}" for v in c["tenths"])
-        rows.append([*key.split(" | "), shown, last, f"{TRANSITIONS:,}"])
+        rows.append([environment, system, measured, shown, last, f"{TRANSITIONS:,}"])
     note = (
         f"Torch components through the same Gymnasium host, {ROWS} episodes of at most {STEPS} steps a batch, one step "
         f"of Adam at {RATE} a batch, {SEEDS} seeds, medians of tenths of the run; nothing searched. With one step a batch "

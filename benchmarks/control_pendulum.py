@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.control import evaluate
+from bilevel_rl.control.followers import SAC, Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import PendulumShaping
 from bilevel_rl.control.problems.pendulum_shaping import SCALE
@@ -30,6 +31,7 @@ TAU = 0.05
 SETTING = Leader(zeta=PowerDecay(3.0, 0.5))
 FASTER = Leader(zeta=PowerDecay(10.0, 0.5))  # one lead at .6, where x was on its way still; tried with seed 5, twice
 HAND = (4.0, 0.0, 0.0, 0.0)
+FRESH = Usual(sac=SAC(critics=1))  # as it was measured; two is what the one that plans far would have by default
 HEADS = ["Follower's gamma", "Reward", "True return, median", "Worst seed", "Best seed", "Transitions: x + fresh"]
 
 
@@ -60,7 +62,7 @@ def learnt(gamma: float, seeds: int, solver: str) -> np.ndarray:
 
 def scored(problem: PendulumShaping, x: np.ndarray) -> list[float]:
     """True return of a fresh follower for each row of x."""
-    found = evaluate.fresh(problem, x, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU)
+    found = evaluate.fresh(problem, x, follower=FRESH, transitions=ITERATIONS * CHAINS, seed=2000, tau=TAU)
     return (SCALE * found.utility_greedy).tolist()
 
 
@@ -91,9 +93,8 @@ def main() -> None:
     work[FAR, "its own, a follower that plans far"] = (PendulumShaping(gamma=FAR), lambda: np.zeros((ask.seeds, 4)), 0)
     labels = [label for _, label in work]
     work = dict(sorted(work.items(), key=lambda cell: labels.index(cell[0][1])))  # what matters most comes first
-    named = {f"{gamma:g} | {label}": cell for (gamma, label), cell in work.items()}
-    left = {key: cell for key, cell in named.items() if key not in facts["cells"]}
-    chosen = list(left.items())[: ask.cells]
+    named = {shared.named(f"{gamma:g}", label): cell for (gamma, label), cell in work.items()}
+    chosen = [(key, named[key]) for key in shared.missing(facts, named, ask.cells)]
     for kind, gamma in dict.fromkeys((type(p), p.gamma) for _, (p, _, _) in chosen):  # one compiled program for their rows
         group = [(key, *cell) for key, cell in chosen if (type(cell[0]), cell[0].gamma) == (kind, gamma)]
         began, xs = time.process_time(), [points() for _, _, points, _ in group]

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import _control as shared
 import equinox as eqx
 import jax
 import numpy as np
-from _control import read, write
 
 from bilevel_rl.control import evaluate
 from bilevel_rl.control.elites import BehaviourTask, MapElites
@@ -48,9 +48,10 @@ NAME = "control_systems"
 ITERATIONS, CHAINS, SEEDS, TAU, LENGTHS = 4000, 16, 5, 0.05, (1, 2, 4, 8)
 LOW, HIGH = -1600.0, -150.0
 HEADS = ["Measured", "Of", "Result, median [worst, best]", "Transitions"]
+# one critic, as it was measured; two is what followers that plan so far have by default
 FOLLOWERS: dict[str, Follower] = {
-    "SAC": SAC(), "SAC, two critics, tuned temperature": SAC(critics=2, tuned=True), "STAC": STAC(),
-    "Symphony": Symphony(), "SRL": SRL(), "PMOE": PMOE(), "STAC, dropout .01": STAC(dropout=0.01),
+    "SAC": SAC(critics=1), "SAC, two critics, tuned temperature": SAC(critics=2, tuned=True), "STAC": STAC(),
+    "Symphony": Symphony(), "SRL": SRL(critics=1), "PMOE": PMOE(critics=1), "STAC, dropout .01": STAC(dropout=0.01),
     "STAC, beta .1": STAC(beta=0.1),
 }  # fmt: skip
 
@@ -98,7 +99,7 @@ def curve(name: str) -> dict:
 
 def imitation(eta: float) -> dict:
     """A follower that is paid by its judge alone."""
-    trace, returns = trained(OwnReward(), AILBoost(eta=eta, every=500, rows=500 * CHAINS))
+    trace, returns = trained(OwnReward(), AILBoost(eta=eta, every=500, rows=500 * CHAINS, critics=1))
     return {"returns": returns.tolist(), "transitions": int(trace["samples"].max()),
             "curve_of_outcomes": np.median(trace["outcome"] * SCALE, 0).round(3).tolist()}  # fmt: skip
 
@@ -120,20 +121,21 @@ def setting(problem, solver, iterations: int) -> dict:
 
 def work() -> dict[str, Callable[[], dict]]:
     """What there is to measure, by name."""
-    cells: dict[str, Callable[[], dict]] = {f"curve | {name}": partial(curve, name) for name in FOLLOWERS}
-    cells["imitation | AILBoost"] = partial(imitation, 0.05)
-    cells["imitation | DAC"] = partial(imitation, 0.0)
-    cells["elites | DCG-MAP-Elites"] = partial(elites, True)
-    cells["elites | MAP-Elites"] = partial(elites, False)
+    cells: dict[tuple[str, str], Callable[[], dict]] = {("curve", name): partial(curve, name) for name in FOLLOWERS}
+    cells["imitation", "AILBoost"] = partial(imitation, 0.05)
+    cells["imitation", "DAC"] = partial(imitation, 0.0)
+    cells["elites", "DCG-MAP-Elites"] = partial(elites, True)
+    cells["elites", "MAP-Elites"] = partial(elites, False)
     # steps: a first move of a twentieth of x's box, by the slopes that runs at .5, .5 and 2 had shown
     warm = SPSA(zeta=PowerDecay(9.0, 0.602), inner=100)
-    cells["x | temperature_choice"] = partial(setting, TemperatureChoice(), warm, 60)
+    cells["x", "temperature_choice"] = partial(setting, TemperatureChoice(), warm, 60)
     pessimist = SPSA(follower=Usual(chosen="stac"), zeta=PowerDecay(0.7, 0.602), inner=100, tau=0.02)
-    cells["x | pessimism_choice"] = partial(setting, PessimismChoice(), pessimist, 60)
-    cells["x | archive_target"] = partial(setting, ArchiveTarget(), Covariance(), 4000)
-    looks = SPSA(follower=Usual(chosen="srl"), zeta=PowerDecay(90.0, 0.602), radius=PowerDecay(0.5, 0.101), inner=100)
-    cells["x | decision_frequency"] = partial(setting, DecisionFrequency(), looks, 40)
-    return cells
+    cells["x", "pessimism_choice"] = partial(setting, PessimismChoice(), pessimist, 60)
+    cells["x", "archive_target"] = partial(setting, ArchiveTarget(), Covariance(), 4000)
+    looks = SPSA(follower=Usual(srl=SRL(critics=1), chosen="srl"), zeta=PowerDecay(90.0, 0.602),
+                 radius=PowerDecay(0.5, 0.101), inner=100)  # fmt: skip
+    cells["x", "decision_frequency"] = partial(setting, DecisionFrequency(), looks, 40)
+    return {shared.named(*words): measure for words, measure in cells.items()}
 
 
 def said(values: list[float], digits: int = 0) -> str:
@@ -141,11 +143,10 @@ def said(values: list[float], digits: int = 0) -> str:
     return f"{np.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
-def rows(cells: dict) -> list[list[str]]:
+def rows(facts: dict) -> list[list[str]]:
     """The table."""
     found = []
-    for key, c in cells.items():
-        kind, name = key.split(" | ")
+    for kind, name, c in shared.filled(facts):
         if kind in ("curve", "imitation"):
             found.append([f"greedy return, {'own reward' if kind == 'curve' else 'imitation'}", name, said(c["returns"]),
                           f"{c['transitions']:,}"])  # fmt: skip
@@ -175,11 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=99, help="new ones at most in this call")
     ask = parser.parse_args()
-    facts = read(NAME)
-    left = {key: measure for key, measure in work().items() if key not in facts["cells"]}
-    for key, measure in list(left.items())[: ask.cells]:
+    facts, there = shared.read(NAME), work()
+    for key in shared.missing(facts, there, ask.cells):
         began = time.process_time()
-        facts["cells"][key] = measure() | {"cpu_seconds": round(time.process_time() - began, 1)}
+        facts["cells"][key] = there[key]() | {"cpu_seconds": round(time.process_time() - began, 1)}
         print(key, facts["cells"][key]["cpu_seconds"], "s", flush=True)
         finish(facts)
     finish(facts)
@@ -193,7 +193,7 @@ def finish(facts: dict) -> None:
         f"is 0 at a return of {LOW:g} and 1 at {HIGH:g}, over looks once in 1, 2, 4, 8 steps; SRL plans, others repeat "
         "their action. Cells that the script knows and the table lacks have not been measured."
     )
-    write(NAME, facts, note, HEADS, rows(facts["cells"]), {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU})
+    shared.write(NAME, facts, note, HEADS, rows(facts), {"iterations": ITERATIONS, "chains": CHAINS, "tau": TAU})
 
 
 if __name__ == "__main__":

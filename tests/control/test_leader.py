@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel_rl.control import metric
 from bilevel_rl.control.leader import BLOCKS, Leader
 from bilevel_rl.schedules import PowerDecay
 
@@ -59,3 +60,46 @@ def test_x_goes_back_to_its_best_on_evidence_and_not_on_noise():
     assert int(motion.restarts) == 0
     assert float(x[0]) == pytest.approx(0.9)
     assert int(watched(worse, places, evidence=0.0)[0].restarts) == 0
+
+
+def test_the_best_is_measured_anew_once_x_is_back():
+    """A record that no follower repeats, made on the way, leads back once; it did so every eight blocks for ever."""
+    steps = 5 * BLOCKS
+    noise = 0.1 * np.sin(np.arange(10 * steps) ** 2)
+    lucky = np.r_[np.full(steps, 3.0), np.ones(9 * steps)] + noise
+    motion, _ = watched(lucky, np.full(10 * steps, 0.3))
+    assert int(motion.restarts) == 1
+    assert float(motion.best) == pytest.approx(1.0, abs=0.1)
+    assert float(motion.best_x[0]) == pytest.approx(0.3)
+
+
+def test_outcomes_are_not_counted_while_critics_forget_a_jump():
+    steps = 5 * BLOCKS
+    noise = 0.1 * np.sin(np.arange(6 * steps) ** 2)
+    worse = np.r_[np.ones(steps), np.zeros(5 * steps)] + noise
+    leader = Leader(hold=0.0, block=5)
+    watch = jax.jit(lambda *args: leader.watch(*args, 60.0))
+    motion, back = leader.init(jnp.zeros(1)), None
+    for k, outcome in enumerate(worse):
+        motion, _ = watch(motion, jnp.zeros(1), outcome, jnp.array(k))
+        back = k if back is None and int(motion.restarts) else back
+        if back is not None and k <= back + 60:
+            assert int(motion.filled) == 0
+    assert int(motion.filled) > 0
+
+
+def test_natural_steps_do_not_depend_on_the_units_of_x(monkeypatch):
+    leader = Leader(zeta=PowerDecay(1.0), natural=True, drift=0.0)
+    rng = np.random.default_rng(0)
+    pull, g, A = rng.normal(size=(64, 8, 2)), np.array([0.3, -1.0]), np.array([[2.0, 1.0], [0.0, 0.01]])
+    away = lambda x: x  # noqa: E731
+    _, x = leader.move(away, leader.init(jnp.zeros(2)), jnp.zeros(2), g, jnp.asarray(pull), jnp.array(9999), 100.0)
+    G = np.einsum("bmi,bmj->ij", pull, pull) / 64
+    np.testing.assert_allclose(x, -np.linalg.solve(G + 0.01 * np.trace(G) / 2 * np.eye(2), g), rtol=1e-5)
+    still, x = leader.move(away, leader.init(jnp.zeros(2)), jnp.zeros(2), g, jnp.zeros((4, 8, 2)), jnp.array(9999), 100.0)
+    assert x.tolist() == [0.0, 0.0], "nothing is known of the answer yet"
+    # x = A z: slopes and pulls in z are A' times those in x; but for the ridge the step is the same
+    monkeypatch.setattr(metric, "RIDGE", 0.0)
+    _, x = leader.move(away, leader.init(jnp.zeros(2)), jnp.zeros(2), g, jnp.asarray(pull), jnp.array(9999), 100.0)
+    _, z = leader.move(away, leader.init(jnp.zeros(2)), jnp.zeros(2), A.T @ g, jnp.asarray(pull @ A), jnp.array(9999), 100.0)
+    np.testing.assert_allclose(A @ z, x, rtol=1e-6)

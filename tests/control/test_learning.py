@@ -61,7 +61,7 @@ def test_soft_q_learns_the_boltzmann_policy_and_estimators_the_exact_hyper_gradi
     np.testing.assert_allclose(pi, jax.nn.softmax(problem.x0 / tau), atol=0.02)
     exact = -jax.grad(lambda x: problem.truth(x, tau) - problem.cost(x))(problem.x0)
     for kind, g in zip(ESTIMATORS, found, strict=True):
-        # 1,500 moves of 8 chains: the loosest of the four scatters by a hundredth
+        # 1,500 moves of 8 chains: the loosest of them scatters by a hundredth
         assert np.linalg.norm(g - exact) < 0.06 * np.linalg.norm(exact) + 0.03, (kind.name, g, exact)
 
 

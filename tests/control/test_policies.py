@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bilevel_rl.control import Box, Discrete
-from bilevel_rl.control.policies import Categorical, ExpertMixture, Gaussian, Squashed
+from bilevel_rl.control.policies import Categorical, Cut, ExpertMixture, Gaussian, Squashed
 
 LAWS = (
     Categorical(Discrete(4)), Gaussian(Box.everywhere(2)), Squashed(Box((-2.0, 1.0), (2.0, 5.0))),
     ExpertMixture(Box((-2.0, 1.0), (2.0, 5.0)), experts=3), ExpertMixture(Box.everywhere(2), experts=2),
 )  # fmt: skip
+INSIDE = jnp.array([0.1, -0.2, -0.8, -1.0], jnp.float32)  # a cut Gaussian's likelihood is that of draws that were not cut
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: f"{type(law).__name__}{getattr(law, 'experts', '')}")
@@ -20,6 +21,30 @@ def test_a_sample_has_the_log_probability_that_drawing_it_gave(law):
     action, said = law.sample(out, jax.random.key(1))
     assert float(law.log_prob(out, action)) == pytest.approx(float(said), abs=2e-4)
     assert said.dtype == jnp.float32
+
+
+def test_a_cut_gaussian_is_one_inside_its_box_and_keeps_its_draws_there():
+    law = Cut(Box((-2.0, 1.0), (2.0, 5.0)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn, said = jax.vmap(lambda k: law.sample(INSIDE, k))(keys)
+    inside = (drawn > jnp.array([-2.0, 1.0])).all(1) & (drawn < jnp.array([2.0, 5.0])).all(1)
+    assert float(inside.mean()) > 0.9
+    again = jax.vmap(lambda a: law.log_prob(INSIDE, a))(drawn)
+    np.testing.assert_allclose(again[inside], said[inside], atol=2e-4)
+    wide = jnp.array([0.1, -0.2, 2.0, 2.0], jnp.float32)
+    drawn = jax.vmap(lambda k: law.sample(wide, k)[0])(keys)
+    assert float(jnp.mean(drawn[:, 0] == 2.0)) > 0.1
+    assert float(jnp.mean(drawn[:, 0] == -2.0)) > 0.1
+    assert float(jnp.max(jnp.abs(law.encoded(drawn)))) == 1.0
+    # symmetric around its mean where nothing is cut: no third moment, which the squashed law has
+    narrow = jnp.array([0.0, -0.7, -0.7, -0.7], jnp.float32)
+    u = np.asarray(jax.vmap(lambda k: law.encoded(law.sample(narrow, k)[0]))(keys), float)
+    skewed = lambda v: float(((v - v.mean()) ** 3).mean() / v.std() ** 3)  # noqa: E731
+    tanh = Squashed(law.space)
+    other = np.asarray(jax.vmap(lambda k: tanh.encoded(tanh.sample(narrow, k)[0]))(keys), float)
+    error = (6 / 4000) ** 0.5  # of a Gaussian's sample skewness
+    assert abs(skewed(u[:, 1])) < 4.5 * error
+    assert skewed(other[:, 1]) > 4.5 * error
 
 
 @pytest.mark.parametrize("out", [[0.0, 0.0], [1.5, -0.5], [-0.3, 0.1]])

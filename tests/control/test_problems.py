@@ -126,12 +126,24 @@ def test_bounded_answer_is_the_best_of_its_kind_and_its_outcome_exact():
 def test_inventory_contract_makes_both_want_the_same():
     problem = InventoryContract()
     grid = jnp.linspace(0, 4, 401)
-    values = jax.vmap(lambda v: problem.truth(v[None], 0.0))(grid)
-    assert abs(float(grid[jnp.argmin(values)]) - problem.best()) < 0.011
-    x = jnp.array([problem.best()])
+    for tau in (0.0, 0.005):
+        values = jax.vmap(lambda v: problem.truth(v[None], tau))(grid)  # noqa: B023
+        assert abs(float(grid[jnp.argmin(values)]) - problem.best(tau)) < 0.011
+    x = jnp.array([problem.best(0.0)])
     level = problem.level(x)
     found = simulated(problem, lambda obs, key: jnp.clip(level - obs, 0.0, 2.0), x)
     assert agrees(-float(problem.truth(x, 0.0)), found)
+
+
+@pytest.mark.slow
+def test_inventory_scatter_costs_what_its_truth_says():
+    problem, tau = InventoryContract(), 0.005
+    for v in (0.5, 1.6):
+        x = jnp.array([v])
+        # noise that averages out where the truth is exact: two runs with the same demands
+        level, sigma = problem.level(x), (tau / (problem.environment.holding + problem.environment.backlog + v)) ** 0.5
+        act = lambda obs, key: jnp.clip(level + sigma * jax.random.normal(key, (1,)) - obs, 0.0, 2.0)  # noqa: E731, B023
+        assert agrees(-float(problem.truth(x, tau)), simulated(problem, act, x))
 
 
 @pytest.mark.slow

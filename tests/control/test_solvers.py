@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from worlds import Arms, Pay, Steer, small
 
-from bilevel_rl.control import Box, ControlProblem, solvers
-from bilevel_rl.control.followers import SoftQ
+from bilevel_rl.control import Box, ControlProblem, replay, solvers
+from bilevel_rl.control.estimators import Covariance as CovarianceEstimator
+from bilevel_rl.control.estimators import TiltedActions
+from bilevel_rl.control.followers import SAC, ActorCritic, SoftQ, Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import LQGShaping
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, NoFiniteValue, NonFiniteState
@@ -208,6 +210,15 @@ def test_what_does_not_fit_is_refused_in_words():
         check_fits(small(solvers.Covariance, recent=0), Pay())
     with pytest.raises(InvalidConfig, match=r"leader\.drift"):
         check_fits(small(solvers.Covariance, leader=Leader(drift=-1.0)), Pay())
+    with pytest.raises(InvalidConfig, match=r"trajectory\.leader\.natural.*Take covariance"):
+        check_fits(small(solvers.Trajectory, leader=Leader(natural=True)), Pay())
+    check_fits(small(solvers.TiltedPair, leader=Leader(natural=True)), Pay())
+    with pytest.raises(InvalidConfig, match="this kind has none"):
+        check_fits(solvers.TiltedPair(estimator=TiltedActions(variate=True)), Pay())
+    with pytest.raises(InvalidProblem, match="both must discount alike"):
+        check_fits(solvers.Covariance(estimator=CovarianceEstimator(variate=True)), Far())
+    with pytest.raises(InvalidConfig, match="which does not say how likely"):
+        check_fits(solvers.Covariance(follower=Usual(chosen="ctrl"), estimator=CovarianceEstimator(variate=True)), Steer())
     with pytest.raises(InvalidConfig, match="this follower takes numbered actions"):
         check_fits(solvers.Covariance(follower=SoftQ()), Steer())
 
@@ -219,6 +230,48 @@ def test_updates_follow_the_coordinates_of_an_action():
     assert float(solvers.Covariance().lag(four)) == pytest.approx(1 / (0.1 * 0.05 * 4))
     with pytest.raises(InvalidConfig, match=r"covariance\.updates"):
         check_fits(solvers.Covariance(updates=-1), four)
+
+
+def test_far_planners_and_many_coordinates_get_a_second_critic_unless_one_is_asked_for():
+    near, far, four = LQGShaping(), LQGShaping(gamma=0.98), LQGShaping(size=4, actions=4)
+    kept = [solvers.Covariance().on(p).follower.on(p.environment).count(p.environment) for p in (near, far, four)]
+    assert kept == [1, 2, 2]
+    asked = solvers.Covariance(follower=Usual(sac=SAC(critics=1)))
+    assert [asked.on(p).follower.on(p.environment).count(p.environment) for p in (near, far, four)] == [1, 1, 1]
+
+
+def test_explorers_teach_and_are_no_states_of_the_estimate():
+    problem, solver = Pay(), small(solvers.Covariance, leader=QUICK, explorers=2, curiosity=1.0, capacity=60)
+    trace = solve(problem, solver, iterations=8, runs=1, seed=3, evaluate=False)
+    assert int(trace["samples"][0, -1]) == 8 * (4 + 2)
+    layout = replay.Layout(problem)
+    ring = jnp.asarray(trace.state.ring[0])
+    own = layout.unpack(replay.newest(ring, jnp.array(8), 8, solver.chains, solver.rows_each()))
+    written = layout.unpack(jnp.concatenate([ring[36:40], ring[42:46]]))
+    np.testing.assert_array_equal(own.t.action, written.t.action)
+    # what they do: anything with curiosity 1, what the follower does with 0
+    state = jax.tree.map(lambda v: jnp.asarray(v[0]), trace.state)
+    here = solver.here(problem, state.x, state.follower)
+    first = lambda obs, key: jnp.zeros((), jnp.int32)  # noqa: E731
+    acted = lambda one, key: one._explored(state, here, first, key)[1].t.action  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), 200)
+    curious = jax.jit(jax.vmap(lambda key: acted(solver, key)))(keys)
+    shares = np.bincount(np.asarray(curious).ravel(), minlength=3) / curious.size
+    assert (np.abs(shares - 1 / 3) < 4.5 * (2 / 9 / curious.size) ** 0.5).all()
+    still = dataclasses.replace(solver, curiosity=0.0)
+    assert not np.asarray(jax.jit(jax.vmap(lambda key: acted(still, key)))(keys)).any()
+    with pytest.raises(InvalidConfig, match=r"curiosity: got 1\.5"):
+        check_fits(small(solvers.Covariance, curiosity=1.5), Pay())
+    with pytest.raises(InvalidConfig, match="its steps must be its own"):
+        check_fits(solvers.Covariance(follower=ActorCritic(width=8), explorers=1), Pay())
+
+
+def test_optimism_is_what_values_say_at_first():
+    env, key = Pay().environment, jax.random.key(0)
+    seen = jnp.ones((1, 1), jnp.float32)
+    hopeful = SoftQ(width=8, optimism=1.0).init(env, key)
+    assert float(hopeful.online.params["V"](seen)[0, 0]) == pytest.approx(1.0, abs=0.2)
+    np.testing.assert_array_equal(hopeful.target(seen), hopeful.online.params["V"](seen))
 
 
 def test_a_reward_of_the_wrong_shape_is_refused_before_any_work():

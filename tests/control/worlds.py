@@ -117,4 +117,12 @@ class Steer(ControlProblem):
         return -jnp.sum((t.next_obs - 0.5) ** 2)
 
 
-ESTIMATORS = (E.Covariance, E.Trajectory, E.Backward, E.Reinforce)
+
+
+class Varied(E.Covariance):
+    """The covariance with its control variate."""
+
+    variate: bool = eqx.field(static=True, default=True)
+
+
+ESTIMATORS = (E.Covariance, E.Trajectory, E.Backward, E.Reinforce, Varied)

@@ -11,6 +11,13 @@ $$|\Delta x|_F^2 = \tfrac{1}{\tau^2}\, E_s\, \mathrm{Var}_{a\sim\pi}\big[\partia
 
 twice the Kullback-Leibler divergence between the policies before and after, in nats. The gate $\kappa$ keeps the answer from
 moving by more than $\delta$ while critics forget. It knows no unit of x, no scale of rewards, no temperature.
+
+Natural steps (`control.metric`) measure the whole step so, not only its bound:
+$x \leftarrow \Pi_X(x - \zeta_k \kappa G^{-1} m)$ with G the matrix of that norm. A valley that is flat in x because the
+answer hardly moves there is not flat in them.
+
+Where the outcome is worse than the best one beyond noise, x goes back to where that was. What is found there is measured
+anew, once critics have forgotten the jump: the record that led back was the best of many, made by followers on their way.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bilevel_rl.control.metric import Metric
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.schedules import PowerDecay
 
@@ -38,12 +46,15 @@ class Motion(eqx.Module):
         blocks: [BLOCKS] mean outcomes of the last blocks, NaN-free: zeros before they are full.
         places: [BLOCKS, d] mean x of these.
         filled: blocks that were ever filled since the last jump.
-        best: best mean outcome of BLOCKS blocks so far, -1e30 before there is one.
+        best: best mean outcome of BLOCKS blocks since x last went back, -1e30 before there is one.
+        best_error: its standard error.
         best_x: [d] mean x of those.
+        quiet: iteration from which outcomes count again after x went back.
         shrink: by what steps have been shortened by restarts.
         restarts: how many there were.
         gate: the last kappa.
         speed: nats by which the answer moves while critics forget, at the last move.
+        metric: what natural steps know of the answer; None for plain steps.
     """
 
     slope: Float[Array, " d"]
@@ -53,18 +64,21 @@ class Motion(eqx.Module):
     places: Float[Array, "n d"]
     filled: Int[Array, ""]
     best: Float[Array, ""]
+    best_error: Float[Array, ""]
     best_x: Float[Array, " d"]
+    quiet: Float[Array, ""]
     shrink: Float[Array, ""]
     restarts: Int[Array, ""]
     gate: Float[Array, ""]
     speed: Float[Array, ""]
+    metric: Metric | None
 
 
 class Leader(eqx.Module):
     """The motion of x.
 
     Args:
-        zeta: step of x, in units of x for a slope of 1.
+        zeta: step of x, in units of x for a slope of 1; of natural steps, in squared nats for a unit of outcome.
         momentum: weight of past slopes, in [0, 1).
         clip: bound on the length of a slope.
         drift: nats by which the follower's answer may move while its critics forget; 0 for no gate.
@@ -72,6 +86,7 @@ class Leader(eqx.Module):
         hold: iterations for which x stays while the follower catches up.
         block: iterations of a block of outcomes.
         every: iterations from move to move.
+        natural: whether steps are measured by how far they take the follower's answer, for estimators that learn that.
 
     Example:
         >>> Leader(every=8).every
@@ -86,6 +101,7 @@ class Leader(eqx.Module):
     hold: float = 500.0
     block: int = eqx.field(static=True, default=100)
     every: int = eqx.field(static=True, default=4)
+    natural: bool = eqx.field(static=True, default=False)
 
     def check(self, where: str) -> None:
         """Raise `InvalidConfig` for numbers that are not allowed."""
@@ -106,7 +122,8 @@ class Leader(eqx.Module):
         zero, none = jnp.zeros(()), jnp.zeros((), int)
         return Motion(
             jnp.zeros_like(x0), zero, jnp.zeros_like(x0), jnp.zeros(BLOCKS), jnp.zeros((BLOCKS, x0.shape[0])), none,
-            jnp.full((), -1e30), x0, jnp.ones(()), none, jnp.ones(()), zero,
+            jnp.full((), -1e30), zero, x0, zero, jnp.ones(()), none, jnp.ones(()), zero,
+            Metric.begin(x0) if self.natural else None,
         )  # fmt: skip
 
     def move(
@@ -123,14 +140,19 @@ class Leader(eqx.Module):
         g = jnp.asarray(g, x.dtype)
         g = g * jnp.minimum(1.0, self.clip / jnp.maximum(jnp.linalg.norm(g), 1e-30))
         slope = self.momentum * motion.slope + (1 - self.momentum) * g
-        ahead = jnp.where(k < self.hold, 0.0, self.zeta(k) * motion.shrink) * slope
+        metric = motion.metric if motion.metric is None or pull is None else motion.metric.after(pull)
+        along = slope if metric is None else metric.natural(slope)
+        ahead = jnp.where(k < self.hold, 0.0, self.zeta(k) * motion.shrink) * along
         speed, gate = jnp.zeros(()), jnp.ones(())
         if pull is not None:
             turned = jnp.einsum("bmd,d->bm", pull, ahead.astype(pull.dtype))
             nats = jnp.sqrt(jnp.mean(jnp.sum(turned**2, -1)) + 1e-30).astype(x.dtype)
             speed = nats * lag / self.every
             gate = jnp.where(self.drift > 0, jnp.minimum(1.0, self.drift / jnp.maximum(speed, 1e-12)), 1.0)
-        moved = eqx.tree_at(lambda m: (m.slope, m.gate, m.speed), motion, (slope, gate, speed * gate))
+        moved = eqx.tree_at(
+            lambda m: (m.slope, m.gate, m.speed, m.metric), motion, (slope, gate, speed * gate, metric),
+            is_leaf=lambda v: v is None,
+        )  # fmt: skip
         return moved, project(x - gate * ahead)
 
     def watch(self, motion: Motion, x: Float[Array, " d"], outcome, k, lag) -> tuple[Motion, Float[Array, " d"]]:
@@ -138,16 +160,17 @@ class Leader(eqx.Module):
 
         Args:
             outcome: what the leader gets at present, from the follower's newest steps.
-            lag: iterations in which critics forget; outcomes of that time after a jump are not counted.
+            lag: iterations in which critics forget; outcomes of that time after x went back are not counted.
         """
         motion = eqx.tree_at(
             lambda m: (m.gathered, m.summed), motion, (motion.gathered + outcome, motion.summed + x)
         )
         full = (k + 1) % self.block == 0
-        return jax.lax.cond(full, lambda: self._judged(motion, x, k), lambda: (motion, x))
+        return jax.lax.cond(full, lambda: self._judged(motion, x, k, lag), lambda: (motion, x))
 
-    def _judged(self, motion: Motion, x, k) -> tuple[Motion, Float[Array, " d"]]:
-        counts = k >= self.hold  # outcomes of a follower that still learns its first answer tell nothing
+    def _judged(self, motion: Motion, x, k, lag) -> tuple[Motion, Float[Array, " d"]]:
+        # outcomes of a follower that still learns its first answer, or its answer to where x went back, tell nothing
+        counts = (k >= self.hold) & (k + 1 - self.block >= motion.quiet)
         mean, place = motion.gathered / self.block, motion.summed / self.block
         blocks = jnp.where(counts, jnp.roll(motion.blocks, 1).at[0].set(mean), motion.blocks)
         places = jnp.where(counts, jnp.roll(motion.places, 1, 0).at[0].set(place), motion.places)
@@ -156,10 +179,13 @@ class Leader(eqx.Module):
         now, error = jnp.mean(blocks), jnp.std(blocks, ddof=1) / BLOCKS**0.5
         better = ready & (now > motion.best)
         best, best_x = jnp.where(better, now, motion.best), jnp.where(better, jnp.mean(places, 0), motion.best_x)
-        lost = ready & (self.evidence > 0) & (now < best - self.evidence * jnp.maximum(error, 1e-12))
+        best_error = jnp.where(better, error, motion.best_error)
+        either = jnp.sqrt(error**2 + best_error**2)
+        lost = ready & (self.evidence > 0) & (now < best - self.evidence * jnp.maximum(either, 1e-12))
         after = Motion(
             jnp.where(lost, 0.0, motion.slope), jnp.zeros(()), jnp.zeros_like(x), blocks, places,
-            jnp.where(lost, 0, filled), best, best_x, jnp.where(lost, 0.5, 1.0) * motion.shrink,
-            motion.restarts + lost, motion.gate, motion.speed,
+            jnp.where(lost, 0, filled), jnp.where(lost, -1e30, best), best_error, best_x,
+            jnp.where(lost, k + 1 + lag, motion.quiet), jnp.where(lost, 0.5, 1.0) * motion.shrink,
+            motion.restarts + lost, motion.gate, motion.speed, motion.metric,
         )  # fmt: skip
         return after, jnp.where(lost, best_x, x)

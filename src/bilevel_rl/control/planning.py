@@ -36,7 +36,7 @@ class Planned:
         slope: length of the mean descent direction at x0, in outcome per unit of x.
         noise: root of the mean squared deviation of one estimate from it.
         nats: by which the follower's answer moves for one unit of x along the slope; 0 where that is not learnt.
-        zeta: initial step of x proposed.
+        zeta: initial step of x proposed; of natural steps where the leader takes these.
         reach: distance that x goes in the run at that slope, in its own unit.
         seconds: of the run on this machine, one seed, without compilation.
         transitions: of the run, all followers' counted.
@@ -105,9 +105,12 @@ def plan(problem: ControlProblem, solver: Any, *, iterations: int, pilot: int, s
     state, each = jax.tree.map(lambda v: v[0], states), int(states.samples[0]) // (n * every)
     g = np.stack(slopes)[ESTIMATES:]
     mean = g.mean(0)
-    nats = float(_nats(still, made, state, jnp.asarray(mean), jnp.asarray(n * every), jax.random.key(seed)))
+    along = mean if state.motion.metric is None else np.asarray(state.motion.metric.natural(jnp.asarray(mean)))
+    nats = float(_nats(still, made, state, jnp.asarray(along), jnp.asarray(n * every), jax.random.key(seed)))
     slope, scatter = float(np.linalg.norm(mean)), float(np.sqrt(((g - mean) ** 2).sum(1).mean()))
-    zeta, reach = _steps(problem, solver, iterations, slope, scatter, nats)
+    length = float(np.linalg.norm(along))
+    noise = scatter if state.motion.metric is None else scatter * length / max(slope, 1e-12)
+    zeta, reach = _steps(problem, solver, iterations, length, noise, nats)
     return Planned(
         slope, scatter, nats, zeta, reach, float(np.median(seconds)) * iterations, each * iterations, each * n * every
     )
@@ -126,9 +129,14 @@ def _nats(solver: SingleLoop, problem: Any, state: Any, along: Array, k: Array, 
     return jnp.sqrt(jnp.mean(jnp.sum((pull @ unit) ** 2, -1)))
 
 
-def _steps(problem: ControlProblem, solver: SingleLoop, iterations: int, slope: float, scatter: float, nats: float):
-    """The initial step of x: as far as the gate and the box let the first move go; and how far the run goes at it."""
-    leader, size = solver.leader, (slope**2 + scatter**2) ** 0.5
+def _steps(problem: ControlProblem, solver: SingleLoop, iterations: int, along: float, noise: float, nats: float):
+    """The initial step of x: as far as the gate and the box let the first move go; and how far the run goes at it.
+
+    Args:
+        along: how far x goes at a step of 1.
+        noise: how far one estimate's noise takes it.
+    """
+    leader, size = solver.leader, (along**2 + noise**2) ** 0.5
     bounds = []
     if nats > 0 and leader.drift > 0:
         bounds.append(leader.drift * leader.every / (float(solver.lag(problem)) * nats))
@@ -139,4 +147,4 @@ def _steps(problem: ControlProblem, solver: SingleLoop, iterations: int, slope: 
     power, hold = float(leader.zeta.power), float(leader.hold)
     zeta = first / max(size, 1e-12) * (hold + 1) ** power
     k = np.arange(min(int(hold), iterations), iterations, leader.every)
-    return zeta, float((zeta / (k + 1) ** power).sum() * slope)
+    return zeta, float((zeta / (k + 1) ** power).sum() * along)

@@ -63,7 +63,13 @@ class HyperGradient(eqx.Module):
     references: ClassVar[tuple[str, ...]] = ()
     other_chains: ClassVar[bool] = False  # whether it walks chains of its own, as many as the follower has
     equal_discounts: ClassVar[bool] = False  # whether leader and follower must discount alike
+    pulls: ClassVar[bool] = False  # whether it learns how the follower's answer moves with x
     scores: ClassVar[bool] = False  # whether it differentiates how likely the follower's own network makes actions
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether it needs followers that say how likely an action is."""
+        return self.scores
 
     @abc.abstractmethod
     def init(self, here: Here, F: Any, chains: int, key: Array) -> Any:

@@ -38,6 +38,8 @@ class OneStep(Covariance):
 
     name: ClassVar[str] = "one_step"
     scores: ClassVar[bool] = True
+    pulls: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
     references: ClassVar[tuple[str, ...]] = ("zheng2018lirpg",)
 
     def estimate(self, here: Here, H: heads.Heads, F: Any, recent, key):

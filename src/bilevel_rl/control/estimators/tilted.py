@@ -36,6 +36,7 @@ class TiltedActions(Covariance):
 
     name: ClassVar[str] = "tilted"
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
+    varies: ClassVar[bool] = False
 
     def estimate(self, here: Here, H: Heads, F, recent, key):
         env = here.environment

@@ -111,7 +111,7 @@ class AILBoost(SAC):
             InvalidConfig: it has none.
         """
         if self.shown is not None:
-            return self
+            return super().prepared(problem)
         if not hasattr(problem, "demonstrations"):
             raise InvalidConfig(
                 message("follower ail_boost", f"the problem {problem.name}, which shows no expert",
@@ -121,7 +121,7 @@ class AILBoost(SAC):
         t = jax.tree.map(lambda v: v[: self.episodes], problem.demonstrations(jax.random.key(CHOSEN)))
         flat = lambda v: v.reshape(-1, v.shape[-1])  # noqa: E731
         inputs = [scaled(e, flat(t.obs)), self.law(e).encoded(jnp.clip(flat(t.action), *_inside(e)))]
-        return dataclasses.replace(self, shown=jnp.concatenate(inputs, 1).astype(jnp.float32))
+        return dataclasses.replace(super().prepared(problem), shown=jnp.concatenate(inputs, 1).astype(jnp.float32))
 
     def init(self, environment: Environment, key: Array) -> Learnt:
         F = super().init(environment, key)

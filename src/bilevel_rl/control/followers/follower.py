@@ -140,6 +140,17 @@ def branch(follower: Follower, environment: Environment, F: Any, obs: Float[Arra
     return follower.drawn(environment, F, obs, M, key), jnp.full((B, M), 1.0 / M, jnp.float32)
 
 
+def likely(follower: Follower, environment: Environment, F: Any, obs: Float[Array, "B o"], M: int, key: Array):
+    """As `branch`, and the logarithm of each action's probability or density [B, M]; for followers that say it."""
+    out = follower.out(environment, F, obs)
+    if hasattr(environment.action, "n"):
+        actions, weights = branch(follower, environment, F, obs, M, key)
+        return actions, weights, jax.nn.log_softmax(out)
+    law, keys = follower.law(environment), jax.random.split(key, (obs.shape[0], M))
+    actions, logp = jax.vmap(lambda o, ks: jax.vmap(lambda k: law.sample(o, k))(ks))(out, keys)
+    return jax.vmap(jax.vmap(law.encoded))(actions), jnp.full(logp.shape, 1.0 / M, jnp.float32), logp
+
+
 def spread(environment: Environment, M: int) -> float:
     """By what a weighted covariance over `branch` is multiplied to be unbiased."""
     return 1.0 if hasattr(environment.action, "n") else M / (M - 1)

@@ -37,6 +37,8 @@ class SoftQ(Follower):
         rate: step size of Adam.
         polyak: share by which the target follows after an update.
         width: units of each of two hidden layers.
+        optimism: what V says everywhere at first. With the most that there is to get, what was tried and gave less falls
+            behind what was not tried yet.
 
     References:
         Path consistency over one step: Nachum et al. 2017. Its use as a parametrisation of Q is ours; with one network for
@@ -46,6 +48,7 @@ class SoftQ(Follower):
     rate: float = 3e-3
     polyak: float = 0.05
     width: int = eqx.field(static=True, default=64)
+    optimism: float = eqx.field(static=True, default=0.0)
 
     name: ClassVar[str] = "soft_q"
     discrete: ClassVar[bool | None] = True
@@ -54,10 +57,9 @@ class SoftQ(Follower):
     def init(self, environment: Environment, key: Array) -> Split:
         o, n = environment.observation.size, environment.action.n
         k_pi, k_v = jax.random.split(key)
-        params = {
-            "log_pi": nets.MLP.make((o, self.width, self.width, n), k_pi, last=0.01),
-            "V": nets.MLP.make((o, self.width, self.width, 1), k_v),
-        }
+        V = nets.MLP.make((o, self.width, self.width, 1), k_v, last=0.1 if self.optimism else 1.0)
+        V = eqx.tree_at(lambda net: net.biases[-1], V, V.biases[-1] + jnp.float32(self.optimism))
+        params = {"log_pi": nets.MLP.make((o, self.width, self.width, n), k_pi, last=0.01), "V": V}
         return Split(nets.Trained.begin(params), params["V"])
 
     def out(self, environment: Environment, F: Split, obs):

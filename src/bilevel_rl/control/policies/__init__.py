@@ -2,6 +2,7 @@
 
 from bilevel_rl.control.environment import Box, Discrete
 from bilevel_rl.control.policies.categorical import Categorical
+from bilevel_rl.control.policies.cut import Cut
 from bilevel_rl.control.policies.diffusion import Diffusion
 from bilevel_rl.control.policies.flow import Flow
 from bilevel_rl.control.policies.gaussian import Gaussian
@@ -9,8 +10,8 @@ from bilevel_rl.control.policies.mixture import ExpertMixture
 from bilevel_rl.control.policies.policy import Policy
 from bilevel_rl.control.policies.squashed import Squashed
 
-ALL: tuple[type[Policy], ...] = (Categorical, Gaussian, Squashed, ExpertMixture)
-__all__ = ["ALL", "Categorical", "Diffusion", "ExpertMixture", "Flow", "Gaussian", "Policy", "Squashed", "policy_for"]
+ALL: tuple[type[Policy], ...] = (Categorical, Gaussian, Squashed, Cut, ExpertMixture)
+__all__ = ["ALL", "Categorical", "Cut", "Diffusion", "ExpertMixture", "Flow", "Gaussian", "Policy", "Squashed", "policy_for"]
 
 
 def policy_for(space: Box | Discrete) -> Policy:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from bilevel_rl import metrics as M
 from bilevel_rl.control import nets, replay, walk
+from bilevel_rl.control.environment import random_action
 from bilevel_rl.control.estimators import Here, HyperGradient
 from bilevel_rl.control.estimators.estimator import rewards, utilities
 from bilevel_rl.control.followers import Follower
@@ -40,6 +41,7 @@ class LoopState(State):
         ring: [C, W] the replay.
         motion: of x.
         direct: [d] sum since the last move of what x does to the utility by itself.
+        explorers: where the exploring chains are; None without them.
     """
 
     follower: Any
@@ -48,6 +50,7 @@ class LoopState(State):
     ring: Float[Array, "C W"]
     motion: Motion
     direct: Float[Array, " d"]
+    explorers: walk.Chains | None = None
 
 
 class SingleLoop(Solver):
@@ -65,6 +68,9 @@ class SingleLoop(Solver):
         capacity: rows of the replay; rounded up to whole iterations.
         recent: last rows in whose states the hyper-gradient is taken.
         cut: whether chains are begun anew at random, so that their states have the discounted law (`control.walk`).
+        explorers: more chains, which end with their episodes alone. Follower and critics learn from their steps too; the
+            leader's estimate and outcome are of the follower's own chains. For goals that a follower seldom meets by itself.
+        curiosity: probability with which an explorer takes any action in place of the follower's.
     """
 
     follower: Follower
@@ -78,6 +84,8 @@ class SingleLoop(Solver):
     capacity: int = eqx.field(static=True, default=65_536)
     recent: int = eqx.field(static=True, default=128)
     cut: bool = eqx.field(static=True, default=True)
+    explorers: int = eqx.field(static=True, default=0)
+    curiosity: float = 0.5
 
     name: ClassVar[str] = "single_loop"
     moves: ClassVar[bool] = True  # whether the follower's answer is accounted for
@@ -93,14 +101,33 @@ class SingleLoop(Solver):
             ("w", self.w, self.w > 0, "it must be above 0"),
             ("capacity", self.capacity, self.capacity >= max(rows, self.recent), "it must hold `recent` rows"),
             ("leader.hold", self.leader.hold, self.leader.hold >= 0, "it must be at least 0"),
+            ("explorers", self.explorers, self.explorers >= 0, "it must be at least 0"),
+            ("curiosity", self.curiosity, 0 <= self.curiosity <= 1, "it must be in [0, 1]"),
         )
-        self.leader.check(f"{self.name}.leader")
-        check_follower(self.name, self.follower, problem.environment)
-        if self.estimator.scores and not self.follower.likelihood:
+        if self.explorers and problem.environment.outside:
             raise InvalidConfig(
-                message(f"{self.name}.follower", f"{self.follower.name}, which does not say how likely an action is",
-                        f"the estimator {self.estimator.name} differentiates that",
-                        "Take sac, soft_q or usual, or another solver, e.g. covariance")
+                message(f"{self.name}.explorers", f"{self.explorers} with {problem.environment.name}, which is not compiled",
+                        "a host steps the follower's own copies alone", "Leave it at 0")
+            )  # fmt: skip
+        if self.explorers and self.follower.on_policy:
+            raise InvalidConfig(
+                message(f"{self.name}.explorers", f"{self.explorers} with {self.follower.name}, which learns on-policy",
+                        "its steps must be its own", "Take soft_q, sac or usual, or leave it at 0")
+            )  # fmt: skip
+        self.leader.check(f"{self.name}.leader")
+        if self.leader.natural and not self.estimator.pulls:
+            raise InvalidConfig(
+                message(f"{self.name}.leader.natural", f"true, with the estimator {self.estimator.name}",
+                        "natural steps need an estimator that learns how the answer moves with x",
+                        "Take covariance, tilted_pair or nested, or leave natural false")
+            )  # fmt: skip
+        check_follower(self.name, self.follower, problem.environment)
+        acting = self.follower.on(problem.environment)
+        if self.estimator.likelihoods and not acting.likelihood:
+            raise InvalidConfig(
+                message(f"{self.name}.follower", f"{acting.name}, which does not say how likely an action is",
+                        f"the estimator {self.estimator.name} needs that here",
+                        "Take sac, soft_q or usual, or another solver, e.g. covariance without a control variate")
             )  # fmt: skip
         self.estimator.check(problem)
 
@@ -118,7 +145,7 @@ class SingleLoop(Solver):
 
     def rows_each(self) -> int:
         """Rows of the replay that an iteration writes: the transitions of all followers."""
-        return self.chains * (2 if self.estimator.other_chains else 1)
+        return self.chains * (2 if self.estimator.other_chains else 1) + self.explorers
 
     def rounds(self, problem: ControlProblem) -> int:
         """Updates of the networks, an iteration."""
@@ -156,22 +183,41 @@ class SingleLoop(Solver):
         if chains is None:
             chains = walk.begin(here.environment, self.chains, k_chains)
         ring = replay.empty(replay.Layout(here.problem), self._ring())
-        return LoopState(x0, jnp.zeros((), int), F, H, chains, ring, self.leader.init(x0), jnp.zeros(x0.shape, jnp.float32))
+        explorers = None
+        if self.explorers:
+            explorers = walk.begin(here.environment, self.explorers, jax.random.fold_in(k_chains, 1))
+        direct = jnp.zeros(x0.shape, jnp.float32)
+        return LoopState(x0, jnp.zeros((), int), F, H, chains, ring, self.leader.init(x0), direct, explorers)
 
     def step(self, problem: ControlProblem, state: LoopState, k, noise) -> LoopState:
         here = self.here(problem, state.x, state.follower)
         keys = jax.random.split(nets.key_of(noise["key"]), 4)
         act = lambda obs, key: here.follower.act(here.environment, state.follower, obs, key)  # noqa: E731
         chains, seen = walk.step(here.environment, state.chains, act, keys[0], here.cut)
-        return self.advance(problem, state, here, chains, seen, k, keys)
+        explored = self._explored(state, here, act, jax.random.fold_in(keys[0], 1)) if self.explorers else None
+        return self.advance(problem, state, here, chains, seen, k, keys, explored)
 
-    def advance(self, problem: ControlProblem, state: LoopState, here: Here, chains: Any, seen: walk.Seen, k, keys):
+    def _explored(self, state: LoopState, here: Here, act: Any, key: Array) -> tuple[walk.Chains, walk.Seen]:
+        """A step of the exploring chains."""
+
+        def curious(obs, key):
+            k_which, k_any, k_own = jax.random.split(key, 3)
+            anything = jax.random.uniform(k_which, (), jnp.float32) < jnp.asarray(self.curiosity, jnp.float32)
+            return jnp.where(anything, random_action(here.environment.action, k_any), act(obs, k_own))
+
+        return walk.step(here.environment, state.explorers, curious, key, 0.0)
+
+    def advance(
+        self, problem: ControlProblem, state: LoopState, here: Here, chains: Any, seen: walk.Seen, k, keys,
+        explored: tuple[walk.Chains, walk.Seen] | None = None,
+    ) -> LoopState:  # fmt: skip
         """The rest of an iteration, once the chains have taken their step, wherever they walk.
 
         Args:
             chains: where they are now.
             seen: the step that they took.
             keys: [4] of the walk, of chains of the estimator's own, of learning, of the move.
+            explored: exploring chains and their step, where there are any.
         """
         layout, written = replay.Layout(here.problem), k * self.rows_each()
         k_walk, k_other, k_learn, k_move = keys
@@ -181,6 +227,8 @@ class SingleLoop(Solver):
         H, other = self.estimator.walk(here, H, F, newest, (k_walk, k_other))
         if other is not None:
             rows = jnp.concatenate([rows, layout.pack(other)])
+        if explored is not None:
+            rows = jnp.concatenate([rows, layout.pack(explored[1])])
         ring = replay.push(state.ring, rows, written)
         written = written + rows.shape[0]
 
@@ -215,7 +263,8 @@ class SingleLoop(Solver):
         H, motion, x, direct = jax.lax.cond((k + 1) % every == 0, move, lambda: (H, state.motion, state.x, direct))
         gained = outcome.astype(float) - jnp.asarray(problem.cost(state.x), float)
         motion, x = self.leader.watch(motion, x, gained, k, lag)
-        return LoopState(x, state.samples + rows.shape[0], F, H, chains, ring, motion, direct)
+        explorers = None if explored is None else explored[0]
+        return LoopState(x, state.samples + rows.shape[0], F, H, chains, ring, motion, direct, explorers)
 
     def ring(self, states: LoopState) -> Ring:
         return Ring(states.ring, self.rows_each())

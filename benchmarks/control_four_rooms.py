@@ -8,7 +8,8 @@ start with the lowest objective that descent solves, a model of 98,304 transitio
 the recommended follower learn for 100,000 transitions, 3 seeds: `own` by its own actions, one update for 16; `curious`
 starts with values of 1 (the goal's), four updates of 256 rows, and every second action at random in chains that only a goal
 ends. Judged exactly: what walkers earn, the leader's objective, and the slope that the learnt policy has with all values
-exact, against the exact one. A second call skips what is there.
+exact, against the exact one. `travel`: both levels from that start, with explorers beside the follower's own chains, 200,000
+transitions of all of them, 3 seeds. A second call skips what is there.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ from bilevel_rl.finite.problems import FourRooms
 from bilevel_rl.finite.solvers import CertaintyEquivalence, ExactQuasiNewton
 from bilevel_rl.judged import Judged
 from bilevel_rl.loop import solve, stepping, use_64_bit
+from bilevel_rl.schedules import PowerDecay
 
 use_64_bit()
 
+# ours, for `travel`: x has 22 units to go along slopes of .11 and less
+STEP, TRAVELLED = PowerDecay(20.0, 0.5), 200_000
 TAU, TRANSITIONS, CHAINS, SEEDS, LOOKS, BEST, SEED = 0.001, 100_000, 16, 3, 4, -1.169228, 2026
 HEADS = ["Measured", "Seeds", "Result"]
 
@@ -102,6 +106,19 @@ def held(x, how: str) -> dict:
     return {name: [[seed[i] for seed in look] for look in looks] for i, name in enumerate(names)}
 
 
+def travelled(x) -> dict:
+    """Whole runs from a start, at as many records as there are looks."""
+    problem = Judged(FourRooms(temperature=TAU))
+    solver = Covariance(
+        follower=SoftQ(optimism=1.0), leader=Leader(zeta=STEP), tau=TAU, chains=CHAINS, explorers=CHAINS, updates=4,
+        batch=256,
+    )  # fmt: skip
+    every = TRAVELLED // (2 * CHAINS) // (2 * LOOKS)
+    trace = solve(problem, solver, iterations=2 * LOOKS * every, record_every=every, runs=SEEDS, seed=SEED, x0=x)
+    said = {key: trace[key].tolist() for key in ("objective", "outcome", "restarts", "gate")}
+    return {**said, "samples": int(trace["samples"].max())}
+
+
 @eqx.filter_jit
 def judged(problem, follower, F, x):
     """[seeds, 5] what walkers earn and could, the objective and the exact one, the cosine of the slope."""
@@ -134,10 +151,11 @@ def main() -> None:
     ask = parser.parse_args()
     facts = shared.read("control_four_rooms")
     cells = facts["cells"]
-    for key in shared.missing(facts, ("descent", "table", *HOW), ask.cells):
+    for key in shared.missing(facts, ("descent", "table", *HOW, "travel"), ask.cells):
         began, made = time.process_time(), FourRooms(temperature=TAU)
         start = jnp.concatenate([made.x0[None], made.structured_starts()])[chosen(cells["descent"])] if cells else None
-        cells[key] = descent() if key == "descent" else table(start) if key == "table" else held(start, key)
+        work = {"descent": lambda _: descent(), "table": table, "travel": travelled}
+        cells[key] = work[key](start) if key in work else held(start, key)
         cells[key]["cpu_seconds"] = round(time.process_time() - began, 1)
         print(key, cells[key], flush=True)
         write(facts)
@@ -156,6 +174,11 @@ def write(facts: dict) -> None:
             values = np.array(cell["values"])
             said = f"{values.min():.3f} to {values.max():.3f}, {int((values <= near).sum())} within 5 %"
             rows.append([f"`certainty_equivalence`, {cell['samples']:,} transitions", str(len(values)), said])
+        elif key == "travel":
+            along = np.array(cell["objective"])
+            said = f"{', '.join(f'{v:.2f}' for v in along[:, -1])} from {along[0, 0]:.2f}, the least on the way "
+            said += f"{', '.join(f'{v:.2f}' for v in along.min(1))}; {int((along[:, -1] <= near).sum())} within 5 %"
+            rows.append([f"both levels, explorers, {cell['samples']:,} transitions", str(len(along)), said])
         else:
             last = {name: cell[name][-1] for name in ("earned", "objective", "cosine")}
             said = "; ".join(f"{name} {', '.join(f'{v:.2f}' for v in each)}" for name, each in last.items())

@@ -32,9 +32,9 @@ ITERATIONS = 8000
 SETTINGS = {
     # ours: at a step of 1 x crosses the flat valley of the first problem too slowly
     "tanh, plain steps": Covariance(leader=Leader(zeta=PowerDecay(4.0, 0.5))),
-    # ours: the step was chosen with seed 7
+    # ours: four runs with seed 7 at a step of 60 were slow on the second problem
     "cut, natural steps, control variate": Covariance(
-        leader=Leader(zeta=PowerDecay(60.0, 0.5), natural=True), follower=Usual(sac=SAC(squashed=False)),
+        leader=Leader(zeta=PowerDecay(120.0, 0.5), natural=True), follower=Usual(sac=SAC(squashed=False)),
         estimator=CovarianceEstimator(variate=True),
     ),
 }

@@ -54,13 +54,13 @@ def main() -> None:
         shown = problem.demonstrations(jax.random.key(5)).reward
         e, steps = problem.environment, problem.environment.horizon
         idle = experts.paths(e, lambda obs, m=e.action.size: jnp.zeros(m), 64, steps, 1.0, jax.random.key(6)).reward
-        facts["cells"][kind.name] = {
+        facts["cells"][name] = {
             "x": x.tolist(), "size": size, "returns": found.utility_greedy.tolist(), "expert": float(shown.sum(1).mean()),
             "random": float(idle.sum(1).mean()), "transitions": ITERATIONS * CHAINS,
             "cpu_seconds": round(time.process_time() - began, 1),
         }  # fmt: skip
-        said = {k: v for k, v in facts["cells"][kind.name].items() if k != "x"}
-        print(kind.name, said, np.round(x.mean(0), 2), flush=True)
+        said = {k: v for k, v in facts["cells"][name].items() if k != "x"}
+        print(name, said, np.round(x.mean(0), 2), flush=True)
         write(facts, ask.seeds)
 
 

@@ -51,9 +51,10 @@ def main() -> None:
         began, (problem, solver) = time.process_time(), work[key]
         trace = solve(problem, solver, iterations=ITERATIONS, runs=ask.seeds, seed=1000, record_every=ITERATIONS // 8,
                       evaluate=False)  # fmt: skip
+        facts["cells"] = shared.read("control_incentives")["cells"]  # cells may be filled side by side
         facts["cells"][key] = {
             "x": trace.x[:, :, 0].tolist(), "samples": int(trace["samples"].max()),
-            "restarts": trace["restarts"][:, -1].tolist(), "cpu_seconds": round(time.process_time() - began, 1),
+            "restarts": trace.state.motion.restarts.tolist(), "cpu_seconds": round(time.process_time() - began, 1),
         }  # fmt: skip
         print(key, problem.best(), np.round(trace.x[:, -1, 0], 3), facts["cells"][key]["cpu_seconds"], flush=True)
         write(facts, ask.seeds)

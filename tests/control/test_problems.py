@@ -129,7 +129,7 @@ def test_inventory_contract_makes_both_want_the_same():
     for tau in (0.0, 0.005):
         values = jax.vmap(lambda v: problem.truth(v[None], tau))(grid)  # noqa: B023
         assert abs(float(grid[jnp.argmin(values)]) - problem.best(tau)) < 0.011
-    x = jnp.array([problem.best(0.0)])
+    x = jnp.array([problem.best()])
     level = problem.level(x)
     found = simulated(problem, lambda obs, key: jnp.clip(level - obs, 0.0, 2.0), x)
     assert agrees(-float(problem.truth(x, 0.0)), found)

@@ -99,8 +99,8 @@ def _rooms(facts: dict[str, Any]) -> list[str]:
 
 def _incentives(facts: dict[str, Any]) -> list[str]:
     said = [
-        f"{row[0]} with {row[1]} {row[4]} (x), {row[5]} (the objective)"
-        + ("" if row[6] == "–" else f", {row[6]} (the follower's level)")
+        f"{row[0]} with {row[1]} {row[4]} (x), {row[6]} (the objective)"
+        + ("" if row[7] == "–" else f", {row[7]} (the follower's level)")
         for row in facts["rows"]
     ]
     return [f"**Incentives with a known answer**, seeds within 5 %: {'; '.join(said)}."]

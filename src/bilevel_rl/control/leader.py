@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.control.metric import Fisher
+from bilevel_rl.control.metric import AnswerMetric
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.schedules import PowerDecay
 
@@ -71,7 +71,7 @@ class Motion(eqx.Module):
     restarts: Int[Array, ""]
     gate: Float[Array, ""]
     speed: Float[Array, ""]
-    metric: Fisher | None
+    metric: AnswerMetric | None
 
 
 class Leader(eqx.Module):
@@ -123,7 +123,7 @@ class Leader(eqx.Module):
         return Motion(
             jnp.zeros_like(x0), zero, jnp.zeros_like(x0), jnp.zeros(BLOCKS), jnp.zeros((BLOCKS, x0.shape[0])), none,
             jnp.full((), -1e30), zero, x0, zero, jnp.ones(()), none, jnp.ones(()), zero,
-            Fisher.begin(x0) if self.natural else None,
+            AnswerMetric.begin(x0) if self.natural else None,
         )  # fmt: skip
 
     def move(

@@ -18,7 +18,7 @@ KEPT = 0.95  # ours: weight of what was seen before; a mean over the last twenty
 RIDGE = 0.01  # ours: lambda; directions in which the answer moves a hundredth of the mean are taken to move so much
 
 
-class Fisher(eqx.Module):
+class AnswerMetric(eqx.Module):
     """A running mean of G.
 
     Attributes:
@@ -29,7 +29,7 @@ class Fisher(eqx.Module):
         Natural gradients: Amari 1998, Neural Computation 10(2). Of a leader, through the follower's answer, ours.
 
     Example:
-        >>> seen = Fisher.begin(jnp.zeros(2)).after(jnp.ones((5, 3, 2)) * jnp.array([2.0, 0.0]))
+        >>> seen = AnswerMetric.begin(jnp.zeros(2)).after(jnp.ones((5, 3, 2)) * jnp.array([2.0, 0.0]))
         >>> [round(float(v), 3) for v in seen.natural(jnp.array([12.0, 0.0]))]  # G = 3 * 2^2 for the first, 0 for the other
         [0.995, 0.0]
     """
@@ -38,15 +38,15 @@ class Fisher(eqx.Module):
     weight: Float[Array, ""]
 
     @classmethod
-    def begin(cls, x0: Float[Array, " d"]) -> Fisher:
+    def begin(cls, x0: Float[Array, " d"]) -> AnswerMetric:
         """Before anything was seen."""
         return cls(jnp.zeros((x0.shape[0], x0.shape[0]), x0.dtype), jnp.zeros((), x0.dtype))
 
-    def after(self, pull: Float[Array, "B M d"]) -> Fisher:
+    def after(self, pull: Float[Array, "B M d"]) -> AnswerMetric:
         """With one more estimate's answer (`Direction.pull`)."""
         pull = pull.astype(self.gathered.dtype)
         G = jnp.einsum("bmi,bmj->ij", pull, pull) / pull.shape[0]
-        return Fisher(KEPT * self.gathered + (1 - KEPT) * G, KEPT * self.weight + (1 - KEPT))
+        return AnswerMetric(KEPT * self.gathered + (1 - KEPT) * G, KEPT * self.weight + (1 - KEPT))
 
     def natural(self, slope: Float[Array, " d"]) -> Float[Array, " d"]:
         """The slope in units of x for squared nats; 0 while nothing has been seen."""

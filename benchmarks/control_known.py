@@ -4,6 +4,8 @@
     python benchmarks/control_known.py run judged             whole runs on tables seen one-hot and by coordinates
     python benchmarks/control_known.py run lqg.9 bounded      whole runs on linear systems
     python benchmarks/control_known.py run four_rooms         against what exact descent finds from the same start, too
+    python benchmarks/control_known.py portion lqg.98x4:0     3 or 4 of ten seeds of their own; 0, 1, 2, side by side
+    python benchmarks/control_known.py merge lqg.98x4         the whole run from its portions
     python benchmarks/control_known.py paper bounded lqg.9    the paper's algorithm with neural followers
     python benchmarks/control_known.py search lqg.9           its settings searched, then the best one on the ten seeds
     python benchmarks/control_known.py why judged             what an estimate's miss is made of: policy, critics, samples
@@ -47,7 +49,7 @@ use_64_bit()
 
 FILE = Path(__file__).parent / "results" / "control_known.json"
 BEST_KNOWN = {"four_rooms": "four rooms"}  # labels of `best_known.json`, where brute force is out of reach
-SEED, RUNS, RECORDS = 2026, 10, 20
+SEED, RUNS, RECORDS, OF_TEN = 2026, 10, 20, (4, 3, 3)
 HELD = Leader(hold=1e18, momentum=0.995, evidence=0.0)  # estimates are averaged over 200 moves, x stays
 
 PROBLEMS: dict[str, tuple[Callable[[], Problem], int]] = {
@@ -99,14 +101,16 @@ def main() -> None:
     for name in names:
         key = f"{kind} {name}"
         there = read()["parts"].get(key, {})
-        whole = {"why": WHY, "fixed": ESTIMATORS if hasattr(PROBLEMS[name][0](), "table") else LINEAR}.get(kind, ())
+        made = PROBLEMS[name.partition(":")[0]][0]
+        whole = {"why": WHY, "fixed": ESTIMATORS if hasattr(made(), "table") else LINEAR}.get(kind, ())
         if there and not again and set(whole) <= set(there.get("rows", ())):
             continue
         began = time.process_time()
-        part = {"fixed": fixed, "run": run, "paper": paper, "search": search, "why": why}[kind](name)
-        part["cpu seconds"] = round(time.process_time() - began)
+        part = {"fixed": fixed, "run": run, "paper": paper, "search": search, "why": why, "portion": portion,
+                "merge": merge}[kind](name)  # fmt: skip
+        part.setdefault("cpu seconds", round(time.process_time() - began))
         known = read()  # parts may be run side by side
-        known["parts"][key] = part
+        known["parts"][key if kind != "merge" else f"run {name}"] = part
         known |= {
             "hardware": records.hardware(),
             "provenance": records.provenance("python benchmarks/control_known.py PART PROBLEM ..."),
@@ -269,21 +273,49 @@ def listed(problem: Problem) -> Optimum:
     return Optimum(np.full(problem.x0.shape, np.nan), value, value)
 
 
+def portion(name: str) -> dict[str, Any]:
+    """Some of ten seeds of a long run, by their number."""
+    name, _, number = name.partition(":")
+    make, transitions = PROBLEMS[name]
+    return gone(make(), solvers.Covariance(), transitions, OF_TEN[int(number)], SEED + 1 + int(number))
+
+
+def merge(name: str) -> dict[str, Any]:
+    """A whole run from its portions."""
+    parts = [read()["parts"][f"portion {name}:{i}"] for i in range(len(OF_TEN))]
+    one = {key: parts[0][key] for key in ("transitions", "best value", "best x")}
+    one |= {"gaps": [gap for part in parts for gap in part["gaps"]], "stopped": [m for p in parts for m in p["stopped"]]}
+    one |= {key: sum(part[key] for part in parts) for key in ("restarts", "cpu seconds")}
+    return said(one)
+
+
 def graded(problem: Problem, solver: Solver, transitions: int) -> dict[str, Any]:
     """Seeds within 5 % at records of a run."""
+    return said(gone(problem, solver, transitions, RUNS, SEED))
+
+
+def gone(problem: Problem, solver: Solver, transitions: int, runs: int, seed: int) -> dict[str, Any]:
+    """Gaps at records of a run, seed by seed."""
     each = solver.chains * (2 if isinstance(solver, solvers.PenaltyActorCritic) else 1)
     every = transitions // each // RECORDS
     best = problem.best_known(problem.temperature()) or listed(problem)
-    trace = solve(problem, solver, iterations=every * RECORDS, runs=RUNS, seed=SEED, record_every=every, optimum=best)
-    gap = trace["gap"]
-    near = gap <= 0.05 * max(abs(best.value), gap[0, 0])
+    trace = solve(problem, solver, iterations=every * RECORDS, runs=runs, seed=seed, record_every=every, optimum=best)
     return {
-        "transitions": np.asarray(trace["samples"][0]).tolist(), "runs": RUNS, "best value": best.value,
-        "best x": best.x.tolist() if np.isfinite(best.x).all() else None, "gap at x0": float(gap[0, 0]),
-        "within": near.sum(0).tolist(),
-        "within at the end": int(near[:, -1].sum()), "median gap": np.median(gap, 0).round(5).tolist(),
-        "gaps at the end": np.sort(gap[:, -1]).round(5).tolist(), "stopped": list(trace.messages),
+        "transitions": np.asarray(trace["samples"][0]).tolist(), "best value": best.value,
+        "best x": best.x.tolist() if np.isfinite(best.x).all() else None, "gaps": trace["gap"].tolist(),
+        "stopped": list(trace.messages),
         "restarts": int(trace["restarts"][:, -1].sum()) if "restarts" in trace.metrics else 0,
+    }  # fmt: skip
+
+
+def said(run: dict[str, Any]) -> dict[str, Any]:
+    """How many of them are within 5 %, and when."""
+    gap = np.array(run.pop("gaps"))
+    near = gap <= 0.05 * max(abs(run["best value"]), gap[0, 0])
+    return {
+        **run, "runs": len(gap), "gap at x0": float(gap[0, 0]), "within": near.sum(0).tolist(),
+        "within at the end": int(near[:, -1].sum()), "median gap": np.median(gap, 0).round(5).tolist(),
+        "gaps at the end": np.sort(gap[:, -1]).round(5).tolist(),
     }  # fmt: skip
 
 

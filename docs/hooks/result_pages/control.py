@@ -98,10 +98,12 @@ def _rooms(facts: dict[str, Any]) -> list[str]:
 
 
 def _incentives(facts: dict[str, Any]) -> list[str]:
+    rows = [dict(zip(facts["heads"], row, strict=True)) for row in facts["rows"]]
+    level = lambda row: row["Follower's level within 5 %"]  # noqa: E731
     said = [
-        f"{row[0]} with {row[1]} {row[4]} (x), {row[6]} (the objective)"
-        + ("" if row[7] == "–" else f", {row[7]} (the follower's level)")
-        for row in facts["rows"]
+        f"{row['Problem']} with {row['Setting']} {row['x within 5 %']} (x), {row['Objective within 5 %']} (the objective)"
+        + ("" if level(row) == "–" else f", {level(row)} (the follower's level)")
+        for row in rows
     ]
     return [f"**Incentives with a known answer**, seeds within 5 %: {'; '.join(said)}."]
 

@@ -34,6 +34,7 @@ from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data import rows as data_rows
 from bilevel_rl.llm.data.preferences import answer_ids, as_pairs
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
+from bilevel_rl.llm.data.templates import with_options
 from bilevel_rl.llm.forward import context, without
 from bilevel_rl.llm.judges.asking import choose_pairs
 from bilevel_rl.llm.judges.builtin import ClassifierScore, ScoreJudge
@@ -237,6 +238,38 @@ def test_a_run_starts_where_its_adapters_ended(given, backend, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_modules_that_adapters_save_whole_are_part_of_the_start():
+    import peft
+
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    adapted = peft.get_peft_model(llama(), config)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                p.add_(0.3)
+        ids = torch.tensor([[3, 4, 5]])
+        ended = adapted(input_ids=ids).logits
+        bare = llama()(input_ids=ids).logits
+        made = trainer(adapted, estimator="tilted")
+        torch.testing.assert_close(made.roles.modules["policy"](input_ids=ids).logits, ended, atol=1e-5, rtol=1e-4)
+    assert (ended - bare).abs().max() > 0.1
+
+
+def test_a_model_of_16_bits_is_exported_in_them(tmp_path):
+    made = trainer(gpt2().to(torch.bfloat16), estimator="tilted")
+    assert made.roles.parameters("policy")["transformer.wpe.weight"].dtype == torch.float32
+    made.export_policy(tmp_path / "policy")
+    made.export_reward(tmp_path / "reward")
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    reward = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+    assert policy.dtype == reward.dtype == torch.bfloat16
+    first = {name: p.to(torch.bfloat16) for name, p in made.roles.parameters("policy").items()}
+    assert all(torch.equal(p, first[name]) for name, p in policy.named_parameters())
+    trainer(estimator="tilted").export_policy(tmp_path / "fine")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "fine").dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_exported_adapters_name_their_base_absolutely(tmp_path, monkeypatch):
     llama().save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
@@ -344,6 +377,27 @@ def test_a_conversation_that_ends_with_the_assistants_words_goes_on_with_them(ch
     (prompt,) = as_prompts([said], chat)
     assert chat.decode(prompt.ids) == "<|im_start|>user\nmy cat<|im_end|>\n<|im_start|>assistant\nis"
     assert chat.decode(answer_ids(said, " blue", chat, [chat.eos_token_id])) == " blue<|im_end|>"
+
+
+def test_options_reach_the_template_and_special_tokens_stay_where_that_is_asked(chat):
+    chat.chat_template = CHATML.replace("assistant\n{%", "assistant\n{% if not thinks %}<|im_end|>{% endif %}{%")
+    assert chat.chat_template != CHATML
+    (as_it_is,) = as_prompts([TALK], chat)
+    options = {"thinks": True, "skip_special_tokens": False}
+    (asked,) = as_prompts([TALK], with_options(chat, options))
+    assert chat.decode(as_it_is.ids).endswith("assistant\n<|im_end|>")
+    assert chat.decode(asked.ids).endswith("assistant\n")
+    end = chat.eos_token_id
+    rollout = from_pairs([(Prompt((3,), "a"), (5, end))], 0, tokenizer=chat)
+    kept = from_pairs([(Prompt((3,), "a"), (5, end))], 0, tokenizer=with_options(chat, options))
+    assert kept.texts == [rollout.texts[0] + "<|im_end|>"]
+    assert with_options(chat, {}) is chat
+    assert not hasattr(chat, "text_options")
+    for wrong in ({"tokenize": False}, {"skip_special_tokens": "no"}):
+        with pytest.raises(InvalidConfig, match=r"config\.texts: got "):
+            with_options(chat, wrong)
+    made = trainer(sized(chat), [TALK], tokenizer=chat, texts=options, stop_ids=[], prompts_per_step=1, pairs_per_step=2)
+    assert made.prompts[0].ids == asked.ids
 
 
 def test_a_template_that_refuses_a_role_is_quoted_with_the_row(chat):

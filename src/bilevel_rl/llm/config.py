@@ -137,6 +137,9 @@ class Config:
     gold: str = _key("", "gold scorer, by the same names; empty: the judge's own scores")
     cost: str = _key("", "second judge as a constraint: a scorer of costs, by the same names")
     cost_bound: float = _key(0.0, "largest mean cost allowed; its multiplier is a part of x")
+    texts: dict[str, Any] = _key(
+        {}, "options of the tokenizer: its chat template's (enable_thinking: false), or skip_special_tokens: false"
+    )
     max_prompt_tokens: int = _key(64, "longest prompt allowed", rule=SOME)
     long_prompts: str = _key("refuse", "a longer one: refuse, drop, or cut its beginning", LONG)
 
@@ -509,6 +512,7 @@ def _coerce(where: str, f: dataclasses.Field, value: Any) -> Any:
         "list[int]": isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value),
         "dict[str, str]": isinstance(value, str)
         or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())),
+        "dict[str, Any]": isinstance(value, dict) and all(isinstance(key, str) for key in value),
         "dict[str, float]": isinstance(value, str)
         or (isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values())),
     }[kind]

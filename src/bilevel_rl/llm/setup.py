@@ -13,7 +13,8 @@ from torch import nn
 from bilevel_rl import names
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message, require
 from bilevel_rl.levels.digests import seeded
-from bilevel_rl.llm.config import Config
+from bilevel_rl.levels.engine import POLICIES, REWARD
+from bilevel_rl.llm.config import REWARDS, Config
 from bilevel_rl.llm.data import preferences
 from bilevel_rl.llm.data.preferences import Pair, answer_ids
 from bilevel_rl.llm.data.prompts import Prompt
@@ -223,6 +224,10 @@ def _make_roles(
     dtype = weights_of(config)
     reference = _apart(reference, policy)
     reward = _apart(reward, policy) if isinstance(reward, nn.Module) else reward
+    came = {POLICIES[0]: policy}
+    if isinstance(reward, nn.Module) or str(reward or config.reward) in REWARDS:
+        came[REWARD] = reward if isinstance(reward, nn.Module) else policy
+    types = {role: next((p.dtype for p in module.parameters()), dtype) for role, module in came.items()}
     for module in (policy, reward, reference):
         if isinstance(module, nn.Module) and not getattr(module, "is_quantized", False):  # those are where they belong
             module.to(device=device, dtype=dtype)
@@ -251,6 +256,7 @@ def _make_roles(
             message("BilevelTrainer.reward", "a module without trained parameters", "x is what the upper level moves",
                     "Leave requires_grad on for at least one parameter")
         )  # fmt: skip
+    roles.came = {role: kind for role, kind in types.items() if kind in (torch.bfloat16, torch.float16)}
     if config.gradient_checkpointing:
         checkpoint_activations(modules[0])
         for module in modules[1:]:

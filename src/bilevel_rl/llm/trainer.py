@@ -27,6 +27,7 @@ from bilevel_rl.levels.settings import Settings
 from bilevel_rl.llm import loggers, setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
+from bilevel_rl.llm.data.templates import with_options
 from bilevel_rl.llm.engine import LanguageEngine
 from bilevel_rl.llm.fields import fields_by_name
 from bilevel_rl.llm.held_out import HeldOut
@@ -268,7 +269,7 @@ def _make(
     if cost is not None and method.asks:
         objective = Constrained(objective, config.cost_bound)
     method.check(objective)
-    tokenizer = setup.load_tokenizer(config, policy, tokenizer)
+    tokenizer = with_options(setup.load_tokenizer(config, policy, tokenizer), config.texts)
     policy = setup.load_policy(config, policy)
     vocabulary = setup.vocabulary(policy)
     setup.check_vocabulary(policy, tokenizer)

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilevel_rl.errors import InvalidConfig, InvalidProblem, message
+
+SKIP = "skip_special_tokens"  # of decoding; all other options are the chat template's
+OWN = ("tokenize", "return_dict", "return_tensors", "add_generation_prompt", "continue_final_message", "conversation")
+
+
+def with_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
+    """The tokenizer with options for every text that it renders and decodes; a copy, where there are any.
+
+    Args:
+        tokenizer: of the policy.
+        options: of its chat template, by the names that the template reads, and `skip_special_tokens` of decoding.
+
+    Raises:
+        InvalidConfig: no tokenizer, or an option that is decided elsewhere.
+    """
+    if not options:
+        return tokenizer
+    odd = next((name for name in options if name in OWN), "")
+    if tokenizer is None or odd or not isinstance(options.get(SKIP, True), bool):
+        got = "options without a tokenizer" if tokenizer is None else repr(odd) if odd else f"{SKIP}={options[SKIP]!r}"
+        raise InvalidConfig(
+            message("config.texts", got, f"options that a chat template reads, and {SKIP}: true or false",
+                    "Correct or remove the option")
+        )  # fmt: skip
+    own = copy.copy(tokenizer)
+    own.text_options = dict(options)
+    return own
+
+
+def of_template(tokenizer: Any) -> dict[str, Any]:
+    """Options of a tokenizer's chat template."""
+    return {name: value for name, value in getattr(tokenizer, "text_options", {}).items() if name != SKIP}
+
+
+def decoded(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
+    """Completions as texts; special tokens are left out unless the options keep them."""
+    skip = getattr(tokenizer, "text_options", {}).get(SKIP, True)
+    found: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=skip)
+    return found
 
 
 def is_messages(value: Any) -> bool:
@@ -51,7 +91,7 @@ def apply(
 
     try:
         return tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=tokenize, return_dict=False, **options
+            [dict(m) for m in messages], tokenize=tokenize, return_dict=False, **of_template(tokenizer), **options
         )
     except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
         words = str(error).strip().splitlines()

@@ -39,6 +39,7 @@ class Roles(abc.ABC):
         joined: parameters from elsewhere that train with a role.
         has_reference: whether anything reads the reference; where not, its law is not computed.
         pieces: where trained numbers are.
+        came: types of 16 bits in which models came, by role; exports leave in them.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,7 @@ class Roles(abc.ABC):
     joined: Mapping[str, dict[str, nn.Parameter]] = {}
     has_reference: bool = True
     pieces: Pieces = Pieces()
+    came: Mapping[str, torch.dtype] = {}
 
     def join(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let parameters from elsewhere train with a role (a constraint's multiplier with x)."""

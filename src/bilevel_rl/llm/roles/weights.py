@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bilevel_rl.errors import InvalidConfig, message, require
+from bilevel_rl.levels.engine import POLICIES, REWARD
 from bilevel_rl.llm.forward import is_sharded
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.backend import LoraRoles, Roles, classifier_like
@@ -44,9 +45,14 @@ def export_policy(roles: Roles, folder: str | Path, tokenizer: Any = None, write
         header = read_json(folder / "adapter_config.json")
         write_json(folder / "adapter_config.json", {**header, "base_model_name_or_path": _base(roles, folder)})
     else:
-        model.save_pretrained(folder, safe_serialization=True)
+        _as_it_came(model, roles.came.get(POLICIES[0])).save_pretrained(folder, safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def _as_it_came(model: Any, kind: torch.dtype | None) -> Any:
+    """A model in the type of 16 bits in which it came; itself where there is none."""
+    return model if kind in (None, model.dtype) else copy.deepcopy(model).to(kind)
 
 
 def _base(roles: LoraRoles, folder: Path) -> str | None:
@@ -103,7 +109,7 @@ def export_reward(roles: Roles, folder: str | Path, tokenizer: Any = None, write
     assert isinstance(model, transformers.PreTrainedModel)
     if not write:
         return
-    model, tokenizer = _padded_apart(model, tokenizer)
+    model, tokenizer = _padded_apart(_as_it_came(model, roles.came.get(REWARD)), tokenizer)
     model.save_pretrained(make_folder(folder), safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.data.prompts import Prompt
+from bilevel_rl.llm.data.templates import decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,10 +204,9 @@ def texts(rollout: Rollout, tokenizer: Any) -> list[Any]:
     ids = rollout.completion_ids()
     if tokenizer is None:
         return ids
-    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
         [{"role": "assistant", "content": text}] if prompt.conversational else text
-        for prompt, text in zip(rollout.prompts, decoded, strict=True)
+        for prompt, text in zip(rollout.prompts, decoded(tokenizer, ids), strict=True)
     ]
 
 

@@ -135,9 +135,9 @@ CASES = [
     ("bilevel", "tilted", "label_likelihood", 2),
     ("bilevel", "shared", "gold", 2), ("bilevel", "paired", "gold", 2), ("bilevel", "paired", "preference", 2),
     ("bilevel", "paired", "win_rate", 2), ("nested", "tilted", "gold", 2), ("nested", "shared", "gold", 2),
-    ("nested", "paired", "gold", 2), ("partial_sgd", "tilted", "preference", 2), ("partial_sgd", "tilted", "gold", 2),
-    ("fixed_reward", "tilted", "label_likelihood", 2), ("finite_difference", "tilted", "gold", 2),
-    ("plain", "tilted", "gold", 2),
+    ("nested", "paired", "gold", 2), ("partial_sgd", "tilted", "preference", 2),
+    ("partial_sgd", "tilted", "label_likelihood", 2), ("fixed_reward", "tilted", "label_likelihood", 2),
+    ("finite_difference", "tilted", "gold", 2), ("plain", "tilted", "gold", 2),
 ]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ CASES = [
 # The rest is slow.
 QUICK = {
     ("bilevel", "tilted", "preference", 3), ("bilevel", "tilted", "win_rate", 2), ("bilevel", "shared", "gold", 2),
-    ("bilevel", "paired", "gold", 2), ("nested", "shared", "gold", 2), ("partial_sgd", "tilted", "gold", 2),
+    ("bilevel", "paired", "gold", 2), ("nested", "shared", "gold", 2), ("partial_sgd", "tilted", "label_likelihood", 2),
     ("fixed_reward", "tilted", "label_likelihood", 2), ("plain", "tilted", "gold", 2),
 }  # fmt: skip
 SAMPLED = ("finite_difference", "tilted", "gold", 2)  # two laws of its own: enumerated is slow, sampled is quick

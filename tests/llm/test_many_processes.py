@@ -33,7 +33,8 @@ COMMON = {
 VARIANTS = {
     "full": {}, "lora": {"backend": "lora"}, "fsdp": {"backend": "lora", "fsdp": True},
     "recipe": {"recipe": "credit=gae, loss=clipped", "epochs": 2}, "paired": {"estimator": "paired"},
-    "shared": {"estimator": "shared"}, "parts": {"estimator": "shared", "backend": "lora", "micro_batch": 1},
+    "pieces": {"estimator": "shared", "fsdp": True}, "shared": {"estimator": "shared"},
+    "parts": {"estimator": "shared", "backend": "lora", "micro_batch": 1},
 }  # fmt: skip
 
 
@@ -135,10 +136,13 @@ def test_the_command_twice_in_fresh_processes_is_the_same_run(name, place, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_two_then_one_then_four(place, tmp_path):
-    assert ended(start(place, tmp_path / "whole", 1, {"backend": "lora"})) == [0]
+@pytest.mark.parametrize("options", [
+    {"backend": "lora"}, {"estimator": "paired", "fsdp": True, "optimizer": "adam", "alpha": 1e-3, "zeta": 1e-3},
+], ids=["adapters", "pieces"])  # fmt: skip
+def test_a_run_goes_on_with_two_then_one_then_four(options, place, tmp_path):
+    assert ended(start(place, tmp_path / "whole", 1, options)) == [0]
     for steps, count in ((1, 2), (2, 1), (3, 4)):
-        assert ended(start(place, tmp_path / "parts", count, {"backend": "lora", "steps": steps})) == [0] * count
+        assert ended(start(place, tmp_path / "parts", count, options | {"steps": steps})) == [0] * count
     close(tmp_path / "whole", tmp_path / "parts")
 
 

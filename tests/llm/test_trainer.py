@@ -13,7 +13,7 @@ import torch
 from llm_models import PROMPTS, config, gold, gpt2, judge, llama, trainer, untimed, weights
 
 from bilevel_rl import metrics
-from bilevel_rl.errors import InvalidProblem, NonFiniteState
+from bilevel_rl.errors import InvalidConfig, InvalidProblem, NonFiniteState
 from bilevel_rl.levels.callbacks import Callbacks
 from bilevel_rl.levels.labels import LabelsPending, choose_pairs
 from bilevel_rl.levels.objectives import Upper
@@ -127,12 +127,15 @@ def test_clipped_epochs_take_several_steps_on_one_batch():
 
 
 def test_partial_sgd_ignores_how_the_policy_answers():
-    """Its x step is grad_x f alone: with an objective without a direct gradient, x stays."""
-    made = trainer(method="partial_sgd", objective="gold")
-    before = weights(made)
-    made.train()
-    assert all(torch.equal(v, before[k]) for k, v in weights(made).items() if k.startswith("reward/"))
-    assert made.history[-1]["hyper"] == 0
+    """Its x step is grad_x f alone: what f says of the policy is not in it, and where nothing else is said it is refused."""
+    both, fit = (
+        trainer(method="partial_sgd", objective=objective).iterate(0)
+        for objective in ({"label_likelihood": 1.0, "win_rate": 5.0}, "label_likelihood")
+    )
+    assert both["hyper"] == fit["hyper"] > 0
+    assert both["hyper_penalty"] == 0
+    with pytest.raises(InvalidConfig, match="Gold alone with method=partial_sgd; x has no direct gradient there"):
+        trainer(method="partial_sgd", objective="gold")
 
 
 def test_fixed_reward_fits_first_and_then_leaves_x_alone():

@@ -88,7 +88,7 @@ class Train(Common):
 class Levels(Common):
     """A reward beside the flow: what it should pay, so that the optimal flow does well at the task."""
 
-    method: Annotated[str, arg(help="bilevel, nested, partial_sgd: how x moves")] = "bilevel"
+    method: Annotated[str, arg(help="bilevel or nested: how x moves")] = "bilevel"
     estimator: Annotated[str, arg(help="tilted, shared or paired")] = "tilted"
     tau: Annotated[float, arg(help="weight of the divergence from the flow as it was given")] = 0.1
     x_rate: Annotated[float, arg(help="step size of Adam, of x")] = 0.05

@@ -42,7 +42,7 @@ def two_levels(
         gold: (points [N, *D], group [N]) -> [N], what the leader wants; it need not be differentiable.
         shape: of one sample.
         method, estimator: of `levels.Settings`: bilevel by the closed form of the second flow (tilted) or by a second
-            network (shared, paired); partial_sgd leaves the flow's answer out. fisher asks for logits, and is refused.
+            network (shared, paired). fisher asks for logits, and partial_sgd leaves out all there is: both are refused.
         recipe: by which the flow learns what it is paid for.
         likelihood: what log-probabilities are; with `sums` the divergence is that of whole ways.
         conditions: what the network sees of each prompt.

@@ -84,6 +84,17 @@ def check_pairs(settings: Settings, objective: Any) -> None:
         )
 
 
+def check_fits(settings: Settings, objective: Any) -> None:
+    """Raise `InvalidConfig` where x learns from grad_x f alone and f has none: x would stand still without a word."""
+    terms = [term for _, term in getattr(objective, "terms", ((1.0, objective),))]
+    if not any(getattr(term, "fits", True) for term in terms):
+        raise InvalidConfig(
+            message("config.objective", f"{' and '.join(type(t).__name__ for t in terms)} alone with "
+                    f"method={settings.method}", "x has no direct gradient there: nothing would fit the reward model",
+                    "Use objective=label_likelihood or stored_preference")
+        )  # fmt: skip
+
+
 class Leader:
     """What the upper level knows, and how it learns more.
 

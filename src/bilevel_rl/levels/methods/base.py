@@ -22,7 +22,7 @@ from torch import Tensor
 from bilevel_rl.levels.engine import CRITICS, POLICIES, Engine
 from bilevel_rl.levels.estimators import Ratios
 from bilevel_rl.levels.followers import Scored, check_regularizer
-from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader, check_pairs
+from bilevel_rl.levels.leader import Answer, Gold, Gradient, Leader, check_fits, check_pairs
 from bilevel_rl.levels.objectives import PairBonus
 from bilevel_rl.levels.settings import Settings
 from bilevel_rl.schedules import Sequences
@@ -95,6 +95,8 @@ class Method:
         self.settings.schedules.check("config")
         check_regularizer(self.settings)
         check_pairs(self.settings, objective)
+        if not self.answers:
+            check_fits(self.settings, objective)
 
     def plan(self, leader: Leader, k: int) -> IterationPlan:
         """What iteration k does."""

@@ -122,7 +122,8 @@ def test_sixteen_bits_train(estimator):
     assert any(not torch.equal(value, before[key]) for key, value in weights(it).items())
 
 
-def test_a_base_in_pieces_trains_as_a_whole_one(tmp_path):
+@pytest.mark.parametrize("backend", ["lora", "full"])
+def test_weights_in_pieces_train_as_whole_ones(backend, tmp_path):
     """FSDP2 over NCCL on as many GPUs as there are, by the command line, and one process without."""
     place, found = _place(tmp_path), []
     for sharded in (True, False):
@@ -131,6 +132,7 @@ def test_a_base_in_pieces_trains_as_a_whole_one(tmp_path):
                     "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
         launcher += ["--use_fsdp", "--fsdp_version", "2"] if sharded else ["--num_machines", "1"]
         command = [sys.executable, "-m", *launcher, "-m", "bilevel_rl", "llm", "train", str(place), f"out={out}"]
+        command.append(f"backend={backend}")
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=300)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         assert read_status(out)["state"] == "finished"

@@ -21,7 +21,9 @@ AT_ONCE = 1 << 15  # ours: numbers of a race on a CPU that are in work at a time
 class Generator(Protocol):
     """Samples completions. `Sampler` is ours; an inference server can take its place.
 
-    A generator must sample from the policy's untruncated law (no top-p, no top-k).
+    A generator must sample from the policy's untruncated law (no top-p, no top-k). Where a frozen base is in pieces, all
+    processes must call the model equally often: a generator with an attribute `together` is given the function that says
+    whether all of them are done.
     """
 
     def __call__(self, model: Any, prompts: Sequence[Prompt], uniforms: Tensor) -> Rollout:

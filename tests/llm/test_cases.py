@@ -34,7 +34,7 @@ from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data import rows as data_rows
 from bilevel_rl.llm.data.preferences import answer_ids, as_pairs
 from bilevel_rl.llm.data.prompts import Prompt, as_prompts
-from bilevel_rl.llm.data.templates import with_options
+from bilevel_rl.llm.data.templates import with_text_options
 from bilevel_rl.llm.forward import context, without
 from bilevel_rl.llm.judges.asking import choose_pairs
 from bilevel_rl.llm.judges.builtin import ClassifierScore, ScoreJudge
@@ -384,18 +384,18 @@ def test_options_reach_the_template_and_special_tokens_stay_where_that_is_asked(
     assert chat.chat_template != CHATML
     (as_it_is,) = as_prompts([TALK], chat)
     options = {"thinks": True, "skip_special_tokens": False}
-    (asked,) = as_prompts([TALK], with_options(chat, options))
+    (asked,) = as_prompts([TALK], with_text_options(chat, options))
     assert chat.decode(as_it_is.ids).endswith("assistant\n<|im_end|>")
     assert chat.decode(asked.ids).endswith("assistant\n")
     end = chat.eos_token_id
     rollout = from_pairs([(Prompt((3,), "a"), (5, end))], 0, tokenizer=chat)
-    kept = from_pairs([(Prompt((3,), "a"), (5, end))], 0, tokenizer=with_options(chat, options))
+    kept = from_pairs([(Prompt((3,), "a"), (5, end))], 0, tokenizer=with_text_options(chat, options))
     assert kept.texts == [rollout.texts[0] + "<|im_end|>"]
-    assert with_options(chat, {}) is chat
+    assert with_text_options(chat, {}) is chat
     assert not hasattr(chat, "text_options")
     for wrong in ({"tokenize": False}, {"skip_special_tokens": "no"}):
         with pytest.raises(InvalidConfig, match=r"config\.texts: got "):
-            with_options(chat, wrong)
+            with_text_options(chat, wrong)
     made = trainer(sized(chat), [TALK], tokenizer=chat, texts=options, stop_ids=[], prompts_per_step=1, pairs_per_step=2)
     assert made.prompts[0].ids == asked.ids
 

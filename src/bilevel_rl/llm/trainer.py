@@ -27,7 +27,7 @@ from bilevel_rl.levels.settings import Settings
 from bilevel_rl.llm import loggers, setup
 from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.data.prompts import as_prompts
-from bilevel_rl.llm.data.templates import with_options
+from bilevel_rl.llm.data.templates import with_text_options
 from bilevel_rl.llm.engine import LanguageEngine
 from bilevel_rl.llm.fields import fields_by_name
 from bilevel_rl.llm.held_out import HeldOut
@@ -148,17 +148,8 @@ class BilevelTrainer(Loop):
         self.judge, self.gold, self.stop_ids, self.pad_id = judge, gold, made.stop_ids, made.pad_id
         self.schedules = config.schedules
         self.held_out = HeldOut(config, held_out, held_out_gold or gold)
-        sampler = Sampler(
-            made.stop_ids, made.pad_id, config.temperature, made.tokenizer, config.dtype, self.processes.together,
-            made.roles.unheld, race if config.common == "race" else inverse_cdf,
-        )  # fmt: skip
         self.updates = 0  # what a server's weights are known by
-        if generator is None and names.is_name(config.generator):
-            generator = names.find(config.generator, {}, "config.generator")(made.tokenizer)
-        if generator is None:
-            generator = made_generator(config, self, sampler) if config.generator else sampler
-        if hasattr(generator, "together"):
-            generator.together = self.processes.together
+        generator = self._generator(config, generator, made)
         engine = LanguageEngine(
             config, made.roles, self.processes, made.share, made.prompts, generator, made.tokenizer, made.stop_ids,
             made.pad_id, made.fields,
@@ -183,6 +174,20 @@ class BilevelTrainer(Loop):
             log.info("memory %s", self.memory)
             for sentence in self.schedules.broken_constraints():
                 log.info("schedules outside the paper's conditions: %s", sentence)
+
+    def _generator(self, config: Config, generator: Generator | None, made: _Made) -> Generator:
+        """Who writes: the one given, the one that the configuration names, or our own sampler."""
+        sampler = Sampler(
+            made.stop_ids, made.pad_id, config.temperature, made.tokenizer, config.dtype, self.processes.together,
+            made.roles.unheld, race if config.common == "race" else inverse_cdf,
+        )  # fmt: skip
+        if generator is None and names.is_name(config.generator):
+            generator = names.find(config.generator, {}, "config.generator")(made.tokenizer)
+        if generator is None:
+            generator = made_generator(config, self, sampler) if config.generator else sampler
+        if hasattr(generator, "together"):
+            generator.together = self.processes.together
+        return generator
 
     @property
     def generator(self) -> Any:
@@ -269,7 +274,7 @@ def _make(
     if cost is not None and method.asks:
         objective = Constrained(objective, config.cost_bound)
     method.check(objective)
-    tokenizer = with_options(setup.load_tokenizer(config, policy, tokenizer), config.texts)
+    tokenizer = with_text_options(setup.load_tokenizer(config, policy, tokenizer), config.texts)
     policy = setup.load_policy(config, policy)
     vocabulary = setup.vocabulary(policy)
     setup.check_vocabulary(policy, tokenizer)

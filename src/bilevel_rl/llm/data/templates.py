@@ -12,7 +12,7 @@ SKIP = "skip_special_tokens"  # of decoding; all other options are the chat temp
 OWN = ("tokenize", "return_dict", "return_tensors", "add_generation_prompt", "continue_final_message", "conversation")
 
 
-def with_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
+def with_text_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
     """The tokenizer with options for every text that it renders and decodes; a copy, where there are any.
 
     Args:
@@ -41,7 +41,7 @@ def of_template(tokenizer: Any) -> dict[str, Any]:
     return {name: value for name, value in getattr(tokenizer, "text_options", {}).items() if name != SKIP}
 
 
-def decoded(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
+def completion_texts(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
     """Completions as texts; special tokens are left out unless the options keep them."""
     skip = getattr(tokenizer, "text_options", {}).get(SKIP, True)
     found: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=skip)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bilevel_rl.errors import InvalidProblem, message
 from bilevel_rl.llm.data.prompts import Prompt
-from bilevel_rl.llm.data.templates import decoded
+from bilevel_rl.llm.data.templates import completion_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ def texts(rollout: Rollout, tokenizer: Any) -> list[Any]:
         return ids
     return [
         [{"role": "assistant", "content": text}] if prompt.conversational else text
-        for prompt, text in zip(rollout.prompts, decoded(tokenizer, ids), strict=True)
+        for prompt, text in zip(rollout.prompts, completion_texts(tokenizer, ids), strict=True)
     ]
 
 

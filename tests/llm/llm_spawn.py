@@ -68,7 +68,7 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
     """One rank's life."""
     join(rank, count, port)
     import torch
-    from llm_models import trainer, weights
+    from llm_models import gpt2, trainer, weights
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
@@ -77,7 +77,8 @@ def train_rank(rank: int, count: int, port: int, options: dict, folder: str, res
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     if options.pop("overlaps", False):
         options["judge"] = Overlapping()
-    made = trainer(resume=resume, **options)
+    policy = gpt2(tie_word_embeddings=False) if options.pop("untied", False) else None
+    made = trainer(policy, resume=resume, **options)
     assert made.processes.count == count
     if sharded and count == 2:
         halves(made)
@@ -119,7 +120,9 @@ def halves(made) -> None:
     own, pieces = roles.parameters("policy"), roles.pieces
     assert not any(hasattr(p, "to_local") for p in own.values())
     for name, p in own.items():
-        assert pieces.divided(p) == (not adapters and ".h." in name), name  # of a trunk nothing is among what trains
+        ends = not made.roles.modules["policy"].config.tie_word_embeddings if not adapters else False
+        divided = ".h." in name or (ends and ("wte" in name or "lm_head" in name))
+        assert pieces.divided(p) == (not adapters and divided), name  # of a trunk nothing is among what trains
         assert pieces.shape(p).numel() == p.numel() * (1 + pieces.divided(p))
         for moment in ("exp_avg", "exp_avg_sq"):
             state = made.optimizers["policies"].state.get(p, {})

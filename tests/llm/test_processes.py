@@ -37,16 +37,18 @@ VARIANTS = {
     },
     "sharded shared": {"fsdp": True, "backend": "lora", "credit": "gae", "replay_pairs": 3},
     "sharded paired parts": {"fsdp": True, "estimator": "paired", "backend": "lora", "micro_batch": 3, "objective": "gold"},
-    "sharded tilted": {"fsdp": True, "backend": "lora", "estimator": "tilted", "replay_pairs": 3},
+    "sharded tilted": {"fsdp": True, "untied": True, "backend": "lora", "estimator": "tilted", "replay_pairs": 3},
     "pieces plain": {"fsdp": True, "method": "plain", "reward": "llm_models:gold", "optimizer": "adam", "alpha": 1e-3},
     "pieces tilted": {"fsdp": True, "estimator": "tilted", "replay_pairs": 3, "clip_norm": 0.01},
-    "pieces shared": {"fsdp": True, "credit": "gae", "replay_pairs": 3, "x_penalty": 0.1, "coupling": 0.1},
+    "pieces shared": {"fsdp": True, "untied": True, "credit": "gae", "replay_pairs": 3, "x_penalty": 0.1, "coupling": 0.1},
     "overlapping judge": {"estimator": "tilted", "overlaps": True},
     "pieces paired parts": {
         "fsdp": True, "overlaps": True, "estimator": "paired", "micro_batch": 3, "objective": "label_likelihood",
         "gradient_checkpointing": True,
     },
-    "pieces partial": {"fsdp": True, "method": "partial_sgd", "reward": "linear", "x_clip_norm": 0.01, "epochs": 2},
+    "pieces partial": {
+        "fsdp": True, "untied": True, "method": "partial_sgd", "reward": "linear", "x_clip_norm": 0.01, "epochs": 2,
+    },
     "pieces nested": {"fsdp": True, "method": "nested", "estimator": "shared"},
     "pieces finite difference": {"fsdp": True, "method": "finite_difference", "steps": 4},
     "pieces fisher": {"fsdp": True, "estimator": "fisher", "curvature": "hessian", "fisher_steps": 3},
@@ -87,7 +89,8 @@ def test_two_processes_are_one(name, tmp_path):
 def test_weights_in_pieces_are_saved_and_exported_whole_and_go_on_elsewhere(tmp_path):
     """Three processes, whose pieces are not equally long, then two, then one: as one process throughout."""
     options = {"dtype": "float64", "alpha": 1e-3, "zeta": 1e-3, "prompts_per_step": 6, "pairs_per_step": 4, "group": 2}
-    options |= {"fsdp": True, "estimator": "shared", "save_every": 1, "eval_every": 1, "held_out": [[4], [8, 3]]}
+    options |= {"fsdp": True, "untied": True, "estimator": "shared", "save_every": 1, "eval_every": 1}
+    options["held_out"] = [[4], [8, 3]]
     runs = {"parts": ((3, 2), (2, 4), (1, 5)), "alone": ((1, 5),)}
     for name, parts in runs.items():
         for count, steps in parts:

@@ -236,6 +236,7 @@ class LanguageEngine(Engine):
         if "sensitivity" in needs and "sensitivity" not in found:
             with self.roles.model(role) as model:
                 head = model.get_output_embeddings().weight.detach()
+            head = head.full_tensor() if hasattr(head, "full_tensor") else head  # of weights in pieces
             found["sensitivity"] = sensitivity(logits, rows.completions, head, rows.mask.bool())
         if "logits" in needs:
             found.setdefault("logits", logits)

@@ -241,7 +241,8 @@ class Standing:
         blocks: those of them that can be in pieces.
         trained, optimiser: what trains, its gradients and moments, and
         trained_blocks, optimiser_blocks: what of them can be in pieces.
-        called: the blocks of one network.
+        called: what of one network can be in pieces, and is gathered when it is called, and
+        at_work: what is whole at a time: a block, the next one, a head, with their gradients.
         x: what of it is the upper variable.
         read: what writing a token reads: the policy's own weights, frozen and trained.
         critics, referred: whether there are critics, and a reference.
@@ -254,6 +255,7 @@ class Standing:
     trained_blocks: float
     optimiser_blocks: float
     called: float
+    at_work: float
     x: float
     read: float
     critics: bool
@@ -452,8 +454,7 @@ def foresee(config: Config, shape: Any, gpus: int = 1, card: Gpu = CARDS["h100"]
         exchanged += blocks * parts * (2 * policies * config.epochs + writers + 2)
         # gradients of pieces are summed into pieces: half a ring
         exchanged -= standing.trained_blocks * absent
-        at_work = (2 + (standing.trained_blocks > 0)) * standing.called / layers  # the next block, and a gradient
-        frozen += at_work - standing.blocks * absent
+        frozen += standing.at_work - standing.blocks * absent
         trained, optimiser = trained - standing.trained_blocks * absent, optimiser - standing.optimiser_blocks * absent
     graphs = policies if not config.micro_batch else 1
     return Forecast(
@@ -509,13 +510,18 @@ def _standing(config: Config, shape: Any, layers: int) -> Standing:
         read = policy + (frozen if config.backend == "lora" or config.train else 0)
         found.append((frozen, trained, parts.training, x, read, policy))
     frozen, trained, optimiser, x, read, policy = (Line.through(one, two) for one, two in zip(*found, strict=True))
-    lora = config.backend == "lora"
-    divided = (0.0, 0.0, frozen.each) if lora else (trained.each, optimiser.each, policy.each)
-    trained_blocks, optimiser_blocks, called = (layers * each for each in divided)
+    lora, tied = config.backend == "lora", getattr(_text(shape), "tie_word_embeddings", True)
+    nothing = Line(0.0, 0.0)
+    divided = (nothing, nothing, frozen) if lora else (trained, optimiser, policy)
+    # with the two ends over the vocabulary where they are apart; norms and small heads beside them count for nothing
+    trained_blocks, optimiser_blocks, called = (layers * d.each + (0.0 if tied else d.fixed) for d in divided)
+    network = divided[-1]
+    at_work = (2 if lora else 3) * network.each + (0.0 if tied else (1 if lora else 2) * network.fixed / 2)
+    blocks = layers * frozen.each + (0.0 if tied else frozen.fixed)
     referred = config.algorithm.asks or config.tau != 0  # as the trainer decides
     return Standing(
-        frozen.at(layers), 0.0 if config.train and not lora else layers * frozen.each, trained.at(layers),
-        optimiser.at(layers), trained_blocks, optimiser_blocks, called, x.at(layers), read.at(layers), critics, referred,
+        frozen.at(layers), 0.0 if config.train and not lora else blocks, trained.at(layers), optimiser.at(layers),
+        trained_blocks, optimiser_blocks, called, at_work, x.at(layers), read.at(layers), critics, referred,
     )  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
     accelerate launch --num_processes 2 --use_fsdp --fsdp_version 2 -m bilevel_rl llm train config.yaml backend=full
 
-What is in pieces are the blocks of transformers' models: of the frozen base where roles are adapters on it, of every role
-and of the reference where each has its own weights. Adapters, heads, embeddings and reward models of a user's own stay
-whole on every process, and their gradients are summed as without pieces. So do weights that several roles hold in common
-(`config.train`).
+What is in pieces are the blocks of transformers' models, and their embeddings and heads over the vocabulary where the two
+are no one weight: of the frozen base where roles are adapters on it, of every role and of the reference where each has its
+own weights. Adapters, small heads, tied embeddings and reward models of a user's own stay whole on every process, and their
+gradients are summed as without pieces. So do weights that several roles hold in common (`config.train`).
 
 A block's weights are gathered when it is called and let go afterwards, forward and backward; its gradient arrives summed, in
 pieces. What steps is the piece: as a parameter of its own on the same memory (`Sharded`), so that optimisers know nothing of
@@ -145,7 +145,7 @@ def shard(roles: Roles) -> list[nn.Module]:
         roles: on their device.
 
     Returns:
-        The blocks.
+        What is in pieces.
 
     Raises:
         InvalidConfig: a policy without a list of blocks.
@@ -173,7 +173,7 @@ def shard(roles: Roles) -> list[nn.Module]:
 def _in_pieces(model: nn.Module, ignored: Collection[nn.Parameter]) -> list[nn.Module]:
     from torch.distributed.fsdp import fully_shard
 
-    found = blocks(model)
+    found = [*blocks(model), *ends(model)]
     for block in found:
         # said, because by default a block without others around it would keep what it has gathered
         fully_shard(block, reshard_after_forward=True, ignored_params=set(ignored))
@@ -199,6 +199,24 @@ def whole(model: nn.Module) -> nn.Module:
     if getattr(own, "generation_config", None) is not None:
         made.generation_config = own.generation_config
     return made
+
+
+def ends(model: nn.Module) -> list[nn.Module]:
+    """The embedding and the head over the vocabulary, as far as a model has them; none where they are one weight.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> size = {"vocab_size": 8, "n_positions": 4, "n_embd": 4, "n_layer": 1, "n_head": 1}
+        >>> [len(ends(GPT2LMHeadModel(GPT2Config(tie_word_embeddings=tied, **size)))) for tied in (True, False)]
+        [0, 2]
+    """
+    found: list[Any] = []
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        with contextlib.suppress(AttributeError, NotImplementedError):  # an architecture without one
+            found += [part for part in [getattr(model, name)()] if part is not None]
+    weights = {id(getattr(part, "weight", None)) for part in found}
+    plain = all(type(part) in (nn.Embedding, nn.Linear) for part in found)  # not one that an adapter wraps
+    return found if plain and len(weights) == len(found) else []
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

@@ -52,7 +52,6 @@ SHARED_FUNCTIONS = {
     "learn": "updates from transitions, of a table or of networks",
     "load": "what `save` wrote, back",
     "named": "a thing by its name",
-    "norm": "of a gradient",
     "plan": "constants of a run, proposed from a pilot at fixed x",
     "play": "an episode of what acts",
     "read": "a file, a text or a run's options, as values",

@@ -120,7 +120,8 @@ class LanguageEngine(Engine):
         """One completion a row, each process writing its own."""
         config = self.config
         u = uniforms(len(prompts), config.max_new_tokens, config.seed, stream, k)[self.share.rows]
-        with self.roles.writing(role) as model:
+        # a server has weights of its own: nothing is gathered for it
+        with (self.roles.model if self.foreign else self.roles.writing)(role) as model:
             mine = self.generator(model, prompts[self.share.rows], u)
         whole = gather(self.processes, mine, prompts, self.pad_id, lambda r: texts(r, self.tokenizer))
         self.samples += int(whole.mask.sum())

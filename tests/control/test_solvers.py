@@ -106,13 +106,12 @@ def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
 
 
 def test_nan_from_an_environment_stops_the_run(whole):
-    """In the program that `whole` has compiled."""
-    broken = Pay(environment=Arms(broken=13.0))
+    """In the program that `whole` has compiled; chains restart in every step here, so the first one is broken already."""
+    broken = Pay(environment=Arms(broken=0.0))
     trace = solve(broken, small(solvers.Covariance, leader=QUICK), iterations=24, runs=2, record_every=4, seed=3)
     assert trace.status.tolist() == [1, 1]
     assert "the state before it is kept" in trace.messages[0]
-    assert np.isfinite(trace.x).all()
-    np.testing.assert_array_equal(trace.x[:, :4], whole.x[:, :4])  # up to iteration 12
+    np.testing.assert_array_equal(trace.x, np.broadcast_to(whole.x[:, :1], trace.x.shape))  # where it began
 
 
 @pytest.mark.slow

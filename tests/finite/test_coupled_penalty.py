@@ -16,7 +16,7 @@ from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, estimators, oracles, solve
 from bilevel_rl.finite.estimators import Lesson, Passage
 from bilevel_rl.finite.learn import exploring
-from bilevel_rl.finite.learn.coupled_critics import Pair
+from bilevel_rl.finite.learn.coupled_critics import Pair, level_error
 from bilevel_rl.finite.learn.replay import Replay
 from bilevel_rl.finite.model import planning, sampling
 from bilevel_rl.finite.objectives import VisitationUtility
@@ -185,8 +185,8 @@ def test_the_critics_learn_their_fixed_points(estimator):
 
 @pytest.mark.slow
 def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
-    """Exact tables less m/(1 - gamma) make no error on average, whatever m."""
-    problem, w, tau = RandomMDP(4, 2, 3, features=2, largest=1.0), 0.5, 0.3
+    """Exact tables less m/(1 - gamma) make no error on average, whatever m: with ends too, whose value is -m/(1 - gamma)."""
+    problem, w, tau = Episode(), 0.5, 0.3
     tables, mdp, x = exact_tables(problem, w, tau), problem.mdp, problem.x0
     levels = jnp.array([0.7, -0.4])
     below = levels / (1 - mdp.discount)
@@ -200,8 +200,8 @@ def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
         jnp.stack([s, a, mdp.successors[s, a, k]])
     )
     for error in (errors.Q, errors.D):
-        mean = jnp.zeros((4, 2)).at[s, a].add(mdp.probabilities[s, a, k] * error)
-        np.testing.assert_allclose(mean, 0.0, atol=1e-9)
+        mean = jnp.zeros((3, 2)).at[s, a].add(mdp.probabilities[s, a, k] * error)
+        np.testing.assert_allclose(mean[:2], 0.0, atol=1e-9)  # in the end itself nothing is looked up
 
 
 class FarHome(BilevelProblem):
@@ -229,12 +229,24 @@ class FarHome(BilevelProblem):
 
 @pytest.mark.parametrize("estimator", ["ratio_critic", "doubly_robust"])
 def test_tables_stay_bounded_where_episodes_end_and_the_horizon_is_long(estimator):
-    """A level's step would overshoot by the share of ends times the horizon: at .99 tables grew to 1e40 on four rooms."""
+    """A plain step of a level overshoots by the share of ends times the horizon: tables grew to 1e40 on four rooms."""
     solver = CoupledPenalty(frozen(0.01, 0.01, beta=1.0), hold=1e9, estimator=estimator)
     state = solve(FarHome(0.99), solver, iterations=600, record_every=600, runs=1, evaluate=False).state
     exact = planning.soft_optimal(FarHome(0.99).mdp, FarHome(0.99).reward(FarHome(0.99).x0), 0.01).Q
-    np.testing.assert_allclose(state.Q[0, :6], exact[:6], atol=0.02)
+    learnt = state.Q[0] + state.levels[0, 0] / 0.01
+    np.testing.assert_allclose(learnt[:6], exact[:6], atol=0.02)
     assert float(jnp.abs(state.D).max()) < 10
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_a_level_that_is_off_is_seen_as_off_by_that_much_whatever_the_share_of_ends(share):
+    mdp, off, n = FarHome(0.99).mdp, 0.3, 10
+    ending = jnp.arange(n) < share * n
+    s, s_next = jnp.where(ending, 5, 2), jnp.where(ending, 6, 3)
+    errors = -off * jnp.where(ending, 1 / (1 - mdp.discount), 1.0)  # of tables that are right but for their level
+    waiting = jnp.full(4, 6)  # at an end: whatever stands there counts for nothing
+    seen = level_error(mdp, *(jnp.append(v, waiting) for v in (s, s_next)), jnp.append(errors, jnp.full(4, 1e6)))
+    np.testing.assert_allclose(seen, -off, rtol=1e-12)
 
 
 def test_followers_do_not_differ_at_an_end():

@@ -7,11 +7,8 @@ lag behind it, and the lag looks like a difference between actions. So the level
 mean m of the temporal-difference errors, and the value is the table plus $m/(1-\gamma)$. Any m has the same fixed point
 up to that constant; policies and differences of values do not see it.
 
-Where episodes end for good nothing is taken out. An end is worth 0, so the level is known; and a table whose level moves by
-$\epsilon$ at a step is off by $\epsilon/(1-\gamma)$ wherever an end is near, which is seen at once there and elsewhere
-later. With a share p of transitions into ends a step $\beta$ along the mean error overshoots when
-$\beta p > 2(1-\gamma)$: tables grew to 1e40 on four rooms; divided by what it overshoots, its noise is still larger than
-what actions differ by.
+Where episodes end for good the level is tied down, an end being worth 0, or $-m/(1-\gamma)$ in a centred table. Levels then
+only help tables to get near, and rest soon: near an end each wrong step of m is felt $1/(1-\gamma)$ times (`level_error`).
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bilevel_rl.finite.model import planning, small
+from bilevel_rl.finite.model.mdp import FiniteMDP
 
 LEAST_LOG = -600.0  # ours: logs of probabilities above it are far from where double precision underflows
 
@@ -69,6 +67,36 @@ class Pair(NamedTuple):
         shallow = log_mean - small.largest(added) > LEAST_LOG
         delta = self.tau / self.w * jnp.where(shallow, log_mean, deep)
         return V, delta if b is None else delta - jnp.sum(self.pi_l * b, -1)
+
+
+def valued(
+    mdp: FiniteMDP, values: Float[Array, " N"], s: Int[Array, " N"] | None, level: Float[Array, ""] | None
+) -> Float[Array, " N"]:
+    r"""Values of the states s (all, when None) as a table with a level holds them: an end, worth 0, at $-m/(1-\gamma)$."""
+    if mdp.ends is None or level is None:
+        return mdp.ongoing(values, s)
+    return jnp.where(mdp.ends if s is None else mdp.ends[s], -level / (1 - mdp.discount), values)
+
+
+def level_error(
+    mdp: FiniteMDP, s: Int[Array, " B"], s_next: Int[Array, " B"], errors: Float[Array, "B ..."]
+) -> Float[Array, "..."]:
+    r"""By how much a level is off: the mean of the errors, and where episodes end less than that.
+
+    Where nothing ends a level off by $\epsilon$ makes every error $\epsilon$. A transition to an end makes
+    $\epsilon/(1-\gamma)$ of it, so with a share p of them the mean is $\epsilon\,(1-\gamma+p)/(1-\gamma)$: a step along it
+    would overshoot p times the horizon, and grow without bound. What is seen at ends themselves tells nothing.
+
+    Args:
+        errors: temporal-difference errors of each transition.
+    """
+    if mdp.ends is None:
+        return jnp.mean(errors, axis=0)
+    going = ~mdp.ends[s]
+    n = jnp.maximum(jnp.sum(going), 1)
+    ending = jnp.sum(going & mdp.ends[s_next]) / n
+    counted = jnp.where(going.reshape(going.shape + (1,) * (errors.ndim - 1)), errors, 0.0)
+    return jnp.sum(counted, axis=0) / n * (1 - mdp.discount) / (1 - mdp.discount + ending)
 
 
 def less(reward: Float[Array, "*N"] | float, level: Float[Array, ""] | None) -> Float[Array, "*N"] | float:

@@ -21,7 +21,7 @@ from bilevel_rl.finite import estimators
 from bilevel_rl.finite.estimators import Estimate, Estimator, Lesson, Passage
 from bilevel_rl.finite.estimators.estimator import mean
 from bilevel_rl.finite.learn import exploring, rollouts
-from bilevel_rl.finite.learn.coupled_critics import Pair, less
+from bilevel_rl.finite.learn.coupled_critics import Pair, less, level_error, valued
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
 from bilevel_rl.finite.learn.race import Race
 from bilevel_rl.finite.learn.replay import Replay, remembered, weight_now
@@ -43,6 +43,7 @@ SCALES = TimeScales(
     zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
     w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(TEMPERATURE, 0.0),
 )  # fmt: skip
+SETTLED = 100.0  # ours: iterations after which levels that ends tie down come to rest, as the square of its share in k
 FIRST_JUDGED = 150.0  # ours: iterations after which several starts are judged for the first time, if x is not held longer
 
 
@@ -197,8 +198,8 @@ class CoupledPenalty(Solver):
         memory: how many past transitions are kept.
         centre: whether the levels of Q, D, G and the mean of C are taken out and kept apart, so that long horizons are
             no harder than short ones: rewards lose running means $m$ of the errors, $m \mathrel{+}= \beta\,\bar\delta$,
-            values are $Q + m_Q/(1-\gamma)$, and C's targets lose their batch mean. Where episodes end for good Q, D
-            and G keep their levels, which the ends' value of 0 ties down.
+            values are $Q + m_Q/(1-\gamma)$, the end of an episode for good is worth $-m/(1-\gamma)$, and C's targets
+            lose their batch mean. Where episodes end for good m soon rests, and G and C are not centred.
         starts: M points from which x begins at once: x0, then the problem's `structured_starts` if it has any, then points
             drawn as a search draws them. Every transition teaches the critics of all; the chains are shared out, and
             starts that fall behind are dropped (`learn.race`). x is that of the lowest learnt value. The samples are
@@ -262,7 +263,7 @@ class CoupledPenalty(Solver):
         return kind(self.clip, self._centred(problem))
 
     def _centred(self, problem: BilevelProblem) -> bool:
-        """Whether levels and means are taken out: where that is wanted, and no episode ends for good."""
+        """Whether estimators are centred: where that is wanted, and no episode ends for good."""
         return self.centre and problem.mdp.ends is None
 
     @property
@@ -307,7 +308,7 @@ class CoupledPenalty(Solver):
         return CoupledState(
             x=x0, samples=jnp.zeros((), int),
             Q=problem.mdp.first_table(self.optimism), D=jnp.zeros((S, A)),
-            levels=jnp.zeros(2) if self._centred(problem) else None,
+            levels=jnp.zeros(2) if self.centre else None,
             direct=None if linear else jnp.zeros((S, A)), visits=None if linear else problem.mdp.start,
             estimate=self.estimator_for(problem).init(problem, x0, N),
             s=sampling.start_state(problem.mdp, jax.random.uniform(key, (N,))),
@@ -340,7 +341,7 @@ class CoupledPenalty(Solver):
 
         # Q and D, and what the estimator knows, from the same transitions
         errors = self._errors(problem, x, state, pair, direct.b, batch)
-        Q, D, levels = self._taught(state, batch, errors, weight, now.beta, seen.log_q)
+        Q, D, levels = self._taught(mdp, k, state, batch, errors, weight, now.beta, seen.log_q)
         lesson = Lesson(*batch, errors.pi_next, errors.Q, weight)
         carry, says = self.estimator_for(problem).step(problem, x, state.estimate, seen, lesson, w, now.beta)
         crowd = None if state.crowd is None else state.crowd.after(seen, says.after, now.alpha)
@@ -385,7 +386,7 @@ class CoupledPenalty(Solver):
             seen = Passage(s, a, s_next, stream.onward, stream.restart, pi, pi_l, log_q, mine)
             weight = weight_now(mdp, stream.batch, stream.drawn)
             errors = self._errors(problem, x, one, pair, direct.b, stream.batch)
-            Q, D, levels = self._taught(one, stream.batch, errors, weight, now.beta, seen.log_q)
+            Q, D, levels = self._taught(mdp, k, one, stream.batch, errors, weight, now.beta, seen.log_q)
             lesson = Lesson(*stream.batch, errors.pi_next, errors.Q, weight)
             carry, says = self.estimator_for(problem).step(problem, x, one.estimate, seen, lesson, w, now.beta)
             D_x = share * self._direction(problem, x, one, pair, direct, seen, errors, says)
@@ -447,11 +448,12 @@ class CoupledPenalty(Solver):
         r"""f of a start: a sample where it is not linear, else $c(x) - (1-\gamma) E_\rho \Delta - m_D$ from its critic."""
         if direct.xi is not None:
             return direct.xi.value
-        level = 0.0 if one.levels is None else one.levels[1]
+        level = None if one.levels is None else one.levels[1]
         if problem.moves_start:
-            mean_first = jnp.dot(mdp.start, mdp.ongoing(pair.values()[1]))
+            mean_first = jnp.dot(mdp.start, valued(mdp, pair.values()[1], None, level))
         else:
-            mean_first = jnp.mean(mdp.ongoing(pair.at(firsts).values()[1], firsts))
+            mean_first = jnp.mean(valued(mdp, pair.at(firsts).values()[1], firsts, level))
+        level = 0.0 if level is None else level
         return problem.objective.cost(one.x) - (1 - mdp.discount) * mean_first - level
 
     def _off(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, seen: Passage) -> Float[Array, ""]:
@@ -462,8 +464,8 @@ class CoupledPenalty(Solver):
         if not problem.objective.linear:
             return jnp.zeros(())
         level = None if one.levels is None else one.levels[1]
-        here = mdp.ongoing(pair.at(seen.s).values()[1], seen.s)
-        ahead = mdp.ongoing(pair.at(seen.s_next).values()[1], seen.s_next)
+        here = valued(mdp, pair.at(seen.s).values()[1], seen.s, level)
+        ahead = valued(mdp, pair.at(seen.s_next).values()[1], seen.s_next, level)
         gain = less(problem.objective.bonus_at(one.x, seen.s, seen.a), level) + mdp.discount * ahead - here
         return -mean(mdp.ongoing(gain, seen.s), seen.mine)
 
@@ -510,7 +512,7 @@ class CoupledPenalty(Solver):
         at, ahead = s * mdp.n_actions + a, pair.at(s_next)
         m_Q, m_D = (None, None) if state.levels is None else state.levels
         V, delta = ahead.values(None if b is None else b[s_next])
-        V, delta = mdp.ongoing(V, s_next), mdp.ongoing(delta, s_next)
+        V, delta = valued(mdp, V, s_next, m_Q), valued(mdp, delta, s_next, m_D)
         utility = problem.objective.bonus_at(x, s, a) if problem.objective.linear else 0.0
         gamma, flat_Q, flat_D = mdp.discount, state.Q.ravel(), state.D.ravel()
         return Errors(
@@ -518,14 +520,17 @@ class CoupledPenalty(Solver):
             less(utility, m_D) + gamma * delta - small.rows(flat_D, at), ahead.pi,
         )  # fmt: skip
 
-    def _taught(self, state: CoupledState, batch, errors: Errors, weight, beta, *reads):
+    def _taught(self, mdp: FiniteMDP, k, state: CoupledState, batch, errors: Errors, weight, beta, *reads):
         """Q, D and their levels after a batch; samples of the same pair are averaged."""
         S, A = state.Q.shape
         pair = batch[0] * A + batch[1]
         both = jnp.stack([errors.Q, errors.D], axis=1)
         if weight is not None:
             both = both * weight[:, None]
-        levels = None if state.levels is None else state.levels + beta * jnp.mean(both, axis=0)
+        levels = state.levels
+        if levels is not None:
+            rate = beta if mdp.ends is None else beta * jnp.minimum(1.0, SETTLED / (k + 1)) ** 2
+            levels = levels + rate * level_error(mdp, batch[0], batch[2], both)
         each = sampling.visit_mean(pair, S * A, small.after(both, *reads))
         Q = small.add_rows(state.Q.ravel(), pair, beta * each[:, 0]).reshape(S, A)
         D = small.add_rows(state.D.ravel(), pair, beta * each[:, 1]).reshape(S, A)
@@ -592,7 +597,8 @@ def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) 
     r"""$(V^L - V)/w$ where chains start."""
     mdp = problem.transitions(x)
     _, first = pair.values(b)
-    return (1 - mdp.discount) * jnp.dot(mdp.start, mdp.ongoing(first))
+    level = None if state.levels is None else state.levels[1]
+    return (1 - mdp.discount) * jnp.dot(mdp.start, valued(mdp, first, None, level))
 
 
 def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:

@@ -84,8 +84,8 @@ def level_error(
     r"""By how much a level is off: the mean of the errors, and where episodes end less than that.
 
     Where nothing ends a level off by $\epsilon$ makes every error $\epsilon$. A transition to an end makes
-    $\epsilon/(1-\gamma)$ of it, so with a share p of them the mean is about $\epsilon\,(1-\gamma+p)/(1-\gamma)$: a step along it
-    would overshoot p times the horizon, and grow without bound. What is seen at ends themselves tells nothing.
+    $\epsilon/(1-\gamma)$ of it, so with a share p of them the mean is about $\epsilon\,(1-\gamma+p)/(1-\gamma)$: a step
+    along it would overshoot p times the horizon, and grow without bound. What is seen at ends themselves tells nothing.
 
     Args:
         errors: temporal-difference errors of each transition.

@@ -66,6 +66,8 @@ install_import_hook(["bilevel_rl.finite", "bilevel_rl.loop"], f"{_checker.__name
 
 def pytest_collection_finish():
     """What was imported stays: no collection of garbage, a third of a second after each file, looks at it again."""
+    import hypothesis  # noqa: F401  # it asks who refers to a generator of random numbers, which nobody does once frozen
+
     gc.collect()
     gc.freeze()
 

@@ -77,6 +77,19 @@ def test_rows_interleave_moves_and_answers_and_only_moves_are_the_policys():
     assert (y.logp[y.mask == 0] == 0).all()
 
 
+def test_rows_written_again_keep_the_marks_of_the_worlds_words():
+    made = trainer("text_world@2", "rollout=refill(attempts=1), credit=group_norm", steps=1)
+    once = trainer("text_world@2", "credit=group_norm", steps=1)
+    made.train(), once.train()
+    rows, first = made.learner.rewarded, once.learner.rewarded
+    again = ~torch.isin(rows.group, first.group)
+    assert bool(again.any())
+    for mask in rows.mask:
+        moves = mask.nonzero()[:, 0].tolist()
+        assert moves == list(range(0, 2 * len(moves), 2))  # every second token is an answer of the world
+    assert made.tokens == int(first.mask.sum()) + int(rows.mask[again].sum())
+
+
 def test_rows_go_on_from_any_of_the_policys_tokens_in_a_world():
     one = trainer("text_world@2", "rollout=[vine, prefix_values(continuations=2, interval=1)], credit=segment_chain")
     rows = one.engine.sample("policy", 0)

@@ -140,7 +140,7 @@ class LanguageEngine(Engine):
             u = uniforms(whole.size, self.config.max_new_tokens, self.config.seed, stream, k, attempt)
             with self.roles.writing(role) as model:
                 new = self.generator(model, chosen, u[: len(chosen)])
-            self.samples += int(new.lengths.sum())
+            self.samples += int(new.mask.sum())
             whole = replaced_rows(whole, list(prompts), new, self.pad_id)
             whole = dataclasses.replace(whole, texts=texts(whole, self.tokenizer))
         return whole

@@ -133,7 +133,10 @@ def pad_prompts(prompts: Sequence[Prompt], pad_id: int, device: Any = None) -> t
 
 
 def replaced_rows(old: Rollout, rows: Sequence[int], new: Rollout, pad_id: int) -> Rollout:
-    """`old` with some rows taken from `new`, in order; the texts are the caller's to write again."""
+    """`old` with some rows taken from `new`, in order; the texts are the caller's to write again.
+
+    What the policy did not sample stays marked. Fields found out while sampling are of one call's rows and are left out.
+    """
     source = {row: i for i, row in enumerate(rows)}
     prompts = [new.prompts[source[r]] if r in source else old.prompts[r] for r in range(old.size)]
     width = max(old.horizon, new.horizon)
@@ -145,11 +148,13 @@ def replaced_rows(old: Rollout, rows: Sequence[int], new: Rollout, pad_id: int) 
         return one.index_copy(0, index, two.to(one))
 
     ids, attention = pad_prompts(prompts, pad_id, old.ids.device)
+    lengths = old.lengths.index_copy(0, index, new.lengths)
+    real = torch.arange(width, device=old.ids.device) < lengths[:, None]
     return dataclasses.replace(
         assemble(
-            prompts, ids, attention, merged(old.completions, new.completions, pad_id),
-            old.lengths.index_copy(0, index, new.lengths), old.ended.index_copy(0, index, new.ended),
-            merged(old.logp, new.logp, 0.0),
+            prompts, ids, attention, merged(old.completions, new.completions, pad_id), lengths,
+            old.ended.index_copy(0, index, new.ended), merged(old.logp, new.logp, 0.0),
+            given=real & (merged(old.mask, new.mask, 0.0) == 0),
         ),
         texts=old.texts,
     )  # fmt: skip

@@ -61,10 +61,12 @@ def _family(name: str, family: dict[str, Any]) -> list[str]:
     rows = family["variants"]
     words = [
         f"### {name}: {family['tokens']:,} tokens a run, {family.get('seeds', 5)} seeds\n",
-        f"| Component | Slot | Score | Less `{family['baseline']}` | Rate |", "|---|---|---|---|---|",
+        f"| Component | Slot | Score | Less `{family['baseline']}`, equal tokens | The same, equal steps | Rate |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for label, row in sorted(rows.items(), key=lambda item: -item[1]["mean"]):
-        cells = [f"`{label}`", row["slot"], _interval(row), _interval(row.get("against_baseline"))]
+        gaps = (_interval(row.get("against_baseline")), _interval(row.get("against_baseline_at_equal_steps")))
+        cells = [f"`{label}`", row["slot"], _interval(row), *gaps]
         words.append("| " + " | ".join([*cells, f"{row['chosen']:g}{_refused(row)}"]) + " |")
     worse, ahead = _worse(rows, "against_baseline"), family.get("better", [])
     words += [

@@ -372,5 +372,5 @@ def test_every_verb_has_help(verb, capsys):
         assert commands.main([verb, "--help"]) == 0
     assert "usage: bilevel-rl llm" in capsys.readouterr().out
     if verb == "train":
-        assert len(Config.top_level()) < 40  # sections hold the others
+        assert len(Config.top_level()) <= 40  # sections hold the others
     assert len(Config.keys()) < 90

@@ -133,10 +133,10 @@ def halves(made) -> None:
     assert made.memory.weights == kept
 
 
-def begin_rank(rank: int, count: int, port: int, options: dict, folder: str) -> None:
-    """Make a trainer on one of several ranks, after other draws on each; write what it begins with, or the error.
+def begin_rank(rank: int, count: int, port: int, cases: list[dict], folder: str) -> None:
+    """Make trainers on one of several ranks, after other draws on each; write what each begins with, or its error.
 
-    `options["ranks"][rank]` differs from the others; `model` is the seed of the policy's weights.
+    `case["ranks"][rank]` differs from the others; `model` is the seed of the policy's weights.
     """
     join(rank, count, port)
     import torch
@@ -145,13 +145,15 @@ def begin_rank(rank: int, count: int, port: int, options: dict, folder: str) -> 
     from bilevel_rl.errors import BilevelError
 
     torch.set_num_threads(1)
-    mine = {k: v for k, v in options.items() if k != "ranks"} | options.get("ranks", {}).get(rank, {})
-    policy = gpt2(mine.pop("model", 0))
-    torch.manual_seed(100 + rank)
-    try:
-        told = trainer(policy, **mine).digests, None
-    except BilevelError as error:
-        told = None, str(error)
+    told: list[tuple] = []
+    for options in cases:
+        mine = {k: v for k, v in options.items() if k != "ranks"} | options.get("ranks", {}).get(rank, {})
+        policy = gpt2(mine.pop("model", 0))
+        torch.manual_seed(100 + rank)
+        try:
+            told.append((trainer(policy, **mine).digests, None))
+        except BilevelError as error:
+            told.append((None, str(error)))
     (Path(folder) / f"begins{rank}.json").write_text(json.dumps(told))
     if count > 1:
         torch.distributed.destroy_process_group()

@@ -36,36 +36,46 @@ def test_making_a_trainer_draws_nothing_from_the_users_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
-def together(options: dict, folder, count: int = 2) -> list[tuple[dict | None, str | None]]:
-    """What each rank begins with, or the error that ends it."""
-    port = free_port()
-    children = [start(begin_rank, rank, count, port, options, str(folder)) for rank in range(count)]
-    for child in children:
-        child.join(100)
-        assert child.exitcode == 0
-        child.close()
-    return [tuple(json.loads((folder / f"begins{rank}.json").read_text())) for rank in range(count)]
-
-
-def test_fresh_processes_begin_alike_alone_and_together(tmp_path):
-    (alone,) = together(LORA, tmp_path, count=1)
-    first, second = together(LORA, tmp_path)
-    assert alone == first == second
-    assert alone[0].keys() == {"configuration", "length", "data", "initial weights", "frozen weights"}
-
-
-@pytest.mark.parametrize(("other", "said"), [
+DIFFERENT = [
     ({"prompts": [[3], [4, 5], [6, 7, 8], [9], [11]]}, "data of process 1"),
     ({"seed": 1}, "configuration of process 1; initial weights of process 1"),
     ({"steps": 9}, "length of process 1"),
     ({"model": 7}, "frozen weights of process 1"),
     ({"prompts": [[3], [99]]}, r"failure of process 1 (InvalidProblem: prompts[1]"),
-])  # fmt: skip
-def test_ranks_that_differ_are_named_on_every_rank_and_all_end(other, said, tmp_path):
-    told = together(LORA | {"ranks": {1: other}}, tmp_path)
-    errors = [error for _, error in told]
-    assert said in errors[0]
-    if "failure" in said:
+]
+
+
+def together(cases: list[dict], folder, count: int = 2) -> list[list[tuple[dict | None, str | None]]]:
+    """What each rank begins with in every case, or the error that ends it."""
+    port = free_port()
+    children = [start(begin_rank, rank, count, port, cases, str(folder)) for rank in range(count)]
+    for child in children:
+        child.join(100)
+        assert child.exitcode == 0
+        child.close()
+    ranks = [json.loads((folder / f"begins{rank}.json").read_text()) for rank in range(count)]
+    return [[tuple(told) for told in case] for case in zip(*ranks, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Two fresh processes that agree, and then differ in one thing after the other."""
+    cases = [LORA] + [LORA | {"ranks": {1: other}} for other, _ in DIFFERENT]
+    return together(cases, tmp_path_factory.mktemp("pairs"))
+
+
+def test_fresh_processes_begin_alike_alone_and_together(pairs, tmp_path):
+    ((alone,),) = together([LORA], tmp_path, count=1)
+    first, second = pairs[0]
+    assert alone == first == second
+    assert alone[0].keys() == {"configuration", "length", "data", "initial weights", "frozen weights"}
+
+
+@pytest.mark.parametrize("case", range(len(DIFFERENT)), ids=[said for _, said in DIFFERENT])
+def test_ranks_that_differ_are_named_on_every_rank_and_all_end(pairs, case):
+    errors = [error for _, error in pairs[1 + case]]
+    assert DIFFERENT[case][1] in errors[0]
+    if "failure" in DIFFERENT[case][1]:
         assert errors[1].startswith("prompts[1]")
     else:
         assert errors[0] == errors[1]

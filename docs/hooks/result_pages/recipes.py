@@ -19,7 +19,7 @@ def recipes(facts: dict[str, Any]) -> str:
         words += _beside(name, found, facts["versions"]["trl"])
     if facts["beside_trl"]:
         better = ", ".join(facts["better_than_trl"]) or "none"
-        words.append(f"Better than TRL's GRPO, over all families together: {better}.\n")
+        words.append(f"Better than TRL's GRPO at equal tokens and at equal steps, over all families together: {better}.\n")
     for name, family in facts["families"].items():
         words += _family(name, family)
     for name, labels in facts.get("without_record", {}).items():
@@ -33,18 +33,20 @@ def recipes(facts: dict[str, Any]) -> str:
     return "\n".join(words)
 
 
-def _worse(rows: dict[str, Any], key: str) -> list[str]:
-    """Who is behind after Holm's correction, at equal tokens."""
-    return [n for n, r in rows.items() if key in r and r[key]["mean"] < 0 and r[key]["holm"] < 0.05]
+def _apart(rows: dict[str, Any], key: str, sign: int) -> str:
+    """Who is ahead (sign 1) or behind (-1) after Holm's correction, at equal tokens."""
+    found = [n for n, r in rows.items() if key in r and sign * r[key]["mean"] > 0 and r[key]["holm"] < 0.05]
+    return ", ".join(found) or "none"
 
 
 def _beside(name: str, found: dict[str, Any], version: str) -> list[str]:
     """Whole recipes and TRL's GRPO on one family."""
     trl = found["trl"]
-    worse = ", ".join(_worse(found["recipes"], "against_trl")) or "none"
+    ahead, behind = (_apart(found["recipes"], "against_trl", sign) for sign in (1, -1))
     words = [
         f"### {name}: beside GRPO of TRL {version}\n",
-        f"{found['seeds']} seeds, {found['tokens']:,} tokens a run. Worse after Holm's correction: {worse}.\n",
+        f"{found['seeds']} seeds, {found['tokens']:,} tokens a run. After Holm's correction over all families, at equal "
+        f"tokens: ahead {ahead}; behind {behind}.\n",
         "| Recipe | Score | Less TRL, equal tokens | Less TRL, equal steps | Steps a batch, rate |", "|---|---|---|---|---|",
         f"| **TRL's GRPO** | {_interval(trl)} | | | {trl['chosen'][0]}, {trl['chosen'][1]:g}{_refused(trl)} |",
     ]  # fmt: skip
@@ -68,10 +70,11 @@ def _family(name: str, family: dict[str, Any]) -> list[str]:
         gaps = (_interval(row.get("against_baseline")), _interval(row.get("against_baseline_at_equal_steps")))
         cells = [f"`{label}`", row["slot"], _interval(row), *gaps]
         words.append("| " + " | ".join([*cells, f"{row['chosen']:g}{_refused(row)}"]) + " |")
-    worse, ahead = _worse(rows, "against_baseline"), family.get("better", [])
+    ahead, behind = (_apart(rows, "against_baseline", sign) for sign in (1, -1))
+    both = ", ".join(family.get("better", [])) or "none"
     words += [
-        f"\nBetter than `{family['baseline']}`: {', '.join(ahead) or 'none'}. "
-        f"Worse after Holm's correction: {', '.join(worse) or 'none'}. "
+        f"\nBetter than `{family['baseline']}` at equal tokens and at equal steps: {both}. "
+        f"After Holm's correction at equal tokens alone: ahead {ahead}; behind {behind}. "
         f"The others make no difference that these seeds show.\n"
     ]
     return words

@@ -7,7 +7,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MOVED = {
@@ -114,18 +114,7 @@ def renamed(module: str, **names: str) -> Callable[[str], Any]:
         module: the module, e.g. "bilevel_rl.policy_gradient.optimiser".
         names: what each old name is called now.
     """
-
-    def forwarded(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warnings.warn(
-            f"{module}.{name} is {module}.{names[name]} now; the old name goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return getattr(importlib.import_module(module), names[name])
-
-    return forwarded
+    return _forwarding(module, module, names)
 
 
 def elsewhere(module: str, now: str, *names: str) -> Callable[[str], Any]:
@@ -136,16 +125,21 @@ def elsewhere(module: str, now: str, *names: str) -> Callable[[str], Any]:
         now: where its names are, e.g. "bilevel_rl.json_lines".
         names: those that went there.
     """
+    return _forwarding(module, now, {name: name for name in names})
+
+
+def _forwarding(module: str, now: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` of `module` for what stands in the module `now` under the name that `names` gives it."""
 
     def forwarded(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(
-            f"{module}.{name} is {now}.{name} now; the old name goes with the next release",
+            f"{module}.{name} is {now}.{names[name]} now; the old name goes with the next release",
             DeprecationWarning,
             stacklevel=2,
         )
-        return getattr(importlib.import_module(now), name)
+        return getattr(importlib.import_module(now), names[name])
 
     return forwarded
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from llm_models import gpt2, trainer, weights
 from llm_servers import serving
+from llm_spawn import run_together
+from safetensors.torch import load_file
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.levels.estimators import off_policy
@@ -87,6 +89,29 @@ def test_the_server_writes_with_the_policys_own_weights(tmp_path, backend):
     assert all(body["top_p"] == 1.0 and body["return_token_ids"] for body in bodies)
     header = json.loads((tmp_path / "run/run.json").read_text())
     assert header["config"]["generator"].startswith("vllm:")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+@pytest.mark.parametrize("more", [{"backend": "lora"}, {"backend": "full", "fsdp": True}], ids=["adapters", "pieces"])
+def test_two_processes_write_by_one_server_as_one_does(tmp_path, more):
+    """Each asks for its own rows, the main one sends the weights, gathered where they are in pieces."""
+    found, sent = [], []
+    for count in (1, 2):
+        server, folder = Server(), tmp_path / str(count)
+        folder.mkdir()
+        with serving(server) as (url, seen):
+            server.folder = str(folder / "run/generator")
+            options = {"estimator": "tilted", "dtype": "float64", "optimizer": "sgd", "alpha": 0.1, "zeta": 0.1}
+            options |= {"generator": f"vllm:{url}", "out": str(folder / "run"), "max_new_tokens": 4, "steps": 2} | more
+            run_together(count, options, folder)
+        found += [load_file(folder / f"rank{rank}.safetensors") for rank in range(count)]
+        paths = [path for path, _, _ in seen]
+        sent.append({path: paths.count(path) for path in paths})
+    assert sent[0] == sent[1]
+    for key, value in found[0].items():
+        assert torch.equal(found[1][key], found[2][key]), key
+        torch.testing.assert_close(found[1][key], value, atol=1e-6, rtol=1e-6)
 
 
 def test_another_law_is_corrected_and_its_mismatch_logged(tmp_path):

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message
-from bilevel_rl.levels.pieces import Pieces
+from bilevel_rl.levels.weights import Weights
 from bilevel_rl.policy_gradient.rollout.ask import RolloutPlan
 
 POLICIES = ("policy", "policy_l")  # theta and theta^L
@@ -71,7 +70,7 @@ class Scores(NamedTuple):
     reference: Tensor
 
 
-class Engine(abc.ABC):
+class Engine(Weights):
     """The four questions, and defaults for what only some engines know.
 
     Attributes:
@@ -80,7 +79,6 @@ class Engine(abc.ABC):
         samples: actions drawn so far, of all policies and processes.
         planner: (candidates, k) -> what a recipe wants generated in iteration k; None: whatever the engine draws. An
             engine that does not ask it has `plans = False`, and recipes with a rollout are refused.
-        pieces: where trained numbers are.
         differentiates: names of the tensors beyond scores that losses may differentiate in (see `tensors`).
     """
 
@@ -90,7 +88,6 @@ class Engine(abc.ABC):
     samples: int = 0
     differentiates: frozenset[str] = frozenset()
     planner: Callable[[Callable[[int], Tensor], int], RolloutPlan] | None = None
-    pieces: Pieces = Pieces()
 
     @abc.abstractmethod
     def sample(self, role: str, k: int) -> Any:
@@ -165,7 +162,7 @@ class Engine(abc.ABC):
         """[Q] reward of the likeliest row of each group."""
         raise self._declines("greedy rows", "greedy(groups)")
 
-    def moved(self) -> None:  # noqa: B027 - most have nothing to do
+    def moved(self) -> None:
         """Called once when an iteration's steps are done; for engines with something that follows the policy."""
 
     def _declines(self, what: str, method: str) -> InvalidConfig:
@@ -173,33 +170,3 @@ class Engine(abc.ABC):
             message(type(self).__name__, f"a question for {what}", "this engine does not answer it",
                     f"Write its method {method}, or choose a recipe that does without")
         )  # fmt: skip
-
-    # -- weights ---------------------------------------------------------------------------------------------------
-
-    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every trained tensor by `role/name`, whole; every process must go through all of them."""
-        for role in self.names:
-            for name, p in self.parameters(role).items():
-                yield f"{role}/{name}", self.pieces.whole(p, p.detach())
-
-    def state(self) -> dict[str, Tensor]:
-        """`whole_weights`, all at once."""
-        return dict(self.whole_weights())
-
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copy `state` back.
-
-        Raises:
-            InvalidConfig: names or shapes that are not this engine's.
-        """
-        pieces = self.pieces
-        own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
-        odd = sorted(own.keys() ^ state.keys()) or [k for k, p in own.items() if pieces.shape(p) != state[k].shape]
-        if odd:
-            raise InvalidConfig(
-                message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
-                        "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
-            )  # fmt: skip
-        for key, parameter in own.items():
-            parameter.copy_(pieces.piece(parameter, state[key]))

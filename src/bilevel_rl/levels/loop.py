@@ -4,8 +4,8 @@ One iteration k (docs/llm/trainer.md has the mathematics):
 
     y ~ pi_theta, y_ ~ pi_theta^L            `sample`     (shared: y serves both, with ratios rho)
     r_x(y), KL, log-probabilities, values    `score`
-    f and its gradients on y_                `ask`
-    how x moves                              `hyper_gradient`   D = grad_x f + (1/w) (E_pi - E_pi^L)[grad_x r]
+    f and its gradients on y_                `upper`      with fresh labels: `ask`
+    how x moves                                           D = grad_x f + (1/w) (E_pi - E_pi^L)[grad_x r]
     critics, theta and theta^L               `learn`      theta^L ascends J - w f
     theta^L <- theta^L + kappa (theta - theta^L)  `couple`
     x <- x - zeta D                          `descend`
@@ -286,11 +286,7 @@ class Loop:
         if self.overlaps(plan):
             return self._meanwhile(k, at, plan, followers, began)
         ratios = method.ratios(followers)
-        gold = self.leader.gold_scores(followers)
-        answer = self.ask(followers, ratios, gold, plan, k)
-        hyper = None
-        if plan.zeta and answer is not None:
-            hyper = method.hyper_gradient(self.leader, followers, ratios, answer, at, k)
+        gold, answer, hyper = self.upper(followers, ratios, plan, at, k)
         norms: dict[str, float] = {}
         if plan.moves:
             incentive = method.incentive(answer, at)
@@ -326,11 +322,7 @@ class Loop:
             norms = self.learn([theta], at, k)
             self._write_ahead(k + 1)
         begun = not alone and self.begin(theta, at, k)
-        gold = self.leader.gold_scores(followers)
-        answer = self.ask(followers, ratios, gold, plan, k)
-        hyper = None
-        if plan.zeta and answer is not None:
-            hyper = method.hyper_gradient(self.leader, followers, ratios, answer, at, k)
+        gold, answer, hyper = self.upper(followers, ratios, plan, at, k)
         if not alone:
             incentive = method.incentive(answer, at)
             others = [self.learner.follow(f, theta, incentive, ratios, facing, k) for f in followers[1:]]
@@ -386,6 +378,16 @@ class Loop:
     ) -> Answer | None:
         """f and its gradients, with fresh labels while the budget lasts."""
         return self.method.ask(self.leader, followers, ratios, gold, plan, k)
+
+    def upper(
+        self, followers: Sequence[Scored], ratios: Ratios | None, plan: IterationPlan, at: Sequences, k: int
+    ) -> tuple[Gold, Answer | None, Gradient | None]:
+        """What the leader sees of the followers: gold scores, f with its gradients, and how x moves."""
+        gold = self.leader.gold_scores(followers)
+        answer = self.ask(followers, ratios, gold, plan, k)
+        if not plan.zeta or answer is None:
+            return gold, answer, None
+        return gold, answer, self.method.hyper_gradient(self.leader, followers, ratios, answer, at, k)
 
     def begin(self, theta: Prepared, at: Sequences, k: int) -> bool:
         """theta's first gradient before theta^L's can be had; False where halves of the batch come in turn."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bilevel_rl.errors import InvalidConfig, message, require
 from bilevel_rl.levels.engine import CRITICS, POLICIES, REWARD
-from bilevel_rl.levels.pieces import Pieces
+from bilevel_rl.levels.weights import Weights
 from bilevel_rl.llm.forward import without
 from bilevel_rl.llm.rewards.models import ClassifierReward, LinearReward
 from bilevel_rl.llm.roles.policy import completion_logits, hidden_states
@@ -28,7 +28,7 @@ from bilevel_rl.llm.sampling.rollout import Rollout
 
 log = logging.getLogger(__name__)
 
-class Roles(abc.ABC):
+class Roles(Weights):
     """The interface; see the module's head.
 
     Attributes:
@@ -38,7 +38,6 @@ class Roles(abc.ABC):
         unheld: [V] True for ids that no text can hold: outside every law.
         joined: parameters from elsewhere that train with a role.
         has_reference: whether anything reads the reference; where not, its law is not computed.
-        pieces: where trained numbers are.
         came: types of 16 bits in which models came, by role; exports leave in them.
     """
 
@@ -48,7 +47,6 @@ class Roles(abc.ABC):
     unheld: Tensor | None = None
     joined: Mapping[str, dict[str, nn.Parameter]] = {}
     has_reference: bool = True
-    pieces: Pieces = Pieces()
     came: Mapping[str, torch.dtype] = {}
 
     def join(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -84,30 +82,6 @@ class Roles(abc.ABC):
     def rewards(self, rollout: Rollout) -> Tensor:
         """[N] rewards, differentiable in x."""
         return self.reward(rollout)
-
-    def state(self) -> dict[str, Tensor]:
-        """Every trained tensor by `role/name`, whole."""
-        return {
-            f"{role}/{name}": self.pieces.whole(p, p.detach())
-            for role in self.names for name, p in self.parameters(role).items()
-        }  # fmt: skip
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Copy `state` back.
-
-        Raises:
-            InvalidConfig: names or shapes that are not this model's.
-        """
-        own = {f"{role}/{name}": p for role in self.names for name, p in self.parameters(role).items()}
-        odd = sorted(own.keys() ^ state.keys()) or [k for k in own if self.pieces.shape(own[k]) != state[k].shape]
-        if odd:
-            raise InvalidConfig(
-                message("checkpoint", f"weights that do not fit ({odd[0]} and {len(odd) - 1} more)",
-                        "a checkpoint belongs to one model and one backend", "Give the model that the run began with")
-            )  # fmt: skip
-        for key, parameter in own.items():
-            parameter.copy_(self.pieces.piece(parameter, state[key]))
 
     def stood_on(self) -> dict[str, Tensor]:
         """The frozen tensors by name: no checkpoint has them, and a run can't go on with others."""

@@ -387,6 +387,18 @@ def test_best_known_values_change_only_when_asked(tmp_path):
     assert tasks.best_known(file)["toy"] == kept
 
 
+def test_several_starts_have_the_setting_of_one(tmp_path):
+    """That of the cell beside theirs, of the same method; nothing of a cell that asks for something else."""
+    (ask,) = suite.asks(options.parse("bench suite", suite.Settings, ["--problems", "goal_placement", "--solvers", "hpgd"]))
+    plain, several = suite.prepare(tmp_path, [ask, dataclasses.replace(ask, starts=8)])
+    assert cell._single(several, cell.CellAsk.read(several)) is None  # not tuned yet
+    records.write_json(plain / "tuning.json", {"chosen": {"travel": 4.0}, "runs": 3})
+    found = cell._single(several, cell.CellAsk.read(several))
+    assert found == {"chosen": {"travel": 4.0}, "runs": 3, "from": "goal placement | hpgd"}
+    assert cell._single(several, dataclasses.replace(ask, starts=8, seed=5)) is None
+    assert cell._single(plain, ask) is None
+
+
 @pytest.mark.slow
 def test_a_cell_of_the_table_in_small(tmp_path):
     """The recommended solver on the first task, a thousandth of the work: tuned, run, searched, collected, put in words."""
@@ -403,9 +415,7 @@ def test_a_cell_of_the_table_in_small(tmp_path):
     ]
     s = options.parse("bench suite", suite.Settings, argv)
     (ask,) = suite.asks(s)
-    folders = suite.prepare(
-        tmp_path, [ask, dataclasses.replace(ask, starts=2, chosen={"travel": 1.0, "hold share": 0.2})]
-    )
+    folders = suite.prepare(tmp_path, [ask, dataclasses.replace(ask, starts=2)])
     for folder in folders:
         cell.fill(folder)
     facts = collect.collect(
@@ -413,6 +423,7 @@ def test_a_cell_of_the_table_in_small(tmp_path):
     )
     plain, search = facts["cells"].values()
     assert plain["samples"] == 3200
+    assert search["tuning"] == plain["tuning"] | {"from": "goal placement | coupled_penalty"}
     assert 0 < search["samples"] <= 3200
     assert len(plain["tuning"]["scores"]) == 8
     # a cell has a process of its own; this one has run other tests, whose peak may stand already

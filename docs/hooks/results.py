@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 if str(Path(__file__).parent) not in sys.path:  # MkDocs and the tests load this file by its path
     sys.path.insert(0, str(Path(__file__).parent))
 
+from result_pages.basins import basins, found_of_suite
 from result_pages.claims import claims
 from result_pages.competitors import exact_search, peers, published
 from result_pages.control import control_known
@@ -64,7 +65,8 @@ TOPICS = (
     Topic("happy-tweets", "Happy tweets and language models", ("happy_tweets", "online_or_bilevel", "llm_estimators", "llm",
           "paper_tweets", "restricted", "risk"),
           "the paper's second experiment, the estimators, where bi-level learning can win"),
-    Topic("methods", "Every method on every problem", ("suite",), "all solvers on all tasks at equal samples, tuned alike"),
+    Topic("methods", "Every method on every problem", ("suite", "basins"),
+          "all solvers on all tasks at equal samples, tuned alike; where ours is behind, and why", found_of_suite),
     Topic("defaults", "Defaults on random instances", ("population", "quality", "search", "reliability", "braess"),
           "what a newcomer gets without tuning; what kills, corruptions and bad inputs do"),
     Topic("competitors", "Published figures, reached and passed",
@@ -133,7 +135,7 @@ def by_its_page(facts: dict[str, Any]) -> str:
 
 
 WRITERS = {
-    "suite": suite,
+    "suite": suite, "basins": basins,
     "exact_search": exact_search,
     "published": published,
     "peers": peers, "reliability": reliability,

@@ -46,12 +46,16 @@ POPULATION_DRAWS = {
 
 def population(facts: dict[str, Any]) -> str:
     """Draw and kind by variant: runs that succeed, early and late, and where exact descent from the same start does."""
+    cold = (
+        "Two more draws have temperatures of .001 to .02: *crossings*, two rooms with an end and doors that x makes dear, "
+        "and *cold placements*. "
+    )
     rows = [
         "Solvers as shipped on instances that nobody arranged: goal placements, mazes, frozen lakes, random MDPs, tolls, "
         "drawn at random from a seed fixed before any run; 128,000 transitions a run. A run succeeds when its gap is at "
-        "most 5 % of max(|best|, initial gap). Two more draws have temperatures of .001 to .02: *crossings*, two rooms with "
-        "an end and doors that x makes dear, and *cold placements*. *Solvable*: where exact descent from the same start "
-        "succeeds; what is lost elsewhere is another basin. `python benchmarks/population.py` makes it again.\n",
+        f"most 5 % of max(|best|, initial gap). {cold if any(key.startswith('cold') for key in facts['cells']) else ''}"
+        "*Solvable*: where exact descent from the same start succeeds; what is lost elsewhere is another basin. "
+        "`python benchmarks/population.py` makes it again.\n",
         "| Instances | Kind | Variant | Succeed | by 32,000 | Where solvable |",
         "|---|---|---|---|---|---|",
     ]

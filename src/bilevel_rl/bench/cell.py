@@ -156,6 +156,8 @@ def _tuned(
         return {"chosen": ask.chosen, "from": "an earlier table"}
     if (folder / "tuning.json").exists():
         return records.read_json(folder / "tuning.json")
+    if (single := _single(folder, ask)) is not None:
+        return single
     grid, every = ask.method.grid(), _every(ask, iterations)
     settings = [ask.method.settle(solver, one, ask.task, iterations) for one in grid]
     count = max(every, iterations // 2 // every * every)
@@ -172,6 +174,15 @@ def _tuned(
     }  # fmt: skip
     records.write_json(folder / "tuning.json", tuned)
     return tuned
+
+
+def _single(folder: Path, ask: CellAsk) -> dict | None:
+    """What the same method's cell with one start was tuned to, if that is done: several starts have its setting."""
+    alone = dataclasses.replace(ask, starts=0)
+    beside = folder.parent / alone.place
+    if not ask.starts or not (beside / "tuning.json").exists() or not alone.same(beside):
+        return None
+    return records.read_json(beside / "tuning.json") | {"from": alone.key}
 
 
 def _run(

@@ -78,7 +78,7 @@ def asks(s: Settings) -> list[cell.CellAsk]:
                    if (digest := own_file(name, word))}  # fmt: skip
             one = cell.CellAsk(task, method, runs, s.seed, tuning_runs, sources=own)
             found.append(dataclasses.replace(one, chosen=chosen.get(one.key)))
-            if s.starts and task.basins:
+            if s.starts and task.basins and "starts" not in method.options:
                 # a search is tuned as its method is: the same settings
                 found.append(dataclasses.replace(one, starts=s.starts, chosen=chosen.get(one.key)))
     return sorted(found, key=_order)

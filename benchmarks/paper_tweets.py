@@ -4,6 +4,7 @@
     python benchmarks/paper_tweets.py run --out FOLDER                the grammar; the next call goes on
     python benchmarks/paper_tweets.py run --out FOLDER --data DATA    real tweets
     python benchmarks/paper_tweets.py write --out FOLDER              benchmarks/results/paper_tweets.json from the rows
+    python benchmarks/paper_tweets.py restore --out FOLDER            rows of the search from that file, to go on with it
 
 A row is appended to `FOLDER/TASK.jsonl` when its run is done, and a call goes on where the last one stopped.
 `--minutes` ends a call. The order is that of what matters most: `paired` and `partial_sgd`, their controls, the rest.
@@ -348,12 +349,35 @@ def written(out: Path) -> dict[str, Any]:
     return {"protocol": protocol, "tasks": tasks, "hardware": hardware()}
 
 
+def restore(results: dict[str, Any], out: Path) -> int:
+    """Write the rows of a committed search to a folder, so that a study goes on from it; returns how many.
+
+    A restored row holds the gold score alone, all that a choice asks for. Fresh seeds are run again: summaries need more.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name, task in results["tasks"].items():
+        path = out / f"{name}.jsonl"
+        there = {json.dumps(row["key"]) for row in paper_tweets_tables.read(path)} if path.exists() else set()
+        with path.open("a") as file:
+            for entry, lines in task["search"].items():
+                known = [
+                    {"key": [entry, line["setting"], seed, False], "gold": gold, "restored": True}
+                    for line in lines
+                    for seed, gold in zip(results["protocol"]["tuning"], line["gold"], strict=True)
+                ]
+                new = [row for row in known if json.dumps(row["key"]) not in there]
+                file.writelines(json.dumps(row) + "\n" for row in new)
+                count += len(new)
+    return count
+
+
 def main() -> None:
-    """Run, or write what was run."""
+    """Run, write what was run, or restore what a file holds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "write"))
+    parser.add_argument("what", choices=("run", "write", "restore"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the models")
     parser.add_argument("--data", type=Path, default=None, help="folder of texts; absent: the grammar")
     parser.add_argument(
@@ -366,8 +390,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    path = Path(__file__).parent / "results/paper_tweets.json"
+    if options.what == "restore":
+        print(restore(json.loads(path.read_text()), options.out), "rows restored")
+        return
     if options.what == "write":
-        path = Path(__file__).parent / "results/paper_tweets.json"
         path.write_text(json.dumps(written(options.out), indent=1) + "\n")
         return
     bench = Bench(options.out, options.data, options.out / "models", options.rounds)

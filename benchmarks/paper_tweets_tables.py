@@ -143,5 +143,6 @@ def task_results(
             name: {seed: row["gold"] for seed, row in sorted(by.items())}
             for name, by in {**found, "paired_off": off}.items()
         },
-        "runs": len(rows), "cpu_seconds": round(sum(row["seconds"] for row in rows)),
+        "runs": len(rows), "restored": sum(row.get("restored", False) for row in rows),
+        "cpu_seconds": round(sum(row.get("seconds", 0) for row in rows)),
     }  # fmt: skip

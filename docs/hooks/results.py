@@ -23,14 +23,17 @@ from result_pages.language_models import happy_tweets, online_or_bilevel, paper_
 from result_pages.methods import braess, choose, population, quality, reliability, suite
 from result_pages.offline import offline
 from result_pages.paper import (
+    aids_table,
     closer_table,
     first_search_table,
+    forms_table,
     gridworld,
     gridworld_claims,
     gridworld_optima,
     gridworld_search,
     leaving_table,
     limits_tables,
+    longer_table,
     population_line,
     readme,
     subsidy_table,
@@ -145,6 +148,8 @@ WRITERS = {
     "gridworld_optima": gridworld_optima,
     "gridworld_claims": gridworld_claims, "gridworld_leaving": leaving_table,
     "gridworld_limits": limits_tables, "gridworld_closer": closer_table,
+    "gridworld_aids": aids_table, "gridworld_longer": longer_table,
+    "gridworld_forms": forms_table,
     "gridworld_first_search": first_search_table,
     "gridworld_population": population_line, "gridworld_temperature": subsidy_table,
     "online_or_bilevel": online_or_bilevel, "happy_tweets": happy_tweets,

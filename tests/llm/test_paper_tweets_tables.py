@@ -91,3 +91,15 @@ def test_the_experiments_settings_are_the_choices_of_the_study():
         assert setting.optimizer == chosen[entry]["optimizer"]
         for name in study.OWN[paper_tweets.ENTRIES[entry]]:
             assert getattr(setting, name) == pytest.approx(chosen[entry][name], rel=5e-3)
+
+
+def test_a_committed_search_is_gone_on_with(tmp_path):
+    results = json.loads(RESULTS.read_text())
+    count = study.restore(results, tmp_path)
+    assert study.restore(results, tmp_path) == 0  # all there
+    assert count == sum(len(line["gold"]) for t in results["tasks"].values() for by in t["search"].values() for line in by)
+    for name, task in results["tasks"].items():
+        rows = tables.read(tmp_path / f"{name}.jsonl")
+        for entry, lines in task["search"].items():
+            assert tables.searched(rows, entry, results["protocol"]["tuning"]) == lines
+        assert not tables.picked(rows, "paired", study.FRESH)

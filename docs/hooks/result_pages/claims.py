@@ -6,18 +6,26 @@ import json
 from pathlib import Path
 
 from result_pages.paper import (
+    aids_table,
     broken_conditions,
     closer_table,
     curvature,
     differences,
     first_search_table,
+    forms_table,
     gridworld_claims,
     leaving_table,
     limits_tables,
+    longer_table,
     population_line,
     subsidy_table,
+    targets_table,
 )
 from result_pages.words import table
+
+PARTS = (
+    "aids", "claims", "closer", "first_search", "forms", "leaving", "limits", "longer", "population", "temperature",
+)  # fmt: skip
 
 
 def verdicts(root: Path) -> str:
@@ -95,12 +103,14 @@ def claims(root: Path) -> str:
     page, folder = (root / "docs/claims.md").read_text(), root / "benchmarks/results"
     facts = {
         name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("gridworld", "gridworld_claims", "gridworld_closer", "gridworld_first_search", "gridworld_leaving",
-                     "gridworld_limits", "gridworld_population", "gridworld_temperature")
+        for name in ("gridworld", *(f"gridworld_{part}" for part in PARTS))
     }
     blocks = {
         "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
         "differences": differences(facts["gridworld"]),
+        "aids": aids_table(facts["gridworld_aids"]), "longer": longer_table(facts["gridworld_longer"]),
+        "forms": forms_table(facts["gridworld_forms"]),
+        "targets": targets_table(*(facts[f"gridworld{name}"] for name in ("", "_closer", "_population"))),
         "leaving": leaving_table(facts["gridworld_leaving"]), "limits": limits_tables(facts["gridworld_limits"]),
         "closer": closer_table(facts["gridworld_closer"]), "first": first_search_table(facts["gridworld_first_search"]),
         "subsidy": subsidy_table(facts["gridworld_temperature"]),

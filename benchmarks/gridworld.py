@@ -33,7 +33,7 @@ PARTS = ("position", "distribution")
 OURS = (
     "as published", "as published, one chain", "as published, conditions kept", "+ common random numbers",
     "+ common random numbers, conditions kept", "+ hold, momentum, averaging", "+ steady followers",
-    "+ steady followers and w", "+ its exponents",
+    "+ steady followers and w", "+ its exponents", "constant entropy",
 )  # fmt: skip
 # two families of comparisons: the paper's baselines, and rivals that have our aids
 FAMILIES = {
@@ -104,7 +104,7 @@ def differences(cells: dict[str, Any], part: str, rows: dict[str, Any]) -> list[
 
 def family_of(cells: dict[str, Any], part: str, rows: dict[str, Any], rivals: tuple[str, ...]) -> list[dict[str, Any]]:
     """The comparisons of one family."""
-    pairs = [(a, b) for a in OURS for b in rivals if a in rows and b in rows]
+    pairs = [(a, b) for a in OURS for b in rivals if a in rows and b in rows and a != b]
     family = []
     for a, b in pairs:
         shared = [i for i, budget in enumerate(rows[a]["budgets"]) if budget > 2e5 and budget in rows[b]["budgets"]]

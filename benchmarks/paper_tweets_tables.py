@@ -138,7 +138,10 @@ def task_results(
         "search": tried,
         "chosen": {entry: line["setting"] for entry, by in tried.items() if (line := best(by))},
         "summary": lines, "differences": differences,
-        "at_equal_kl": {"paired - partial_sgd": at_equal_kl(found["paired"], found["partial_sgd"])},
+        "at_equal_kl": {
+            f"paired - {theirs}": at_equal_kl(found["paired"], found[theirs])
+            for theirs in ("partial_sgd", "partial_sgd_twice") if found["paired"] and found[theirs]
+        },
         "gold_by_seed": {
             name: {seed: row["gold"] for seed, row in sorted(by.items())}
             for name, by in {**found, "paired_off": off}.items()

@@ -94,11 +94,34 @@ def paper_tweets(facts: dict[str, Any]) -> str:
         if task["differences"]:
             parts += ["", "| Difference | Seeds | Mean | Ahead | p (Holm) | Target |", "|---|---|---|---|---|---|"]
         for title, gap in task["differences"].items():
-            verdict = gap["verdict"] if title == "paired - partial_sgd" else ""
+            verdict = gap["verdict"] if title in ("paired - partial_sgd", "paired - partial_sgd_twice") else ""
             cells = (title, gap["seeds"], interval(gap["difference"]), gap["ahead"], f"{gap['p_holm']:.3f}", verdict)
             parts.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-        parts.append("")
+        parts += ["", *_tweets_at_equal_kl(task, p["kl_bins"]), "", *_tweets_curves(task["summary"]), ""]
     return "\n".join(parts)
+
+
+def _tweets_at_equal_kl(task: dict[str, Any], bins: list[float]) -> list[str]:
+    """Differences while both were as far from the reference."""
+    heads = ["Difference while the KL (nats) was in", *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(bins))]
+    lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
+    for title, cells in task["at_equal_kl"].items():
+        words = ("–" if cell is None else f"{interval(cell['difference'])}, {cell['seeds']} seeds" for cell in cells)
+        lines.append(" | ".join([title, *words]))
+    return [f"| {line} |" for line in lines] if len(lines) > 2 else []
+
+
+def _tweets_curves(summary: dict[str, Any]) -> list[str]:
+    """Along the runs: gold score of what was written, against labels, completions and KL."""
+    marks = (1, 3, 5, 7, 9)
+    lines = ["Along the run: gold score (labels, tokens, KL) after | " + " | ".join(f"{i + 1} tenths" for i in marks),
+             "|".join(["---"] * (len(marks) + 1))]  # fmt: skip
+    for entry, line in summary.items():
+        curve = line["curve"]
+        cells = (f"{curve['gold'][i]:.2f} ({curve['labels'][i]:.0f}, {curve['samples'][i]:,.0f}, {curve['kl'][i]:.1f})"
+                 for i in marks if i < len(curve["gold"]))  # fmt: skip
+        lines.append(" | ".join([entry, *cells]))
+    return [f"| {line} |" for line in lines]
 
 
 def _tweets_search(entry: str, lines: list[dict[str, Any]], task: dict[str, Any], own: dict[str, list[str]]) -> str:

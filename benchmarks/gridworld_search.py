@@ -11,7 +11,8 @@ and does the whole search again. The chosen setting then runs on 30 fresh seeds,
 from 100,000 to 10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
 
 Everything is written to `results/gridworld_search.json` as it comes: ranges, settings, scores, choices, curves. A second
-call goes on where the first was stopped, and two calls may fill the same file at once. About 90 minutes of one core.
+call goes on where the first was stopped, and two calls may fill the same file at once. One to two minutes of processor time
+a row, about 60 in all.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from result_pages.paper import (
     aids_table,
@@ -62,13 +63,18 @@ def verdicts(root: Path) -> str:
                 else "its constant-entropy variant, common numbers, our aids" if of == "constant entropy" else f"{of} (ours)"
             )  # fmt: skip
             rows.append([f"faster and better than {name}", "summary", f"{who}, equal search", figure, verdict])
-    figure, verdict = judged("+ hold, momentum, averaging", ["constant entropy"])
-    if figure:
-        rows.append([
-            "the variant with constant regularisation ends in a suboptimal solution", "summary",
-            "+ hold, momentum, averaging (its exponents, fading temperature) beside constant entropy with the same aids, "
-            "equal search", figure, verdict,
-        ])  # fmt: skip
+    for of in ("as published", "+ hold, momentum, averaging", "+ steady followers and w", "+ its exponents"):
+        ends = {part: ends_against(facts["differences"], of, "constant entropy") for part, facts in grid["parts"].items()}
+        known = {part: d for part, d in ends.items() if d is not None}
+        if known:
+            better, worse = sum(d["high"] < 0 for d in known.values()), sum(d["low"] > 0 for d in known.values())
+            rows.append([
+                "the variant with constant regularisation ends in a suboptimal solution", "summary",
+                f"{of} less constant entropy (with common numbers and our aids), equal search, at the last budget",
+                "; ".join(f"goal as a {part}: {d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+                          for part, d in known.items()),
+                "mixed" if better and worse else "contradicted here" if worse else "consistent" if better else "undecided",
+            ])  # fmt: skip
     for label, r in claims["rate"].items():
         rows.append([
             f"samples to a stationary point, {label}: slope at most {r['claimed at most']:.2f}", "summary (rates)",
@@ -104,6 +110,12 @@ def verdicts(root: Path) -> str:
         "mixed" if worse and better else "contradicted here" if worse else "consistent" if better else "undecided",
     ])  # fmt: skip
     return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
+
+
+def ends_against(differences: list[dict[str, Any]], of: str, less: str) -> dict[str, Any] | None:
+    """The comparison of two rows at the last budget that both have."""
+    some = [d for d in differences if (d["of"], d["less"]) == (of, less)]
+    return some[-1] if some else None
 
 
 def claims(root: Path) -> str:

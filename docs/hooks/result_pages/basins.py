@@ -21,9 +21,16 @@ def found_of_suite(files: Mapping[str, dict[str, Any]]) -> str:
     lines = words.verdicts(facts)
     one = {line[0]: [verdict for verdict in (line[4], line[5].rpartition(": ")[2]) if verdict in _ORDER] for line in lines}
     many = {line[0]: [line[8]] for line in lines if line[8] in _ORDER}
+    searched = {}
+    for task in facts["tasks"]:
+        cells = [c for c in words.done(facts, task, "samples") if c["starts"]]
+        rivals = [c for c in cells if c["solver"] not in (words.OURS, words.LEARNT)]
+        own = [c for c in cells if c["solver"] == words.OURS]
+        searched |= {task: [words.judged(own[0], rivals)]} if own and rivals else {}
     parts = [
         f"* **From one start**, against every rival that samples, as published and with our baseline: {_counted(one)}.",
-        f"* **From many starts**, at the samples of one: {_counted(many)}.",
+        f"* **From many starts**, at the samples of one, with what is recommended for many: {_counted(many)}. "
+        f"`coupled_penalty` by `search`: {_counted(searched)}.",
     ]
     for line in lines:
         if "behind" not in one[line[0]]:

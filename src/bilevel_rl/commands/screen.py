@@ -108,7 +108,7 @@ def show_run(
         say(f"[yellow]{heading}:[/] {escape(text)}")
     if trace.seconds:
         steps = ready.config["iterations"] * ready.config["runs"]
-        say(f"{trace.seconds:.2f} s of stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
+        say(f"{trace.seconds:.2f} s of compiling and stepping, {1e6 * trace.seconds / steps:.2f} us a run-iteration")
     say(escape(f"run folder: {folder}   report: {typed('report', folder)}"))
     return int(bool((trace.status != 0).all()))
 

@@ -175,9 +175,9 @@ def write(facts: dict) -> None:
             said = f"{values.min():.3f} to {values.max():.3f}, {int((values <= near).sum())} within 5 %"
             rows.append([f"`certainty_equivalence`, {cell['samples']:,} transitions", str(len(values)), said])
         elif key == "travel":
-            along = np.array(cell["objective"])
-            said = f"{', '.join(f'{v:.2f}' for v in along[:, -1])} from {along[0, 0]:.2f}, the least on the way "
-            said += f"{', '.join(f'{v:.2f}' for v in along.min(1))}; {int((along[:, -1] <= near).sum())} within 5 %"
+            along, gates = np.array(cell["objective"]), np.array(cell["gate"])[:, 1:]
+            said = f"{', '.join(f'{v:.3f}' for v in along[:, -1])} from {along[0, 0]:.3f}; "
+            said += f"{int((along[:, -1] <= near).sum())} within 5 %; gate {gates.min():.0e} to {gates.max():.0e}"
             rows.append([f"both levels, explorers, {cell['samples']:,} transitions", str(len(along)), said])
         else:
             last = {name: cell[name][-1] for name in ("earned", "objective", "cosine")}

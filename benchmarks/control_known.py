@@ -84,15 +84,20 @@ WHY = {
 }
 SNAPSHOTS, WHY_RUNS = 16, 4
 
-SLOWER = "covariance, Adam .0003, 4 updates of 256"
+SLOWER, MEANS = "covariance, Adam .0003, 4 updates of 256", "covariance, means of its networks"
+VARIED, BOTH = "covariance, control variate", "covariance, means and control variate"
 ESTIMATORS: dict[str, Callable[..., Solver]] = {
     "covariance": solvers.Covariance, "trajectory": solvers.Trajectory, "backward": solvers.Backward,
     "coupled pair, w .03": solvers.CoupledPair, "hpgd": solvers.HPGD,
     "pair, w .1": lambda **o: solvers.CoupledPair(estimator=Pair(common=False), w=0.1, **o),
     SLOWER: lambda **o: solvers.Covariance(
         follower=Usual(SoftQ(rate=3e-4), SAC(rate=3e-4)), estimator=Covariance(rate=3e-4), updates=4, batch=256, **o),
+    MEANS: lambda **o: solvers.Covariance(estimator=Covariance(memory=1.0), **o),
+    VARIED: lambda **o: solvers.Covariance(estimator=Covariance(variate=True), **o),
+    BOTH: lambda **o: solvers.Covariance(estimator=Covariance(memory=1.0, variate=True), **o),
 }  # fmt: skip
-LINEAR = ("covariance", "trajectory", "backward", SLOWER)  # on linear systems: those that the solvers take by default
+# on linear systems: those that the solvers take by default, and kinds of the first
+LINEAR = ("covariance", "trajectory", "backward", SLOWER, MEANS, VARIED, BOTH)
 
 
 def main() -> None:
@@ -259,7 +264,7 @@ def _parts(problem: Any, solver: Any, states: Any) -> Any:
         env, follower = problem.environment, solver.follower.on(problem.environment)
         pi = jax.nn.softmax(follower.out(env, state.follower, seen)).astype(float)
         everything = jnp.broadcast_to(jnp.eye(mdp.n_actions, dtype=jnp.float32), (mdp.n_states, *[mdp.n_actions] * 2))
-        learnt = heads.of_pairs(env, state.estimator.online.params, seen, everything).astype(float) / (1 - gamma)
+        learnt = heads.of_pairs(env, state.estimator.heads.online.params, seen, everything).astype(float) / (1 - gamma)
         best = planning.soft_optimal(mdp, table.reward(x), tau).pi
         return jnp.stack([covariance(pi, values(pi)), covariance(best, learnt), covariance(pi, learnt)])
 

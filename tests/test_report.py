@@ -429,6 +429,22 @@ def test_x_is_called_by_its_names(tmp_path):
     assert "toll" in str(next(f for f in figures.of(section) if f.key == "x").plot.to_json())
 
 
+def test_what_networks_earn_is_drawn_against_what_the_leader_gets(tmp_path):
+    """From the first steps on: before them nobody has earned anything."""
+    finite_run(tmp_path / "a", "first", 0.1)
+    run = records.Run.read(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    earned = np.tile(np.r_[0.0, np.linspace(2.0, 3.0, RECORDS - 1)], (5, 1))
+    run.trace |= {"outcome": -earned, "follower_outcome": earned}
+    run.write(tmp_path / "a")
+    (section,) = collect.sections([tmp_path])
+    drawn = next(f for f in figures.of(section) if f.key == "outcome-follower_outcome")
+    line, begun, end, _ = drawn.plot.data
+    assert line.x[0] == begun.x[0] == 2.0
+    assert end.x[0] == 3.0
+    assert end.y[0] == -3.0
+
+
 class Axes:
     """Stands for Matplotlib's."""
 

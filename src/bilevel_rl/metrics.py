@@ -123,11 +123,17 @@ OUTCOME = Metric(
     "outcome", "leader's outcome", "utility a step", "up", "Mean of what the leader got in the last blocks of iterations"
 )
 BEST_OUTCOME = Metric("best_outcome", "best outcome", "utility a step", "up", "Best mean of as many blocks so far")
+FOLLOWER_OUTCOME = Metric(
+    "follower_outcome", "follower's reward", "reward a step", "up", "Mean of what the present x pays for the newest steps"
+)
 GATE = Metric("gate", "gate κ", "1", "none", "Share of x's step that the gate on the follower's lag let through")
 SPEED = Metric("speed", "answer's speed", "nats", "none", "How far the follower's answer moves while its critics forget")
 RESTARTS = Metric("restarts", "restarts", "1", "down", "Times x went back to its best on evidence that it had strayed")
 
-CONTROL = (SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, DISTANCE, OUTCOME, BEST_OUTCOME, GATE, SPEED, RESTARTS)
+CONTROL = (
+    SAMPLES, ITERATION, OBJECTIVE, GAP, GRADIENT_NORM, DISTANCE, OUTCOME, BEST_OUTCOME, FOLLOWER_OUTCOME, GATE, SPEED,
+    RESTARTS,
+)  # fmt: skip
 
 ALL = FINITE + tuple(metric for metric in LLM if metric not in FINITE)
 ALL += tuple(metric for metric in CONTROL if metric not in ALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import ClassVar
 
 import gymnasium
@@ -21,7 +22,7 @@ from bilevel_rl.control.problems import PendulumShaping
 from bilevel_rl.control.solvers import CoupledPair, Covariance, PartialSGD
 from bilevel_rl.errors import InvalidConfig, InvalidProblem
 from bilevel_rl.host import EnvironmentFault, GymnasiumHost
-from bilevel_rl.loop import solve
+from bilevel_rl.loop import checkpoint, solve
 from bilevel_rl.loop.checking import check_solver
 from bilevel_rl.report import rollouts
 
@@ -131,14 +132,40 @@ def test_compiled_code_can_not_step_it():
         jax.block_until_ready(jax.jit(environment.reset)(jax.random.key(0)))
 
 
-def test_a_fault_of_the_environment_keeps_its_name():
-    class Broken(gymnasium.Wrapper):
-        def step(self, action):
-            raise RuntimeError("out of order")
+class Breaks(gymnasium.Wrapper):
+    """Out of order from one of its steps on."""
 
-    host = GymnasiumHost(lambda: Broken(gymnasium.make("CartPole-v1")), 2)
+    def __init__(self, at):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.left = at
+
+    def step(self, action):
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("out of order")
+        return super().step(action)
+
+
+def test_a_fault_of_the_environment_keeps_its_name():
     with pytest.raises(EnvironmentFault, match="out of order"):
-        train(Upright(), SOLVER, host, iterations=1)
+        train(Upright(), SOLVER, GymnasiumHost(lambda: Breaks(1), 2), iterations=1)
+
+
+@pytest.mark.slow
+def test_what_was_recorded_before_a_fault_is_kept_and_gone_on_from(tmp_path, monkeypatch):
+    """Seven steps are whole, with records at 2, 4 and 6; the run goes on from there once the environment is mended."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    options = {"iterations": 8, "record_every": 2, "folder": tmp_path / "run"}
+    with pytest.raises(EnvironmentFault, match="out of order"):
+        train(Upright(), SOLVER, GymnasiumHost(lambda: Breaks(8), 2), **options)
+    kept = np.load(tmp_path / "run" / "metrics.npz")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "out of order" in status["message"]
+    with pytest.warns(UserWarning, match="can't be put back"):
+        whole = train(Upright(), SOLVER, resume=True, **options)
+    assert whole["samples"].tolist() == [[0, 4, 8, 12, 16]]
+    np.testing.assert_array_equal(whole.x[:, :4], kept["x"])
 
 
 def test_what_copies_states_refuses_a_world_outside_in_a_sentence():

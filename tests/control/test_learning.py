@@ -14,11 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from worlds import ESTIMATORS, SMALL, Arms, Pay
 
 from bilevel_rl.control import Box, evaluate, replay, walk
+from bilevel_rl.control import estimators as E
 from bilevel_rl.control.environments import LQG, Bounded
 from bilevel_rl.control.estimators import Here, OneStep
 from bilevel_rl.control.estimators.estimator import rewards
 from bilevel_rl.control.estimators.heads import of_pairs
+from bilevel_rl.control.estimators.means import Means
 from bilevel_rl.control.followers import SAC, SoftQ
+from bilevel_rl.errors import InvalidConfig
 
 F32 = jnp.float32
 
@@ -65,13 +68,41 @@ def test_soft_q_learns_the_boltzmann_policy_and_estimators_the_exact_hyper_gradi
         assert np.linalg.norm(g - exact) < 0.06 * np.linalg.norm(exact) + 0.03, (kind.name, g, exact)
 
 
+def test_means_forget_the_beginning_and_leave_optimisers_alone():
+    """The mean of 1, ..., t with weights of the third power is 4/5 t; later it lags by (1 - eta)/eta."""
+    begun = SoftQ(width=4).init(Pay().environment, jax.random.key(0))
+
+    def at(v):
+        numbers = jax.tree.map(lambda p: jnp.full_like(p, v), begun.online.params)
+        return eqx.tree_at(lambda F: F.online.params, begun, numbers)
+
+    means = Means.begin(at(1e6), begun.target)
+
+    @jax.jit
+    def after(means, v):
+        return means.after(at(v), begun.target, 0.1)
+
+    far = {}
+    for t in range(1, 201):
+        means = after(means, F32(t))
+        far[t] = float(means.acting(at(F32(0))).online.params["V"].biases[-1][0])
+    assert far[1] == 1.0  # of what was there before the first update nothing is left
+    assert far[30] == pytest.approx(0.8 * 30, rel=0.05)
+    assert far[200] == pytest.approx(200 - 0.9 / 0.1, rel=1e-3)
+    acting = means.acting(begun)
+    assert jax.tree.structure(acting) == jax.tree.structure(begun)
+    assert acting.online.memory is begun.online.memory
+    with pytest.raises(InvalidConfig, match="memory: got -1"):
+        E.Covariance(memory=-1.0).check(Pay())
+
+
 def test_one_step_ahead_is_the_derivative_through_a_policy_gradient_step():
     """A step theta + alpha E[grad log pi (q . x)], differentiated in x by JAX, for a critic that is any network."""
     problem, follower, alpha = Pay(), SoftQ(width=4), 1e-3
     at, one = here(problem, follower, 0.2), OneStep(width=4)
     env, obs = at.environment, jnp.ones((1, 1), F32)
     F, H = follower.init(env, jax.random.key(0)), one.init(at, None, 1, jax.random.key(1))
-    q = of_pairs(env, H.online.params, obs, jnp.eye(3, dtype=F32)[None])[0]  # [3, 1 + d]
+    q = of_pairs(env, H.heads.online.params, obs, jnp.eye(3, dtype=F32)[None])[0]  # [3, 1 + d]
     theta = F.online.params["log_pi"]
 
     def outcome(x):

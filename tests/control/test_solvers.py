@@ -99,7 +99,12 @@ def test_a_replay_is_written_over_and_comes_back_where_a_run_breaks():
 
 
 def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
-    assert {"objective", "gradient_norm", "outcome", "best_outcome", "gate", "speed", "restarts"} <= set(whole.metrics)
+    said = {"objective", "gradient_norm", "outcome", "best_outcome", "follower_outcome", "gate", "speed", "restarts"}
+    assert said <= set(whole.metrics)
+    assert (whole["follower_outcome"][:, 0] == 0).all()  # nobody has taken a step
+    rows = replay.Layout(Pay()).unpack(jnp.asarray(whole.state.ring[0]))  # at gamma = 0 and 64 rows: the last 16 iterations
+    newest = np.roll(np.asarray(rows.features[:, 0]).astype(int), -(24 * 4) % 64)[-2 * 4 :]  # of a block
+    np.testing.assert_allclose(whole["follower_outcome"][0, -1], whole.x[0, -1][newest].mean(), rtol=1e-5)
     assert (whole["samples"][:, -1] == 24 * 4).all()
     assert (whole.x[:, 1] == whole.x[:, 0]).all()  # held
     assert (whole.x[:, -1] != whole.x[:, 0]).any()

@@ -125,4 +125,10 @@ class Varied(E.Covariance):
     variate: bool = eqx.field(static=True, default=True)
 
 
-ESTIMATORS = (E.Covariance, E.Trajectory, E.Backward, E.Reinforce, Varied)
+class Remembering(E.Covariance):
+    """The covariance from the means of its networks."""
+
+    memory: float = eqx.field(static=True, default=1.0)
+
+
+ESTIMATORS = (E.Covariance, E.Trajectory, E.Backward, E.Reinforce, Varied, Remembering)

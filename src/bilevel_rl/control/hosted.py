@@ -51,7 +51,7 @@ def train(
 
     Raises:
         InvalidConfig: an estimator that walks chains of its own; a host with another number of copies or other spaces.
-        EnvironmentFault: as its kinds say; the folder keeps the last record.
+        EnvironmentFault: as its kinds say; the folder keeps its last checkpoint, from which `resume` goes on.
 
     Example:
         >>> from bilevel_rl.control.problems import PendulumShaping

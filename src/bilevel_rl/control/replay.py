@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from bilevel_rl.control import nets
 from bilevel_rl.control.problem import ControlProblem, Transition
 from bilevel_rl.control.walk import Seen
 
@@ -125,3 +126,18 @@ def newest(ring: Float[Array, "C W"], steps: Int[Array, ""], count: int, chains:
     back = jnp.arange(count - 1, -1, -1, dtype=steps.dtype) % (steps * chains)
     i = steps * chains - 1 - back
     return ring[(i // chains * stride + i % chains) % ring.shape[0]]
+
+
+def paid(
+    problem: ControlProblem, ring: Float[Array, "C W"], x: Float[Array, " d"], steps: Int[Array, ""], count: int,
+    chains: int, stride: int,
+) -> Float[Array, ""]:  # fmt: skip
+    """What the present x pays a step, over the last rows; 0 before there are any.
+
+    Args:
+        steps, count, chains, stride: as for `newest`; steps may be 0.
+    """
+    p = nets.narrow(problem)
+    rows = Layout(p).unpack(newest(ring, jnp.maximum(steps, 1), count, chains, stride))
+    each = jax.vmap(lambda features: p.reward(jnp.asarray(x, jnp.float32), features))(rows.features)
+    return jnp.where(steps > 0, jnp.mean(each), 0.0).astype(float)

@@ -66,8 +66,12 @@ def curves(
     return Figure(metric.key, title, words, plot, log_y=log_y)
 
 
-def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) -> Figure | None:
-    """One metric against another, in time, smoothed over a tenth of the run."""
+def paths(section: Section, x_key: str, y_key: str, title: str, caption: str, first: int = 0) -> Figure | None:
+    """One metric against another, in time, smoothed over a tenth of the run.
+
+    Args:
+        first: record to begin with.
+    """
     found = [
         m for m in section.methods if {x_key, y_key} <= m.trace.keys() and np.isfinite(m.trace[y_key]).any()
     ]
@@ -78,7 +82,7 @@ def paths(section: Section, x_key: str, y_key: str, title: str, caption: str) ->
     plot = empty(go, axis_text(x_metric), axis_text(y_metric))
     for m in found:
         colour = colours(section)[m.label]
-        x, y = (smooth(mean(m.trace[k], axis=0)) for k in (x_key, y_key))
+        x, y = (smooth(mean(m.trace[k], axis=0)[min(first, m.trace[k].shape[1] - 1) :]) for k in (x_key, y_key))
         good = np.isfinite(x) & np.isfinite(y)
         x, y = x[good], y[good]
         plot.add_scatter(

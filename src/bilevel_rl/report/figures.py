@@ -52,7 +52,12 @@ def outcome(section: Section) -> Figure | None:
 
 def trade_off(section: Section) -> Figure | None:
     """What the leader gets against what the follower gets."""
-    return paths(
+    learnt = paths(
+        section, "follower_outcome", "outcome", "Leader against follower",
+        "Across: what x pays the follower a step; upwards: what the leader gets. Each line is a method in time, from the "
+        "first steps, the ring, to the dot.", first=1,
+    )  # fmt: skip
+    return learnt or paths(
         section, "follower_value", "objective", "Leader against follower",
         "Across: what its best answer to x is worth to the follower; upwards: the leader's loss, lower is better for it. "
         "Each line is a method in time, from the ring to the dot.",

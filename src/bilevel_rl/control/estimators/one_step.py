@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel_rl.control.estimators import heads
-from bilevel_rl.control.estimators.covariance import Covariance
+from bilevel_rl.control.estimators.covariance import Carried, Covariance
 from bilevel_rl.control.estimators.estimator import Direction, Here
 from bilevel_rl.control.followers.follower import branch
 
@@ -42,11 +42,11 @@ class OneStep(Covariance):
     varies: ClassVar[bool] = False
     references: ClassVar[tuple[str, ...]] = ("zheng2018lirpg",)
 
-    def estimate(self, here: Here, H: heads.Heads, F: Any, recent, key):
+    def estimate(self, here: Here, H: Carried, F: Any, recent, key):
         env, law = here.environment, here.follower.law(here.environment)
         numbered = hasattr(env.action, "n")
         actions, weights = branch(here.follower, env, F, recent.t.obs, self.actions, key)
-        q = heads.of_pairs(env, H.online.params, recent.t.obs, actions)
+        q = heads.of_pairs(env, H.heads.online.params, recent.t.obs, actions)
         q = jax.lax.stop_gradient(q - jnp.einsum("bm,bmh->bh", weights, q)[:, None])
         arrays, rest = eqx.partition(F, eqx.is_inexact_array)
 

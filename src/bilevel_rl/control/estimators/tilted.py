@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel_rl.control.estimators import heads
-from bilevel_rl.control.estimators.covariance import Covariance
+from bilevel_rl.control.estimators.covariance import Carried, Covariance
 from bilevel_rl.control.estimators.estimator import Direction, Here
-from bilevel_rl.control.estimators.heads import Heads
 from bilevel_rl.control.followers.follower import branch, spread
 
 
@@ -38,10 +37,10 @@ class TiltedActions(Covariance):
     references: ClassVar[tuple[str, ...]] = ("zeng2026hessianfree",)
     varies: ClassVar[bool] = False
 
-    def estimate(self, here: Here, H: Heads, F, recent, key):
-        env = here.environment
-        actions, weights = branch(here.follower, env, F, recent.t.obs, self.actions, key)
-        q = heads.of_pairs(env, H.online.params, recent.t.obs, actions)
+    def estimate(self, here: Here, H: Carried, F, recent, key):
+        env, (critic, acting) = here.environment, H.seen(F)
+        actions, weights = branch(here.follower, env, acting, recent.t.obs, self.actions, key)
+        q = heads.of_pairs(env, critic, recent.t.obs, actions)
         q = q - jnp.einsum("bm,bmh->bh", weights, q)[:, None]
         answer, A_u = q[..., 1:] / (1 - here.lower), q[..., 0] / (1 - here.upper)
         tilt = jax.nn.softmax(jnp.log(jnp.maximum(weights, 1e-30)) + here.w * A_u / here.tau, 1)

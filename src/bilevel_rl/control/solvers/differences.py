@@ -203,7 +203,9 @@ class SPSA(Solver):
 
     def said(self, problem: ControlProblem, state: AroundState, k) -> dict[str, Array]:
         """What the leader knows of its own progress, for records."""
-        return {M.OUTCOME.key: state.gained}
+        rows, half = self._rows(problem), (self.inner - self.inner // 2) * self._rows(problem)
+        paid = replay.paid(problem, state.ring, state.x, k * self.inner, half, rows, rows)
+        return {M.OUTCOME.key: state.gained, M.FOLLOWER_OUTCOME.key: paid}
 
     def tracked(self, problem: ControlProblem, state: AroundState, k) -> Any:
         return jax.tree.map(lambda v: v[0], state.followers)

@@ -40,6 +40,7 @@ class PairState(MovingState):
         follower, follower_l: what they have learnt.
         chains, chains_l: where their chains are.
         gained: running mean of what the leader gets, for records.
+        earned: of what the follower is paid.
     """
 
     follower: Any
@@ -47,6 +48,7 @@ class PairState(MovingState):
     chains: walk.Chains
     chains_l: walk.Chains
     gained: Array
+    earned: Array
 
 
 class PenaltyActorCritic(Solver):
@@ -108,7 +110,7 @@ class PenaltyActorCritic(Solver):
         k_l = k if self.common_noise else k_l
         F, F_l = (self.follower.init(env, jax.random.fold_in(one, 0)) for one in (k, k_l))
         at, at_l = (walk.begin(env, self.chains, jax.random.fold_in(one, 1)) for one in (k, k_l))
-        return PairState(x0, jnp.zeros((), int), F, F_l, at, at_l, jnp.zeros(()), **leader.at_rest(x0))
+        return PairState(x0, jnp.zeros((), int), F, F_l, at, at_l, jnp.zeros(()), jnp.zeros(()), **leader.at_rest(x0))
 
     def step(self, problem: ControlProblem, state: PairState, k, noise) -> PairState:
         now, p = self.scales.at(k), nets.narrow(problem)
@@ -124,8 +126,9 @@ class PenaltyActorCritic(Solver):
 
         # V <- V + beta G;  theta <- theta + alpha F
         u_l = utilities(here, seen_l)
+        r = rewards(here, seen)
         learn = lambda F, seen, r: self.follower.learn(here.environment, F, seen, r, gamma, tau, now.beta, now.alpha)  # noqa: E731
-        follower = learn(state.follower, seen, rewards(here, seen))
+        follower = learn(state.follower, seen, r)
         follower_l = learn(state.follower_l, seen_l, rewards(here, seen_l) + w * u_l)
 
         # x <- x - zeta D
@@ -135,10 +138,11 @@ class PenaltyActorCritic(Solver):
         D = D * jnp.minimum(1.0, self.clip / jnp.maximum(jnp.linalg.norm(D), 1e-30))
         moved = leader.move(problem, state, k, D, now.zeta, self.momentum, self.hold, self.average)
         gained = state.gained + 0.01 * (jnp.mean(utilities(here, seen)) - problem.cost(state.x) - state.gained)
+        earned = state.earned + 0.01 * (jnp.mean(r) - state.earned)
         samples = state.samples + 2 * self.chains
         return PairState(
             samples=samples, follower=follower, follower_l=follower_l, chains=chains, chains_l=chains_l, gained=gained,
-            **moved,
+            earned=earned, **moved,
         )  # fmt: skip
 
     def _drawn(self, here: Here, F: Any, chains: walk.Chains, key: Array) -> tuple[walk.Chains, replay.Rows]:
@@ -149,7 +153,7 @@ class PenaltyActorCritic(Solver):
 
     def said(self, problem: ControlProblem, state: PairState, k) -> dict[str, Array]:
         """What the leader knows of its own progress, for records."""
-        return {M.OUTCOME.key: state.gained}
+        return {M.OUTCOME.key: state.gained, M.FOLLOWER_OUTCOME.key: state.earned}
 
     def tracked(self, problem: ControlProblem, state: PairState, k) -> Any:
         return state.follower

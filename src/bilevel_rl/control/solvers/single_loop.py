@@ -282,9 +282,11 @@ class SingleLoop(Solver):
         # before the first block is full: what there is of it
         now = jnp.where(motion.filled > 0, held / count, motion.gathered / jnp.maximum(k % self.leader.block, 1))
         best = jnp.where(motion.best > -1e29, motion.best, now)
+        block = min(self.leader.block, self._ring() // self.rows_each()) * self.chains
+        paid = replay.paid(problem, state.ring, state.x, k, block, self.chains, self.rows_each())
         return {
-            M.OUTCOME.key: now, M.BEST_OUTCOME.key: best, M.GATE.key: motion.gate, M.SPEED.key: motion.speed,
-            M.RESTARTS.key: motion.restarts,
+            M.OUTCOME.key: now, M.BEST_OUTCOME.key: best, M.FOLLOWER_OUTCOME.key: paid, M.GATE.key: motion.gate,
+            M.SPEED.key: motion.speed, M.RESTARTS.key: motion.restarts,
         }  # fmt: skip
 
     def tracked(self, problem: ControlProblem, state: LoopState, k) -> Any:

@@ -19,7 +19,7 @@ from bilevel_rl import records
 
 HERE = Path(__file__).parent
 PROBLEM = ["goal_placement", "--problem.rows", "3", "--problem.columns", "3"]
-SHOP = [f"{HERE / 'control/shop_problem.py'}:problem", "--solver.chains", "4", "--solver.batch", "8", "--solver.capacity",
+SHOP = [f"{HERE / 'control/shop_problem.py'}:Subsidy", "--solver.chains", "4", "--solver.batch", "8", "--solver.capacity",
         "64", "--solver.recent", "8", "--solver.follower.soft-q.width", "8", "--solver.estimator.width", "8",
         "--solver.leader.hold", "4"]  # fmt: skip
 FEW = ["--samples", "200", "--runs", "2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import json
@@ -435,8 +436,7 @@ def test_what_networks_earn_is_drawn_against_what_the_leader_gets(tmp_path):
     run = records.Run.read(tmp_path / "a")
     shutil.rmtree(tmp_path / "a")
     earned = np.tile(np.r_[0.0, np.linspace(2.0, 3.0, RECORDS - 1)], (5, 1))
-    run.trace |= {"outcome": -earned, "follower_outcome": earned}
-    run.write(tmp_path / "a")
+    dataclasses.replace(run, trace=run.trace | {"outcome": -earned, "follower_outcome": earned}).write(tmp_path / "a")
     (section,) = collect.sections([tmp_path])
     drawn = next(f for f in figures.of(section) if f.key == "outcome-follower_outcome")
     line, begun, end, _ = drawn.plot.data

@@ -37,6 +37,3 @@ class Subsidy(ControlProblem):
 
     def utility(self, x, t):
         return (1 - x[0]) * t.info[1]
-
-
-problem = Subsidy

@@ -11,7 +11,8 @@ from bilevel_rl.cli import main
 from bilevel_rl.control import planning
 from bilevel_rl.launch import execute, load
 
-FILE = f"{Path(__file__).parent / 'shop_problem.py'}:problem"
+SHOP = Path(__file__).parent / "shop_problem.py"
+FILE = f"{SHOP}:Subsidy"
 SMALL = [
     "--solver.chains", "4", "--solver.batch", "8", "--solver.capacity", "64", "--solver.recent", "8",
     "--solver.follower.soft-q.width", "8", "--solver.estimator.width", "8", "--solver.leader.hold", "4",
@@ -35,6 +36,11 @@ def test_run_and_resume_to_a_larger_budget(tmp_path, capsys):
     longer = records.Run.read(folder).trace
     np.testing.assert_array_equal(longer["x"][:, :6], run.trace["x"])
     assert longer["samples"][:, -1].tolist() == [96, 96]
+
+
+def test_a_file_of_forty_lines_is_enough():
+    """An environment of one's own and a problem about it; the other tests here run it."""
+    assert len(SHOP.read_text().splitlines()) <= 40
 
 
 def test_a_slope_as_large_as_its_noise_is_not_called_clear(monkeypatch, capsys):

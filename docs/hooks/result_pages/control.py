@@ -39,6 +39,10 @@ def _known(facts: dict[str, Any]) -> list[str]:
         + (f"Not reached: {', '.join(bad)}." if bad else "Nothing was missed."),
         f"**The paper's algorithm with neural followers.** {', '.join(papers)}.",
     ]
+    for name, part in runs.items():
+        if "within of exact descent" in part:
+            lines[0] += f" {name} against what exact descent reaches from x0, {part['exact descent from x0']:.3f}: "
+            lines[0] += f"{part['within of exact descent']} of {part['runs']}; x hardly moves (see below)."
     for key, part in parts.items():
         if key.startswith("search "):
             words, best = next((k, v) for k, v in part.items() if k.startswith("searched: "))
@@ -72,7 +76,8 @@ def _pendulum(facts: dict[str, Any]) -> list[str]:
             f"{'met' if ours >= aim else 'missed'}; the best rival, {best}, {rivals[best]:.0f}"
         )
         if "bi-level, covariance, faster" in of:
-            said[-1] += f"; at a step of 10 for 3, ours {of['bi-level, covariance, faster']:.0f}"
+            faster = of["bi-level, covariance, faster"]
+            said[-1] += f"; at a step of 10 for 3, ours {faster:.0f}, {'met' if faster >= aim else 'missed'}"
     return [f"**Pendulum, a follower that plans too short**, medians of fresh followers: {'. Then '.join(said)}."]
 
 

@@ -128,7 +128,7 @@ def newest(ring: Float[Array, "C W"], steps: Int[Array, ""], count: int, chains:
     return ring[(i // chains * stride + i % chains) % ring.shape[0]]
 
 
-def paid(
+def newest_paid(
     problem: ControlProblem, ring: Float[Array, "C W"], x: Float[Array, " d"], steps: Int[Array, ""], count: int,
     chains: int, stride: int,
 ) -> Float[Array, ""]:  # fmt: skip

@@ -283,7 +283,7 @@ class SingleLoop(Solver):
         now = jnp.where(motion.filled > 0, held / count, motion.gathered / jnp.maximum(k % self.leader.block, 1))
         best = jnp.where(motion.best > -1e29, motion.best, now)
         block = min(self.leader.block, self._ring() // self.rows_each()) * self.chains
-        paid = replay.paid(problem, state.ring, state.x, k, block, self.chains, self.rows_each())
+        paid = replay.newest_paid(problem, state.ring, state.x, k, block, self.chains, self.rows_each())
         return {
             M.OUTCOME.key: now, M.BEST_OUTCOME.key: best, M.FOLLOWER_OUTCOME.key: paid, M.GATE.key: motion.gate,
             M.SPEED.key: motion.speed, M.RESTARTS.key: motion.restarts,

@@ -6,6 +6,7 @@
     python benchmarks/control_known.py run four_rooms         against what exact descent finds from the same start, too
     python benchmarks/control_known.py portion lqg.98x4:0     3 or 4 of ten seeds of their own; 0, 1, 2, side by side
     python benchmarks/control_known.py merge lqg.98x4         the whole run from its portions
+    python benchmarks/control_known.py begun lqg.98x4         what its followers know of their first answer, x at rest
     python benchmarks/control_known.py paper bounded lqg.9    the paper's algorithm with neural followers
     python benchmarks/control_known.py search lqg.9           its settings searched, then the best one on the ten seeds
     python benchmarks/control_known.py why judged             what an estimate's miss is made of: policy, critics, samples
@@ -33,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import records
-from bilevel_rl.control import problems, solvers
+from bilevel_rl.control import problems, replay, solvers
 from bilevel_rl.control.estimators import Covariance, Pair, heads
 from bilevel_rl.control.followers import SAC, SoftQ, Usual
 from bilevel_rl.control.leader import Leader
@@ -112,7 +113,7 @@ def main() -> None:
             continue
         began = time.process_time()
         part = {"fixed": fixed, "run": run, "paper": paper, "search": search, "why": why, "portion": portion,
-                "merge": merge}[kind](name)  # fmt: skip
+                "merge": merge, "begun": begun}[kind](name)  # fmt: skip
         part.setdefault("cpu seconds", round(time.process_time() - began))
         known = read()  # parts may be run side by side
         known["parts"][key if kind != "merge" else f"run {name}"] = part
@@ -292,6 +293,47 @@ def merge(name: str) -> dict[str, Any]:
     one |= {"gaps": [gap for part in parts for gap in part["gaps"]], "stopped": [m for p in parts for m in p["stopped"]]}
     one |= {key: sum(part[key] for part in parts) for key in ("restarts", "cpu seconds")}
     return said(one)
+
+
+def begun(name: str) -> dict[str, Any]:
+    """The ten seeds of the portions with x at rest, looked at where a run begins to move x, and later."""
+    problem, looks = PROBLEMS[name][0](), (500, 1000, 1500)
+    solver = solvers.Covariance(leader=HELD).on(problem)
+    keys = jnp.concatenate([stepping.run_keys(SEED + 1 + i, n) for i, n in enumerate(OF_TEN)])
+    there, found, k = read()["parts"], [], 0
+    made, stacked = jax.tree.map(jnp.asarray, problem), stepping.stack([solver], RUNS)
+    with contextlib.closing(stepping.stepper(made, stacked, keys)) as runner:
+        states = runner.first(jnp.tile(jnp.asarray(problem.x0, float), (RUNS, 1)))
+        for look in looks:
+            states, _ = runner.advance(states, k, look - k)
+            k = look
+            found.append(np.asarray(_first_answers(problem, solver, states, jnp.asarray(k))))
+    ends = [gaps[-1] for i in range(len(OF_TEN)) for gaps in there.get(f"portion {name}:{i}", {"gaps": []})["gaps"]]
+    names = ("off", "size", "cosine", "times too large")
+    return {"iterations": looks, "gaps of the whole runs": np.round(ends, 5).tolist()} | {
+        label: [np.round(look[:, i], 3).tolist() for look in found] for i, label in enumerate(names)
+    }
+
+
+@eqx.filter_jit
+def _first_answers(problem: Any, solver: Any, states: Any, k: Any) -> Any:
+    """[seeds, 4] means' distance from the exact ones, the exact ones' size, the estimate's cosine and relative length."""
+    x, tau = jnp.asarray(problem.x0, float), problem.temperature()
+    law, exact = problem.answer(x, tau), jax.grad(lambda x: problem.truth(x, tau) - problem.cost(x))(x)
+
+    def one(state: Any) -> Any:
+        here = solver.here(problem, x, state.follower)
+        newest = replay.newest(state.ring, k, 1024, solver.chains, solver.rows_each())
+        recent, length = replay.Layout(here.problem).unpack(newest), lambda v: jnp.sqrt(jnp.mean(jnp.sum(v**2, 1)))
+        out = here.follower.out(here.environment, state.follower, recent.t.obs)
+        mean = jax.vmap(here.follower.law(here.environment).parts)(out)[0]
+        right = jnp.concatenate([recent.t.obs.astype(float), jnp.ones((1024, 1))], 1) @ law.K.T
+        g = -solver.estimator.estimate(here, state.estimator, state.follower, recent, jax.random.key(0))[1].g
+        times = jnp.linalg.norm(g) / jnp.linalg.norm(exact)
+        cosine = g @ exact / jnp.linalg.norm(exact) ** 2 / times
+        return jnp.stack([length(mean - right), length(right), cosine, times])
+
+    return jax.vmap(one)(states)
 
 
 def graded(problem: Problem, solver: Solver, transitions: int) -> dict[str, Any]:

@@ -156,6 +156,8 @@ def control_known(facts: dict[str, Any]) -> str:
             words += f"{part['transitions']:,} transitions of all followers, over the size of the exact hyper-gradient:\n\n"
             columns = ["Estimator", "Bias", "Spread over seeds", "Cosine of the mean"]
             blocks.append(words + table({"heads": columns, "rows": rows}))
+        if key.startswith("begun "):
+            blocks.append(_begun(key.partition(" ")[2], part))
         if key.startswith("why "):
             rows = [
                 [label, what, *(f"{one[k]:.3f}" for k in ("miss", "spread"))]
@@ -166,6 +168,22 @@ def control_known(facts: dict[str, Any]) -> str:
             columns = ["Run", "Made of", "Miss of the mean", "Spread over seeds"]
             blocks.append(words + table({"heads": columns, "rows": rows}))
     return "\n\n".join(blocks)
+
+
+def _begun(name: str, part: dict[str, Any]) -> str:
+    """What followers know of their first answer, beside where their whole runs end."""
+    first, last = part["iterations"][0], part["iterations"][-1]
+    share = lambda look, i: f"{part['off'][look][i] / part['size'][look][i]:.2f}"  # noqa: E731
+    order = sorted(range(len(part["off"][0])), key=lambda i: part["gaps of the whole runs"][i])
+    rows = [
+        [f"{part['gaps of the whole runs'][i]:.4f}", share(0, i), f"{part['cosine'][0][i]:.2f}",
+         f"{part['times too large'][0][i]:.1f}", share(-1, i), f"{part['cosine'][-1][i]:.2f}"]
+        for i in order
+    ]  # fmt: skip
+    heads = ["Gap of the whole run", f"Means off by, of their size, after {first}", "Estimate's cosine", "Its length",
+             f"Means off after {last}", "Cosine"]  # fmt: skip
+    words = f"What each seed's follower knows of its first answer on {name}, x at rest; a run moves x from {first} iterations on"
+    return words + ":\n\n" + table({"heads": heads, "rows": rows})
 
 
 def _since(part: dict[str, Any]) -> str:

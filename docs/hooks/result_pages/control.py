@@ -182,7 +182,7 @@ def _begun(name: str, part: dict[str, Any]) -> str:
     ]  # fmt: skip
     heads = ["Gap of the whole run", f"Means off by, of their size, after {first}", "Estimate's cosine", "Its length",
              f"Means off after {last}", "Cosine"]  # fmt: skip
-    words = f"What each seed's follower knows of its first answer on {name}, x at rest; a run moves x from {first} iterations on"
+    words = f"What each seed's follower knows of its first answer on {name}, x at rest (a run moves it from {first} on)"
     return words + ":\n\n" + table({"heads": heads, "rows": rows})
 
 

@@ -349,6 +349,18 @@ def written(out: Path) -> dict[str, Any]:
     return {"protocol": protocol, "tasks": tasks, "hardware": hardware()}
 
 
+def carried(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The results with what only an earlier study measured: other tasks, and comparisons whose rows were not run again."""
+    for name, old in before["tasks"].items():
+        task = after["tasks"].setdefault(name, old)
+        lost = {title: gap for title, gap in old["differences"].items() if title not in task["differences"]}
+        if lost:
+            task["earlier"] = {"chosen": old["chosen"], "summary": old["summary"], "differences": lost}
+        elif "earlier" in old:
+            task["earlier"] = old["earlier"]
+    return after
+
+
 def restore(results: dict[str, Any], out: Path) -> int:
     """Write the rows of a committed search to a folder, so that a study goes on from it; returns how many.
 
@@ -395,7 +407,9 @@ def main() -> None:
         print(restore(json.loads(path.read_text()), options.out), "rows restored")
         return
     if options.what == "write":
-        path.write_text(json.dumps(written(options.out), indent=1) + "\n")
+        results = written(options.out)
+        results = carried(json.loads(path.read_text()), results) if path.exists() else results
+        path.write_text(json.dumps(results, indent=1) + "\n")
         return
     bench = Bench(options.out, options.data, options.out / "models", options.rounds)
     bench.about()

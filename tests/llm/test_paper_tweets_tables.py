@@ -97,9 +97,27 @@ def test_a_committed_search_is_gone_on_with(tmp_path):
     results = json.loads(RESULTS.read_text())
     count = study.restore(results, tmp_path)
     assert study.restore(results, tmp_path) == 0  # all there
-    assert count == sum(len(line["gold"]) for t in results["tasks"].values() for by in t["search"].values() for line in by)
+    assert count == sum(
+        len(line["gold"]) for t in results["tasks"].values() for by in t["search"].values() for line in by
+    )
     for name, task in results["tasks"].items():
         rows = tables.read(tmp_path / f"{name}.jsonl")
         for entry, lines in task["search"].items():
             assert tables.searched(rows, entry, results["protocol"]["tuning"]) == lines
         assert not tables.picked(rows, "paired", study.FRESH)
+
+
+def test_what_only_an_earlier_study_measured_is_kept():
+    gap, summary = {"difference": [0.1, 0.0, 0.2]}, {"paired": {}}
+    first = {"differences": {"one": gap, "two": gap}, "chosen": {"paired": 1}, "summary": summary}
+    before = {"tasks": {"a": first, "b": {"differences": {}}}}
+    after = study.carried(before, {"tasks": {"a": {"differences": {"one": {}}, "chosen": {"paired": 2}}}})
+    assert after["tasks"]["a"]["differences"] == {"one": {}}
+    assert after["tasks"]["a"]["earlier"] == {
+        "chosen": {"paired": 1},
+        "summary": summary,
+        "differences": {"two": gap},
+    }
+    assert after["tasks"]["b"] == before["tasks"]["b"]
+    again = study.carried(after, {"tasks": {"a": {"differences": {"one": {}}}}})
+    assert again["tasks"]["a"]["earlier"]["differences"] == {"two": gap}

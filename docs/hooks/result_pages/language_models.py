@@ -79,8 +79,9 @@ def paper_tweets(facts: dict[str, Any]) -> str:
     ]
     for name, task in facts["tasks"].items():
         parts += [
-            f"**{name}** (the reference scores {task['before']['gold']:.3f}; {task['runs']} runs, "
-            f"{task['cpu_seconds'] / 60:.0f} minutes of processor time). The search:\n",
+            f"**{name}** (the reference scores {task['before']['gold']:.3f}; {task['runs'] - task.get('restored', 0)} runs, "
+            f"{task['cpu_seconds'] / 60:.0f} minutes of processor time, beside {task.get('restored', 0)} of an earlier call). "
+            "The search:\n",
             "| Entry | Settings | Best mean of the tuning seeds | Chosen | At the edge of what was tried |",
             "|---|---|---|---|---|",
             *(_tweets_search(entry, lines, task, p["own"]) for entry, lines in task["search"].items()), "",
@@ -97,8 +98,17 @@ def paper_tweets(facts: dict[str, Any]) -> str:
             verdict = gap["verdict"] if title in ("paired - partial_sgd", "paired - partial_sgd_twice") else ""
             cells = (title, gap["seeds"], interval(gap["difference"]), gap["ahead"], f"{gap['p_holm']:.3f}", verdict)
             parts.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        if "earlier" in task:
+            chosen = _tweets_setting(task["earlier"]["chosen"]["paired"])
+            for title, gap in task["earlier"]["differences"].items():
+                figures = f"{interval(gap['difference'])}, {gap['seeds']} seeds, ahead in {gap['ahead']}"
+                parts += ["", f"With the earlier choice of `paired` ({chosen}): {title} {figures}."]
         parts += ["", *_tweets_at_equal_kl(task, p["kl_bins"]), "", *_tweets_curves(task["summary"]), ""]
     return "\n".join(parts)
+
+
+def _tweets_setting(setting: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.3g}" for k, v in setting.items() if isinstance(v, float))
 
 
 def _tweets_at_equal_kl(task: dict[str, Any], bins: list[float]) -> list[str]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 sys.path.insert(0, str(ROOT / "benchmarks"))  # the studies' files import each other, as a script's do
 import gridworld_aids as aids  # noqa: E402
+import gridworld_forms as forms  # noqa: E402
 import gridworld_search as search  # noqa: E402
 
 from bilevel_rl.experiments.gridworld import problems  # noqa: E402
@@ -57,3 +58,16 @@ def test_the_unchanged_row_is_the_searchs_own():
         assert cell["unchanged"]["within"] == row["within"][:count]
         np.testing.assert_allclose(cell["unchanged"]["mean"], row["mean"][:count], atol=1e-4)
         assert set(cell) == {"unchanged", *aids.CHANGES[label]}
+
+
+def test_a_form_of_finite_differences_has_the_best_of_its_own_settings():
+    for name, row in read("gridworld_forms")["rows"].items():
+        form, numbers = name.split(", ")
+        found = SEARCH[f"position | {forms.METHODS[numbers.split()[0]]}"]["searches"][0]
+        assert row["setting"]["perturbation"] == form.replace("-", "_")
+        chosen = forms.best_of(found, form.replace("-", "_"))
+        assert row["setting"] == chosen["setting"]
+        if chosen["kept"]:
+            settings = [dict(zip(found["columns"], values, strict=True)) for values in found["settings"]]
+            of_form = [v for i, v in found["second"].items() if settings[int(i)]["perturbation"] == form.replace("-", "_")]
+            assert row["score"] == min(of_form)

@@ -13,6 +13,7 @@ from result_pages.paper import (
     curvature,
     differences,
     first_search_table,
+    forms_table,
     gridworld_claims,
     leaving_table,
     limits_tables,
@@ -23,7 +24,7 @@ from result_pages.paper import (
 from result_pages.words import table
 
 PARTS = (
-    "aids", "claims", "closer", "first_search", "leaving", "limits", "population", "temperature",
+    "aids", "claims", "closer", "first_search", "forms", "leaving", "limits", "population", "temperature",
 )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def claims(root: Path) -> str:
     blocks = {
         "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
         "differences": differences(facts["gridworld"]),
-        "aids": aids_table(facts["gridworld_aids"]),
+        "aids": aids_table(facts["gridworld_aids"]), "forms": forms_table(facts["gridworld_forms"]),
         "targets": targets_table(*(facts[f"gridworld{name}"] for name in ("", "_closer", "_population"))),
         "leaving": leaving_table(facts["gridworld_leaving"]), "limits": limits_tables(facts["gridworld_limits"]),
         "closer": closer_table(facts["gridworld_closer"]), "first": first_search_table(facts["gridworld_first_search"]),

@@ -80,7 +80,7 @@ def paper_tweets(facts: dict[str, Any]) -> str:
     for name, task in facts["tasks"].items():
         parts += [
             f"**{name}** (the reference scores {task['before']['gold']:.3f}; {task['runs'] - task.get('restored', 0)} runs, "
-            f"{task['cpu_seconds'] / 60:.0f} minutes of processor time, beside {task.get('restored', 0)} of an earlier call). "
+            f"{task['cpu_seconds'] / 60:.0f} minutes of processor time, beside {task.get('restored', 0)} earlier ones). "
             "The search:\n",
             "| Entry | Settings | Best mean of the tuning seeds | Chosen | At the edge of what was tried |",
             "|---|---|---|---|---|",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from result_pages.gpu import iteration, tables, writing
-from result_pages.restricted import fresh, tuning, world
+from result_pages.restricted import control, fresh, tuning, world
 
 # page -> name between its marks -> (file of results, its writer)
 PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
@@ -18,6 +18,7 @@ PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "docs/llm/restricted-policies.md": {
         "restricted world": ("restricted_policies", world), "restricted tuning": ("restricted_happy_tweets", tuning),
         "restricted fresh": ("restricted_happy_tweets", fresh),
+        "restricted control": ("restricted_happy_tweets", control),
     },
 }  # fmt: skip
 

@@ -52,19 +52,45 @@ def fresh(facts: dict[str, Any]) -> str:
     for line in facts["summary"]:
         gap = " |  |  | "
         if "gap" in line:
-            low, high = line["interval"]
-            gap = f"{line['gap']:+.3f} [{low:+.3f}, {high:+.3f}] | {line['ahead']} | {line['kl_gap']:+.2f} | "
-            gap += f"{line['p_holm']:.3f}"
-        rows.append(
-            f"| {line['setting']} | `{line['method']}` | {line['seeds']} | {line['gold'][0]:.3f} ± {line['gold'][1]:.3f} | "
-            f"{line['kl'][0]:.2f} ± {line['kl'][1]:.2f} | {gap} |"
-        )
+            gap = f"{_gap(line)} | {line['ahead']} | {line['kl_gap']:+.2f} | {line['p_holm']:.3f}"
+        rows.append(f"| {line['setting']} | `{line['method']}`, {_own(line)} | {line['seeds']} | {_levels(line)} | {gap} |")
     return "\n".join(rows)
 
 
+def control(facts: dict[str, Any]) -> str:
+    """The rival with other rates than the chosen one, and every method against it."""
+    rows = [
+        "| setting | rival | its gold score | its KL | method | less the rival [95 %] | ahead | KL gap |",
+        "|---" * 8 + "|",
+    ]
+    for line in facts.get("controls", ()):
+        for other in line["against"]:
+            rival = f"{line['setting']} | `{line['method']}`, {_own(line)} | {_levels(line)}"
+            mine = f"`{other['method']}`, {_own(other)} | {_gap(other)} | {other['ahead']} | {other['kl_gap']:+.2f}"
+            rows.append(f"| {rival} | {mine} |")
+    return "\n".join(rows) if len(rows) > 2 else ""
+
+
 def fresh_or_tuning(facts: dict[str, Any]) -> str:
-    """Both, where both are there."""
-    return "\n\n".join(part for part in (tuning(facts), fresh(facts)) if part)
+    """What is there of the search, the fresh seeds and the control."""
+    return "\n\n".join(part for part in (tuning(facts), fresh(facts), control(facts)) if part)
+
+
+def _own(line: dict[str, Any]) -> str:
+    """A method's own constants, as they were chosen."""
+    names = {"zeta": "zeta", "win_rate": "weight", "learning_rate": "rate"}
+    return ", ".join(f"{names[key]} {value:g}" for key, value in line["own"].items())
+
+
+def _levels(line: dict[str, Any]) -> str:
+    """Gold score and KL with their standard deviations over seeds."""
+    return f"{line['gold'][0]:.3f} ± {line['gold'][1]:.3f} | {line['kl'][0]:.2f} ± {line['kl'][1]:.2f}"
+
+
+def _gap(line: dict[str, Any]) -> str:
+    """A difference with its interval."""
+    low, high = line["interval"]
+    return f"{line['gap']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _score(value: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from bilevel_rl.control import Box, estimators, nets, problems, solvers
 from bilevel_rl.control.environments import Bounded
 from bilevel_rl.control.estimators import Here, heads
+from bilevel_rl.control.estimators.covariance import Carried
 from bilevel_rl.control.followers import ACFlow, GivenFlow
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.policies import Flow, composition, diffusion
@@ -159,7 +160,7 @@ def test_estimators_of_a_tilt_are_the_derivative_of_the_mean_utility(kind, w, mo
     monkeypatch.setattr(heads, "of_pairs", told)
     one, n = kind(width=8, actions=64), 2000
     recent = SimpleNamespace(t=SimpleNamespace(obs=jnp.zeros((n, 1), jnp.float32)))
-    H = heads.begin(here.environment, 2, 8, jax.random.key(0))
+    H = Carried(heads.begin(here.environment, 2, 8, jax.random.key(0)))
     _, found = one.estimate(here, H, (), recent, jax.random.key(1))
     # the product of both deviations has a standard deviation of .35; the tilt at w = .02 is off by some hundredths
     assert float(found.g[0]) == pytest.approx(0.15, abs=4.5 * 0.35 / (64 * n) ** 0.5 + (0.01 if w < 1 else 0))
@@ -186,6 +187,11 @@ def test_pairs_that_would_have_to_learn_are_refused():
             Lean().accept(kind())
     for kind in (solvers.TiltedPair, solvers.Covariance, solvers.SPSA):
         Lean().accept(kind())
+
+
+def test_means_are_refused_where_the_newest_networks_are_what_counts():
+    with pytest.raises(InvalidConfig, match=r"one_step.memory: got 1; this kind takes the newest networks"):
+        estimators.OneStep(memory=1.0).check(Lean())
 
 
 def test_steps_of_a_policy_without_a_likelihood_are_refused():

@@ -83,6 +83,7 @@ class Covariance(HyperGradient):
     references: ClassVar[tuple[str, ...]] = ("bchg2026",)
     pulls: ClassVar[bool] = True
     varies: ClassVar[bool] = True  # whether it has a control variate
+    remembers: ClassVar[bool] = True  # whether means of networks serve it
 
     @property
     def likelihoods(self):
@@ -100,6 +101,10 @@ class Covariance(HyperGradient):
         if self.variate and not self.varies:
             raise InvalidConfig(
                 message(f"{where}.variate", "true", "this kind has none", "Leave it false, or take covariance")
+            )
+        if self.memory and not self.remembers:
+            raise InvalidConfig(
+                message(f"{where}.memory", f"{self.memory:g}", "this kind takes the newest networks", "Leave it 0")
             )
         lower, upper = float(problem.discount_lower()), float(problem.discount_upper())
         if self.variate and abs(lower - upper) > 1e-9:

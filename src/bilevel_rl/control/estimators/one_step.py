@@ -40,6 +40,7 @@ class OneStep(Covariance):
     scores: ClassVar[bool] = True
     pulls: ClassVar[bool] = False
     varies: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False  # x meets the step that the newest network takes
     references: ClassVar[tuple[str, ...]] = ("zheng2018lirpg",)
 
     def estimate(self, here: Here, H: Carried, F: Any, recent, key):

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 
+from bilevel_rl import statistics
 from bilevel_rl.experiments import happy_tweets as experiment
 from bilevel_rl.levels.kl_controller import KlController
 from bilevel_rl.llm.config import Config
@@ -270,12 +270,11 @@ def summed(
         line[key] = [float(values.mean()), float(values.std(ddof=1))]
     pairs = [(r, rival[r["seed"]]) for r in mine if r["seed"] in (rival or {})]
     if len(pairs) > 1:
-        gap = np.array([a["gold"] - b["gold"] for a, b in pairs])
-        test = scipy.stats.ttest_1samp(gap, 0.0)
-        interval = test.confidence_interval()
-        line |= {"gap": float(gap.mean()), "interval": [float(interval.low), float(interval.high)],
-                 "ahead": int((gap > 0).sum()), "kl_gap": float(np.mean([a["kl"] - b["kl"] for a, b in pairs])),
-                 "p": float(test.pvalue)}  # fmt: skip
+        ours, theirs = (np.array([pair[i]["gold"] for pair in pairs]) for i in (0, 1))
+        gap, *interval = statistics.mean_interval(ours - theirs)
+        line |= {"gap": gap, "interval": interval, "ahead": int((ours > theirs).sum()),
+                 "kl_gap": float(np.mean([a["kl"] - b["kl"] for a, b in pairs])),
+                 "p": statistics.paired_test(ours, theirs)}  # fmt: skip
     return line
 
 
@@ -314,13 +313,9 @@ def collect(seeds: int) -> dict[str, Any]:
             rival = {s: r for (a, b, s), r in by.items() if (a, b) == (setting, "partial_sgd")}
             lines.append(summed(setting, method, choice, mine, None if method == "partial_sgd" else rival))
     for method in METHODS:  # Holm over the four settings
-        mine = sorted(
-            (line for line in lines if line["method"] == method and "p" in line), key=lambda line: line["p"]
-        )
-        worst = 0.0
-        for i, line in enumerate(mine):
-            worst = max(worst, min(1.0, (len(mine) - i) * line["p"]))
-            line["p_holm"] = worst
+        against = [line for line in lines if line["method"] == method and "p" in line]
+        for line, p in zip(against, statistics.holm([line["p"] for line in against]), strict=True):
+            line["p_holm"] = float(p)
     tuning = [
         {
             "setting": setting,

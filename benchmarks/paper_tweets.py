@@ -1,8 +1,10 @@
-"""Happy tweets as the paper has them: search, fresh seeds, controls. VADER is judge and gold score.
+"""Happy tweets as the paper has them: search, fresh seeds, controls, reasons. VADER is judge and gold score.
 
     bilevel-rl llm happy-tweets --paper                               the runs as one command, settings as chosen here
     python benchmarks/paper_tweets.py run --out FOLDER                the grammar; the next call goes on
     python benchmarks/paper_tweets.py run --out FOLDER --data DATA    real tweets
+    python benchmarks/paper_tweets.py run --out FOLDER --trap         the grammar of `llm happy-tweets`, sarcasm and all
+    python benchmarks/paper_tweets.py noise --out FOLDER              noise of the bracket (paper_tweets_reasons.py)
     python benchmarks/paper_tweets.py write --out FOLDER              benchmarks/results/paper_tweets.json from the rows
     python benchmarks/paper_tweets.py restore --out FOLDER            rows of the search from that file, to go on with it
 
@@ -11,7 +13,8 @@ A row is appended to `FOLDER/TASK.jsonl` when its run is done, and a call goes o
 
 Every method gets the same number of settings, drawn by one Latin hypercube over its own constants (`RANGES`), then the same
 number around the best of these (so that a choice at the edge of the first ranges is searched beyond), on four tuning
-seeds, by the plain mean of the gold score on held-out prompts. Fresh seeds were never used before.
+seeds, by the plain mean of the gold score on held-out prompts. Fresh seeds were never used before. On the grammar with the
+trap, whose runs cost four times as much, nothing is searched: its settings were found by hand on seeds 0 to 3 (`WORLDS`).
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ from typing import Any
 
 import filelock
 import numpy as np
+import paper_tweets_reasons as reasons
 import paper_tweets_tables
 import torch
 from scipy.stats import qmc
 
+from bilevel_rl.experiments import happy_tweets
 from bilevel_rl.experiments.paper_tweets import (
     BATCH,
     COMMON,
@@ -43,9 +48,10 @@ from bilevel_rl.experiments.paper_tweets import (
     configuration,
     updates_of,
 )
-from bilevel_rl.levels.methods import Paired, Shared
+from bilevel_rl.llm.config import Config
 from bilevel_rl.llm.evaluation import evaluate
 from bilevel_rl.llm.tasks import paper_tweets
+from bilevel_rl.llm.tasks.happy_tweets import from_grammar as trapped
 from bilevel_rl.llm.trainer import BilevelTrainer
 from bilevel_rl.records import hardware
 
@@ -120,26 +126,55 @@ def at_edge(method: str, tried: list[Setting], best: Setting) -> list[str]:
     return found
 
 
+# -- the worlds -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A task, and the budgets of its runs.
+
+    Attributes:
+        updates: policy updates of `paired`.
+        labels: pairs that the judge labels.
+        sharpness: slope of the judge's law.
+        common: keys of all configurations, in place of the experiment's.
+        fixed: settings by entry, where none are searched.
+    """
+
+    updates: int = UPDATES
+    labels: int = LABELS
+    sharpness: float = SHARPNESS
+    common: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fixed: dict[str, Setting] = dataclasses.field(default_factory=dict)
+
+    def configuration(self, entry: str, setting: Setting, task: Any, seed: int) -> Config:
+        """The trainer's configuration of a run."""
+        updates = updates_of(entry, self.updates, self.labels)
+        config = configuration(ENTRIES[entry], setting, task, seed, updates, self.labels)
+        return dataclasses.replace(config, **self.common)
+
+
+# `llm happy-tweets` as it is: 32 completions a batch, a Bradley-Terry judge of slope 8 in a classifier's score
+TRAP = {name: happy_tweets.COMMON[name] for name in ("prompts_per_step", "group", "replay_pairs", "tau")}
+PLAIN = Setting(5e-4, 0.05, "sgd_x")
+WORLDS = {
+    "paper_grammar": World(),
+    "paper_tweets": World(),
+    "grammar": World(75, 300, 8.0, TRAP, {
+        "paired": Setting(1e-3, 0.05, "sgd_x", w=1.0, win_rate=3.0, coupling=0.7),
+        "partial_sgd": PLAIN, "partial_sgd_twice": PLAIN,
+    }),
+}  # fmt: skip
+
+
+def made(data: Path | None, trap: bool, cache: Path) -> Any:
+    """The task of a call."""
+    if trap:
+        return trapped(cache)
+    return paper_tweets.from_grammar(cache) if data is None else paper_tweets.from_folder(data, cache)
+
+
 # -- a run ------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class PairedOff(Paired):
-    """`paired` whose x sees the direct gradient alone; theta^L, its incentive and its rows stay."""
-
-    def coefficients(self, followers: Any, ratios: Any, answer: Any, at: Any) -> Any:
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedOff(Shared):
-    """`shared` likewise."""
-
-    def coefficients(self, followers: Any, ratios: Any, answer: Any, at: Any) -> Any:
-        return None
-
-
-OFF = {"paired": PairedOff, "shared": SharedOff}
 
 
 class Elsewhere(Exception):
@@ -149,11 +184,9 @@ class Elsewhere(Exception):
 class Bench:
     """A task's runs, and their rows; several processes may work on one folder."""
 
-    def __init__(self, out: Path, data: Path | None, cache: Path, rounds: int = 2) -> None:
+    def __init__(self, out: Path, task: Any, rounds: int = 2) -> None:
         self.rounds, self.locks = rounds, out / "locks"
-        self.task = (
-            paper_tweets.from_grammar(cache) if data is None else paper_tweets.from_folder(data, cache)
-        )
+        self.task, self.world = task, WORLDS[task.name]
         self.path = out / f"{self.task.name}.jsonl"
         self.locks.mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, dict[str, Any]] = {}
@@ -170,7 +203,7 @@ class Bench:
         path = self.path.with_name(f"{self.task.name}-about.json")
         if path.exists():
             return
-        config = configuration("partial_sgd", Setting(1e-3, 1e-3), self.task, 0, 1, LABELS)
+        config = self.world.configuration("partial_sgd", Setting(1e-3, 1e-3), self.task, 0)
         trainer = BilevelTrainer(
             config, None, None, self.task.prompts, tokenizer=self.tokenizer, judge=self.task.judge()
         )
@@ -220,15 +253,14 @@ class Bench:
         return row
 
     def _made(self, entry: str, setting: Setting, seed: int, off: bool) -> dict[str, Any]:
-        method, updates = ENTRIES[entry], updates_of(entry)
         begin = time.process_time()
-        config = configuration(method, setting, self.task, seed, updates, LABELS)
-        judge = self.task.judge(SHARPNESS, seed, self.gold)
+        config = self.world.configuration(entry, setting, self.task, seed)
+        judge = self.task.judge(self.world.sharpness, seed, self.gold)
         trainer = BilevelTrainer(
             config, None, None, self.task.prompts, tokenizer=self.tokenizer, gold=self.gold, judge=judge
         )
         if off:
-            trainer.method = OFF[method](trainer.settings)
+            trainer.method = reasons.OFF[ENTRIES[entry]](trainer.settings)
         failure = ""
         try:
             history = trainer.train()
@@ -271,7 +303,9 @@ def score(bench: Bench, entry: str, setting: Setting) -> float:
 
 
 def searched(bench: Bench, entry: str) -> tuple[list[Setting], Setting]:
-    """All settings tried, and the best."""
+    """All settings tried, and the best; where none are tried, the one that is given."""
+    if bench.world.fixed:
+        return [], bench.world.fixed[entry]
     method = ENTRIES[entry]
     tried = drawn(method, FIRST, seed=1)
     best = max(tried, key=lambda s: score(bench, entry, s))
@@ -280,18 +314,28 @@ def searched(bench: Bench, entry: str) -> tuple[list[Setting], Setting]:
     return tried, max(tried, key=lambda s: score(bench, entry, s))
 
 
-def plan(bench: Bench, entries: Sequence[str]) -> Iterator[bool]:
-    """The runs of these entries, a step a run that says whether it is there: searches, fresh seeds, controls."""
-    for entry in entries:
-        yield from _search(bench, entry)
-    for seed in FRESH:
-        for entry in entries:
-            if entry not in REST or seed in FEWER:
-                yield _there(bench, entry, searched(bench, entry)[1], seed)
-    for seed in FRESH:
-        for entry in entries:
-            if entry == "paired":
-                yield _there(bench, entry, searched(bench, entry)[1], seed, off=True)
+STAGES = ("search", "fresh", "off", "swaps")
+
+
+def plan(bench: Bench, entries: Sequence[str], stages: Sequence[str] = STAGES) -> Iterator[bool]:
+    """The runs of these entries, a step a run that says whether it is there: searches, fresh seeds, controls.
+
+    What a later stage asks of an earlier one is made on the way.
+    """
+    if "search" in stages:
+        for entry in () if bench.world.fixed else entries:
+            yield from _search(bench, entry)
+    off = [entry for entry in entries if entry in reasons.bi_level()]
+    for stage, among in (("fresh", entries), ("off", off)):
+        for seed in FRESH if stage in stages else ():
+            for entry in among:
+                if entry not in REST or seed in FEWER:
+                    yield _there(bench, entry, searched(bench, entry)[1], seed, off=stage == "off")
+    if "swaps" in stages and set(MAIN) <= set(entries):
+        chosen = {entry: searched(bench, entry)[1] for entry in MAIN}
+        for seed in reasons.SEEDS:
+            for entry, setting, without in reasons.swaps(chosen).values():
+                yield _there(bench, entry, setting, seed, without)
 
 
 def _there(bench: Bench, entry: str, setting: Setting, seed: int, off: bool = False) -> bool:
@@ -331,11 +375,21 @@ def _tuned(bench: Bench, entry: str, settings: Sequence[Setting]) -> Iterator[bo
 def written(out: Path) -> dict[str, Any]:
     """The results of every task that has rows."""
     tasks = {}
-    for name in ("paper_grammar", "paper_tweets"):
+    for name, world in WORLDS.items():
         if (out / f"{name}.jsonl").exists():
             about = json.loads((out / f"{name}-about.json").read_text())
             rows = paper_tweets_tables.read(out / f"{name}.jsonl")
-            tasks[name] = about | paper_tweets_tables.task_results(rows, tuple(ENTRIES), TUNING, FRESH)
+            fixed = {entry: dataclasses.asdict(setting) for entry, setting in world.fixed.items()}
+            tasks[name] = about | paper_tweets_tables.task_results(rows, tuple(ENTRIES), TUNING, FRESH, fixed)
+            tasks[name] |= {"updates": world.updates, "labels": world.labels, "fixed": sorted(fixed)}
+            choices = {entry: Setting(**setting) for entry, setting in tasks[name]["chosen"].items()}
+            exchanged = {
+                title: (entry, dataclasses.asdict(setting), off)
+                for title, (entry, setting, off) in reasons.swaps(choices).items()
+            }
+            tasks[name] |= {"swaps": paper_tweets_tables.swapped(rows, exchanged, choices, reasons.SEEDS)}
+            if (out / f"{name}-noise.json").exists():
+                tasks[name]["noise"] = json.loads((out / f"{name}-noise.json").read_text())
             for entry, lines in tasks[name]["search"].items():
                 tried = [Setting(**line["setting"]) for line in lines]
                 chosen = tasks[name]["chosen"].get(entry)
@@ -389,15 +443,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "write", "restore"))
+    parser.add_argument("what", choices=("run", "noise", "write", "restore"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the models")
     parser.add_argument("--data", type=Path, default=None, help="folder of texts; absent: the grammar")
+    parser.add_argument("--trap", action="store_true", help="the grammar with sarcasm, and a classifier as gold score")
     parser.add_argument(
         "--entries", nargs="+", choices=tuple(ENTRIES), default=tuple(ENTRIES), help="in this order"
     )
     parser.add_argument(
         "--rounds", type=int, choices=(1, 2), default=2, help="of the search; one leaves the second out"
     )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what of the plan")
     parser.add_argument("--minutes", type=float, default=12.0, help="of processor time, then the call ends")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -411,10 +467,14 @@ def main() -> None:
         results = carried(json.loads(path.read_text()), results) if path.exists() else results
         path.write_text(json.dumps(results, indent=1) + "\n")
         return
-    bench = Bench(options.out, options.data, options.out / "models", options.rounds)
+    bench = Bench(options.out, made(options.data, options.trap, options.out / "models"), options.rounds)
     bench.about()
+    if options.what == "noise":
+        found = reasons.noise(bench, searched(bench, "paired")[1])
+        (options.out / f"{bench.task.name}-noise.json").write_text(json.dumps(found))
+        return
     try:
-        for _ in plan(bench, options.entries):
+        for _ in plan(bench, options.entries, options.stages):
             if time.process_time() > 60 * options.minutes:
                 print("more to do: call again")
                 return

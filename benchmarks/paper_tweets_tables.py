@@ -5,6 +5,7 @@ python benchmarks/paper_tweets.py write --out FOLDER
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ from bilevel_rl import statistics
 NEAR = 0.10  # the target: the lower end of the 95 % interval lies above -NEAR; a half-width above NEAR decides nothing
 KL_BINS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 LEAST = 5  # seeds that make an interval at equal KL
+# what is compared with what: as many policy updates (40), or as many batches written (80)
+COMPARED = {
+    "updates": (("paired", "partial_sgd"), ("shared", "partial_sgd"), ("tilted", "partial_sgd")),
+    "completions": (("paired", "partial_sgd_twice"), ("fixed_reward", "partial_sgd_twice"), ("paired", "fixed_reward")),
+}
+BI_LEVEL = ("paired", "shared", "tilted")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -30,13 +37,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def picked(
-    rows: list[dict[str, Any]], entry: str, seeds: Sequence[int], off: bool = False
-) -> dict[int, dict[str, Any]]:
-    """An entry's rows by seed; of several settings the one with most of the seeds."""
+    rows: list[dict[str, Any]], entry: str, seeds: Sequence[int], off: bool = False,
+    setting: dict[str, Any] | None = None,
+) -> dict[int, dict[str, Any]]:  # fmt: skip
+    """An entry's rows by seed: of one setting, or of several the one with most of the seeds."""
     by: dict[str, dict[int, dict[str, Any]]] = {}
+    wanted = setting
     for row in rows:
         name, setting, seed, is_off = row["key"]
-        if name == entry and is_off == off and seed in seeds:
+        if name == entry and is_off == off and seed in seeds and wanted in (None, setting):
             by.setdefault(json.dumps(setting), {})[seed] = row
     return max(by.values(), key=len) if by else {}
 
@@ -115,37 +124,63 @@ def at_equal_kl(
 
 
 def task_results(
-    rows: list[dict[str, Any]], entries: Sequence[str], tuning: Sequence[int], fresh: Sequence[int]
-) -> dict[str, Any]:
-    """Everything that is said of one task."""
-    found = {entry: picked(rows, entry, fresh) for entry in entries}
+    rows: list[dict[str, Any]], entries: Sequence[str], tuning: Sequence[int], fresh: Sequence[int],
+    fixed: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that is said of one task; `fixed` has settings that were given, not searched."""
     tried = {entry: searched(rows, entry, tuning) for entry in entries}
-    off = picked(rows, "paired", fresh, off=True)
+    chosen = {entry: line["setting"] for entry, by in tried.items() if (line := best(by))} | (fixed or {})
+    found = {entry: picked(rows, entry, fresh, setting=chosen.get(entry)) for entry in entries}
+    off = {entry: picked(rows, entry, fresh, True, chosen.get(entry)) for entry in entries if entry in BI_LEVEL}
     compared = {
-        f"{ours} - {theirs}": (found[ours], found[theirs])
-        for ours, theirs in (
-            ("paired", "partial_sgd"), ("paired", "partial_sgd_twice"), ("shared", "partial_sgd"),
-            ("tilted", "partial_sgd"), ("fixed_reward", "partial_sgd_twice"),
-        )
-    } | {"paired - paired without the bracket": (found["paired"], off)}  # fmt: skip
-    differences = {name: gap for name, (a, b) in compared.items() if (gap := difference(a, b)) is not None}
+        f"{ours} - {theirs}": (at, found[ours], found[theirs])
+        for at, pairs in COMPARED.items() for ours, theirs in pairs
+    } | {f"{entry} - {entry} without the bracket": ("bracket", found[entry], off[entry]) for entry in off}  # fmt: skip
+    differences = {
+        name: {"at": at} | gap for name, (at, a, b) in compared.items() if (gap := difference(a, b)) is not None
+    }
     for gap, p in zip(
         differences.values(), statistics.holm([gap["p"] for gap in differences.values()]), strict=True
     ):
         gap["p_holm"] = float(p)
-    lines = {name: summary(rows_) for name, rows_ in {**found, "paired_off": off}.items() if rows_}
+    everything = found | {f"{entry}_off": by for entry, by in off.items()}
     return {
-        "search": tried,
-        "chosen": {entry: line["setting"] for entry, by in tried.items() if (line := best(by))},
-        "summary": lines, "differences": differences,
+        "search": tried, "chosen": chosen,
+        "summary": {name: summary(by) for name, by in everything.items() if by}, "differences": differences,
         "at_equal_kl": {
-            f"paired - {theirs}": at_equal_kl(found["paired"], found[theirs])
-            for theirs in ("partial_sgd", "partial_sgd_twice") if found["paired"] and found[theirs]
+            f"{ours} - {theirs}": at_equal_kl(found[ours], found[theirs])
+            for ours in BI_LEVEL for theirs in ("partial_sgd", "partial_sgd_twice") if found[ours] and found[theirs]
         },
-        "gold_by_seed": {
-            name: {seed: row["gold"] for seed, row in sorted(by.items())}
-            for name, by in {**found, "paired_off": off}.items()
-        },
+        "gold_by_seed": {name: {seed: row["gold"] for seed, row in sorted(by.items())} for name, by in everything.items()},
         "runs": len(rows), "restored": sum(row.get("restored", False) for row in rows),
         "cpu_seconds": round(sum(row.get("seconds", 0) for row in rows)),
     }  # fmt: skip
+
+
+def swapped(
+    rows: list[dict[str, Any]], exchanged: dict[str, tuple[str, dict[str, Any], bool]], chosen: dict[str, Any],
+    seeds: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    """The runs with another method's steps: a summary each, and its difference from every other one.
+
+    Args:
+        rows: of the task.
+        exchanged: entry, setting and whether the bracket is left out, by name.
+        chosen: the entries' own choices, which join the comparison.
+        seeds: of the exchanged runs.
+    """
+    found = {name: picked(rows, entry, seeds, off, setting) for name, (entry, setting, off) in exchanged.items()}
+    own = {
+        entry: picked(rows, entry, seeds, setting=dataclasses.asdict(chosen[entry]))
+        for entry in ("paired", "partial_sgd") if entry in chosen
+    }  # fmt: skip
+    everything = {name: by for name, by in (own | found).items() if by}
+    if not any(found.values()):
+        return {}
+    gaps = {
+        f"{a} - {b}": difference(everything[a], everything[b]) for a, b in itertools.combinations(everything, 2)
+    }
+    return {
+        "summary": {name: summary(by) for name, by in everything.items()},
+        "differences": {title: gap for title, gap in gaps.items() if gap is not None},
+    }

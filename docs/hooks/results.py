@@ -19,7 +19,7 @@ from result_pages.control import found as found_of_control
 from result_pages.flows import flows
 from result_pages.gallery import gallery
 from result_pages.inserted import inserted
-from result_pages.language_models import happy_tweets, online_or_bilevel, paper_tweets
+from result_pages.language_models import happy_tweets, online_or_bilevel
 from result_pages.methods import braess, choose, population, quality, reliability, suite
 from result_pages.offline import offline
 from result_pages.paper import (
@@ -41,6 +41,7 @@ from result_pages.paper import (
 from result_pages.recipes import recipes
 from result_pages.restricted import fresh_or_tuning, world
 from result_pages.speed import many_processes, moving, scaling, states
+from result_pages.tweets import paper_tweets
 from result_pages.words import aged, machine, noted, plain, table
 
 HEAD = """Written by `docs/hooks/results.py` from `benchmarks/results/*.json` whenever the site is built. Each file there

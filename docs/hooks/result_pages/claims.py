@@ -21,6 +21,7 @@ from result_pages.paper import (
     subsidy_table,
     targets_table,
 )
+from result_pages.tweets import claim_rows
 from result_pages.words import table
 
 PARTS = (
@@ -110,6 +111,7 @@ def verdicts(root: Path) -> str:
         "fading less constant from the same temperature, all else the same, on the subsidy", figure,
         "mixed" if worse and better else "contradicted here" if worse else "consistent" if better else "undecided",
     ])  # fmt: skip
+    rows += claim_rows(json.loads((folder / "paper_tweets.json").read_text()))
     return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from result_pages.gpu import iteration, tables, writing
 from result_pages.restricted import control, fresh, tuning, world
+from result_pages.tweets import at_equal_kl, brackets, countings, curves, inside, noise, swaps
 
 # page -> name between its marks -> (file of results, its writer)
 PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
@@ -19,6 +20,13 @@ PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "restricted world": ("restricted_policies", world), "restricted tuning": ("restricted_happy_tweets", tuning),
         "restricted fresh": ("restricted_happy_tweets", fresh),
         "restricted control": ("restricted_happy_tweets", control),
+    },
+    "docs/llm/paper-tweets.md": {
+        f"tweets {name}": ("paper_tweets", inside(writer))
+        for name, writer in (
+            ("countings", countings), ("brackets", brackets), ("swaps", swaps), ("noise", noise), ("kl", at_equal_kl),
+            ("curves", curves),
+        )
     },
 }  # fmt: skip
 

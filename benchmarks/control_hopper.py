@@ -29,7 +29,7 @@ from bilevel_rl.schedules import PowerDecay
 
 TRANSITIONS, PILOT, COPIES, UPDATES, TAU, EPISODES, STEPS = 100_000, 10_000, 8, 4, 0.05, 10, 1000
 SHORT, FAR, SCALE, REACH = 0.8, 0.99, 3.0, 2.0
-FOLLOWER = Usual(sac=SAC(critics=1))  # as it was measured; two is what three joints have by default
+FOLLOWER = Usual(sac=SAC(critics=1, unit=1.0))  # as it was measured; SAC chooses others
 LOOP = {"chains": COPIES, "updates": UPDATES, "tau": TAU, "follower": FOLLOWER}
 HEADS = ["Follower's gamma", "Reward", "Own return, median [each seed]", "Steps until it falls", "Transitions: x + fresh"]
 

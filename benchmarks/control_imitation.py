@@ -28,7 +28,7 @@ from bilevel_rl.schedules import PowerDecay
 
 ITERATIONS, CHAINS, TAU = 5000, 16, 0.05
 SETTING = Leader(zeta=PowerDecay(1.0, 0.5))
-FOLLOWER = Usual(sac=SAC(critics=1))  # as it was measured; two is what the arm's four joints would have by default
+FOLLOWER = Usual(sac=SAC(critics=1, unit=1.0))  # as it was measured; SAC chooses others
 HEADS = ["Environment", "Random", "Expert", "Fresh follower, median [worst]", "Share of the expert", "Seeds at 90 %"]
 
 

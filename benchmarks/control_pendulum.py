@@ -31,7 +31,7 @@ TAU = 0.05
 SETTING = Leader(zeta=PowerDecay(3.0, 0.5))
 FASTER = Leader(zeta=PowerDecay(10.0, 0.5))  # one lead at .6, where x was on its way still; tried with seed 5, twice
 HAND = (4.0, 0.0, 0.0, 0.0)
-FRESH = Usual(sac=SAC(critics=1))  # as it was measured; two is what the one that plans far would have by default
+FRESH = Usual(sac=SAC(critics=1, unit=1.0))  # as it was measured; SAC chooses others
 HEADS = ["Follower's gamma", "Reward", "True return, median", "Worst seed", "Best seed", "Transitions: x + fresh"]
 
 

@@ -48,10 +48,11 @@ NAME = "control_systems"
 ITERATIONS, CHAINS, SEEDS, TAU, LENGTHS = 4000, 16, 5, 0.05, (1, 2, 4, 8)
 LOW, HIGH = -1600.0, -150.0
 HEADS = ["Measured", "Of", "Result, median [worst, best]", "Transitions"]
-# one critic, as it was measured; two is what followers that plan so far have by default
+# one critic in units of 1, as it was measured; SAC takes two in units of the horizon where a follower plans so far
+ONE = {"critics": 1, "unit": 1.0}
 FOLLOWERS: dict[str, Follower] = {
-    "SAC": SAC(critics=1), "SAC, two critics, tuned temperature": SAC(critics=2, tuned=True), "STAC": STAC(),
-    "Symphony": Symphony(), "SRL": SRL(critics=1), "PMOE": PMOE(critics=1), "STAC, dropout .01": STAC(dropout=0.01),
+    "SAC": SAC(**ONE), "SAC, two critics, tuned temperature": SAC(critics=2, unit=1.0, tuned=True), "STAC": STAC(),
+    "Symphony": Symphony(), "SRL": SRL(**ONE), "PMOE": PMOE(**ONE), "STAC, dropout .01": STAC(dropout=0.01),
     "STAC, beta .1": STAC(beta=0.1),
 }  # fmt: skip
 
@@ -99,7 +100,7 @@ def curve(name: str) -> dict:
 
 def imitation(eta: float) -> dict:
     """A follower that is paid by its judge alone."""
-    trace, returns = trained(OwnReward(), AILBoost(eta=eta, every=500, rows=500 * CHAINS, critics=1))
+    trace, returns = trained(OwnReward(), AILBoost(eta=eta, every=500, rows=500 * CHAINS, **ONE))
     return {"returns": returns.tolist(), "transitions": int(trace["samples"].max()),
             "curve_of_outcomes": np.median(trace["outcome"] * SCALE, 0).round(3).tolist()}  # fmt: skip
 
@@ -132,7 +133,7 @@ def work() -> dict[str, Callable[[], dict]]:
     pessimist = SPSA(follower=Usual(chosen="stac"), zeta=PowerDecay(0.7, 0.602), inner=100, tau=0.02)
     cells["x", "pessimism_choice"] = partial(setting, PessimismChoice(), pessimist, 60)
     cells["x", "archive_target"] = partial(setting, ArchiveTarget(), Covariance(), 4000)
-    looks = SPSA(follower=Usual(srl=SRL(critics=1), chosen="srl"), zeta=PowerDecay(90.0, 0.602),
+    looks = SPSA(follower=Usual(srl=SRL(**ONE), chosen="srl"), zeta=PowerDecay(90.0, 0.602),
                  radius=PowerDecay(0.5, 0.101), inner=100)  # fmt: skip
     cells["x", "decision_frequency"] = partial(setting, DecisionFrequency(), looks, 40)
     return {shared.named(*words): measure for words, measure in cells.items()}

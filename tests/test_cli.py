@@ -417,6 +417,8 @@ def test_a_plan_says_what_it_found(capsys):
     text = capsys.readouterr().out
     assert "zeta_0" in text
     assert "--solver.scales.zeta.initial" in text
+    # the command that it proposes is about the problem that was planned
+    assert f"bilevel-rl run goal_placement penalty_actor_critic {' '.join(SMALL)} --iterations 200" in text.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -429,7 +431,7 @@ def test_a_sweep_says_that_its_choice_lies_at_the_edge(tmp_path, capsys):
     assert chosen["chosen"] == chosen["settings"][int(np.argmin(chosen["scores"]))]
     verdict = capsys.readouterr().out.splitlines()[-1]
     assert verdict.startswith("verdict: the choice lies at the edge of its grid (scales.zeta.initial=")
-    assert "bilevel-rl sweep goal_placement penalty_actor_critic --grid scales.zeta.initial=" in verdict
+    assert f"bilevel-rl sweep goal_placement penalty_actor_critic {' '.join(SMALL)} --grid scales.zeta.initial=" in verdict
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from bilevel_rl.control.estimators import Here, OneStep
 from bilevel_rl.control.estimators.estimator import rewards
 from bilevel_rl.control.estimators.heads import of_pairs
 from bilevel_rl.control.estimators.means import Means
-from bilevel_rl.control.followers import SAC, SoftQ
+from bilevel_rl.control.followers import SAC, STAC, SoftQ, Usual
+from bilevel_rl.control.problems import LQGShaping
 from bilevel_rl.errors import InvalidConfig
 
 F32 = jnp.float32
@@ -147,15 +148,17 @@ def rows_of(law, n):
     return replay.Rows(t, jnp.zeros((n, 0), F32), never, never)
 
 
+class Wide(Bounded):
+    """The bounded world with actions that are not."""
+
+    @property
+    def action(self):
+        return Box.everywhere(2)
+
+
 @pytest.mark.parametrize("critics", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sac_finds_the_soft_optimum_of_one_decision(critics):
     """r = -(a - .3)^2 / 2 under tau: normal with mean .3 and variance tau, as long as that is well inside the box."""
-
-    class Wide(Bounded):
-        @property
-        def action(self):
-            return Box.everywhere(2)
-
     env, follower, tau = Wide(), SAC(width=32, rate=3e-3, critics=critics), 0.04
     rows = rows_of(follower.law(env), 256)
     r = -0.5 * jnp.sum((rows.t.action - 0.3) ** 2, 1)
@@ -177,6 +180,41 @@ def test_sac_has_a_second_critic_where_actions_have_many_coordinates(environment
     assert F.critics.params.biases[0].shape == (count, 8)
     F = SAC(width=8, critics=1).init(environment, jax.random.key(0))
     assert F.critics.params.biases[0].shape == (1, 8)
+
+
+def test_critics_in_units_of_ten_are_critics_of_a_tenth_of_reward_and_temperature():
+    """Adam knows no scale: r under tau in units of 10 is learnt as r / 10 under tau / 10 in units of 1."""
+    env = Wide()
+    one, ten = SAC(width=8, critics=2, unit=1.0), SAC(width=8, critics=2, unit=10.0)
+    rows, F = rows_of(one.law(env), 16), one.init(env, jax.random.key(0))
+    r = -0.5 * jnp.sum((rows.t.action - 0.3) ** 2, 1)
+
+    @jax.jit
+    def both(F):
+        keys = jax.random.split(jax.random.key(1), 3)
+        a, b = F, F
+        for key in keys:
+            a = one.update(env, a, rows, r / 10, F32(0.9), F32(0.01), key)
+            b = ten.update(env, b, rows, r, F32(0.9), F32(0.1), key)
+        return [(F.actor.params, F.critics.params, F.target) for F in (a, b)]
+
+    for a, b in zip(*map(jax.tree.leaves, both(F)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_follower_that_plans_far_has_two_critics_in_units_of_its_horizon():
+    far, near = (LQGShaping(gamma=gamma) for gamma in (0.98, 0.9))
+    assert (SAC().prepared(near).critics, SAC().prepared(near).unit) == (0, 0)
+    assert (SAC().prepared(far).critics, SAC().prepared(far).unit) == (2, pytest.approx(50))
+    assert (SAC(critics=1, unit=3.0).prepared(far).critics, SAC(critics=1, unit=3.0).prepared(far).unit) == (1, 3)
+    assert Usual().prepared(far).sac.unit == pytest.approx(50)
+    # the first values are of the size of 1 in any unit
+    F, G = (SAC(width=8, unit=unit).init(near.environment, jax.random.key(0)) for unit in (1.0, 50.0))
+    np.testing.assert_allclose(F.critics.params.weights[-1], 50 * G.critics.params.weights[-1], rtol=1e-6)
+    with pytest.raises(InvalidConfig, match="unit"):
+        SAC(unit=-1.0).check(near.environment)
+    with pytest.raises(InvalidConfig, match="unit"):
+        STAC(unit=2.0).check(near.environment)
 
 
 @pytest.mark.slow

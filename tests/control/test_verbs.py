@@ -9,6 +9,7 @@ import pytest
 from bilevel_rl import records
 from bilevel_rl.cli import main
 from bilevel_rl.control import planning
+from bilevel_rl.errors import typed
 from bilevel_rl.launch import execute, load
 
 SHOP = Path(__file__).parent / "shop_problem.py"
@@ -47,8 +48,10 @@ def test_a_slope_as_large_as_its_noise_is_not_called_clear(monkeypatch, capsys):
     """.0793 against .0796 was; the plan itself is not run here, the words are."""
     found = planning.Planned(0.0793, 0.0796, 1.0, 0.1, 1.0, 1.0, 100, 100)
     monkeypatch.setattr(planning, "plan", lambda *_, **__: found)
-    assert main(["plan", FILE, "--iterations", "64", *SMALL]) == 0
-    assert "verdict: the slope can't be told from its noise" in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", FILE, "--iterations", "64", *SMALL, "--solver.leader.zeta.initial", "3"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "verdict: the slope can't be told from its noise" in said
+    assert said.endswith(typed("run", FILE, "covariance", *SMALL, "--iterations", 64, "--solver.leader.zeta.initial", "0.1"))
     assert not found.clear
     assert dataclasses.replace(found, noise=0.0353).clear
 

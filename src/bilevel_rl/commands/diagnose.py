@@ -11,7 +11,7 @@ import tyro
 
 from bilevel_rl import records, statistics
 from bilevel_rl.commands import screen, words
-from bilevel_rl.errors import InvalidConfig, MissingDependency, message, typed
+from bilevel_rl.errors import InvalidConfig, MissingDependency, message
 
 arg = tyro.conf.arg
 USAGE = "usage: bilevel-rl diagnose PROBLEM [SOLVER] [--x X X] [--out FOLDER] [--problem.* --solver.*]"
@@ -59,21 +59,21 @@ def main(argv: Sequence[str]) -> int:
             print(f"report: {diagnosis.build(folder / 'diagnosis.json', folder / 'diagnosis.html')}")
         except MissingDependency as error:
             print(f"no report: {error}")
-    screen.say(verdict(found, asked.problem.name, None if asked.solver is None else asked.solver.name))
+    screen.say(verdict(found, asked))
     return 0
 
 
-def verdict(found, problem: str, solver: str | None) -> str:
+def verdict(found, asked: words.Read) -> str:
     """One sentence on what was found, and a command."""
     good = found.dominance > 0 and statistics.readable(found.w_slope) and abs(found.w_slope.value - 1) < 0.25
-    words = "the penalty's assumptions hold here" if good else "the penalty's assumptions are in doubt here"
-    words += f": dominance {found.dominance:.2g}, bias slope in w {statistics.slope_text(found.w_slope)}"
-    if solver is None:
-        return f"verdict: {words}. Measure a solver's rate: {typed('diagnose', problem, 'penalty_actor_critic')}"
+    said = "the penalty's assumptions hold here" if good else "the penalty's assumptions are in doubt here"
+    said += f": dominance {found.dominance:.2g}, bias slope in w {statistics.slope_text(found.w_slope)}"
+    if asked.solver is None:
+        return f"verdict: {said}. Measure a solver's rate: {asked.again('diagnose', 'penalty_actor_critic')}"
     assert found.rate is not None
     if not statistics.readable(found.rate):
         rate = "no rate can be read from runs this noisy; take more or longer ones"
-        return f"verdict: {words}; {rate}: {typed('diagnose', problem, solver)} --runs 80 --iterations 8000"
+        return f"verdict: {said}; {rate}: {asked.again('diagnose', '--runs', 80, '--iterations', 8000)}"
     fast = "at least as fast as" if found.rate.value <= found.theory_rate else "slower than"
-    command = typed("run", problem, solver, "--samples", 200000)
-    return f"verdict: {words}; {solver} is {fast} the theory proves. Run it: {command}"
+    command = asked.again("run", "--samples", 200000)
+    return f"verdict: {said}; {asked.solver.name} is {fast} the theory proves. Run it: {command}"

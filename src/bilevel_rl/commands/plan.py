@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from bilevel_rl.commands import screen, words
-from bilevel_rl.errors import typed
 from bilevel_rl.launch import RECOMMENDED
 
 USAGE = "usage: bilevel-rl plan PROBLEM [SOLVER] [--iterations N] [--problem.* --solver.*]"
@@ -45,10 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {sentence}")
     print(f"the pilot used {found.samples:,} transitions at x0")
     assert asked.solver is not None
-    flags = " ".join(
-        f"--solver.scales.{name}.initial {getattr(found.scales, name).initial:.4g}"
-        for name in ("zeta", "alpha", "beta", "w", "tau")
-    )
+    names = [f"solver.scales.{name}.initial" for name in ("zeta", "alpha", "beta", "w", "tau")]
     scales = getattr(found, "scales", None)
     ordered = "its sequences are in the order that the theory asks for" if not found.broken else (
         f"its sequences break {len(found.broken)} of the theory's conditions (the notes above)")  # fmt: skip
@@ -58,10 +54,8 @@ def main(argv: Sequence[str]) -> int:
         "step": "single steps of x are as large as allowed: x will arrive early",
     }[found.bound_by]
     assert scales is not None
-    screen.say(
-        f"verdict: {reach}; {ordered}. Run it: {typed('run', asked.problem.name, asked.solver.name)} "
-        f"--iterations {s.iterations} {flags}"
-    )
+    flags = [word for name in names for word in (f"--{name}", f"{getattr(scales, name.split('.')[2]).initial:.4g}")]
+    screen.say(f"verdict: {reach}; {ordered}. Run it: {asked.again('run', '--iterations', s.iterations, *flags, but=names)}")
     return 0
 
 
@@ -78,8 +72,7 @@ def _neural(asked: words.Read, problem: Any, solver: Any) -> int:
     verdict = "the slope is clear of its noise" if found.clear else unclear
     if found.reach == 0:
         print(f"note: x is held for {float(solver.leader.hold):,.0f} iterations, as many as this run has: plan a longer one")
-    screen.say(
-        f"verdict: {verdict}. Run it: {typed('run', asked.problem.name, asked.solver.name)} --iterations {s.iterations} "
-        f"--solver.leader.zeta.initial {found.zeta:.3g}"
-    )
+    step = "solver.leader.zeta.initial"
+    again = asked.again("run", "--iterations", s.iterations, f"--{step}", f"{found.zeta:.3g}", but=(step,))
+    screen.say(f"verdict: {verdict}. Run it: {again}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,16 +121,18 @@ def loggers(given: Any) -> tuple[str, ...]:
 
 def remarks(ready: execute.Ready, trace: Trace) -> list[tuple[str, str]]:
     """What a run says of itself beside its numbers: (heading, sentence)."""
+    from bilevel_rl.launch.options import kept
     from bilevel_rl.loop.settings import temperature_note
 
     names = ready.config["problem"], ready.config["solver"]
+    options = kept(shlex.split(ready.config.get("command") or ""), but=("solver.starts",))
     best = None if ready.optimum is None else ready.optimum.value
     said = [
         *(("stopped", text) for text in trace.messages),
         ("temperatures", temperature_note(ready.solver, ready.config["tau"])),
         ("worse than x0", worse_note(trace)),
-        ("x has not moved", held_note(trace, *names)),
-        ("rests elsewhere", basin_note(trace, best, *names, starts=hasattr(ready.solver, "starts"))),
+        ("x has not moved", held_note(trace, *names, *options)),
+        ("rests elsewhere", basin_note(trace, best, *names, *options, starts=hasattr(ready.solver, "starts"))),
         *(("order of the sequences", text) for text in broken_order(ready.problem, ready.solver)),
     ]
     return [(heading, text) for heading, text in said if text is not None]
@@ -158,8 +161,11 @@ def worse_note(trace: Trace) -> str | None:
     )
 
 
-def held_note(trace: Trace, problem: str, solver: str) -> str | None:
+def held_note(trace: Trace, *words: str) -> str | None:
     """A sentence where x of every run ends where it began; None where one has moved.
+
+    Args:
+        words: problem, solver and their options, for a command.
 
     Example:
         >>> from types import SimpleNamespace
@@ -170,26 +176,26 @@ def held_note(trace: Trace, problem: str, solver: str) -> str | None:
     if trace.x.shape[1] < 2 or np.any(trace.x[:, -1] != trace.x[:, 0]):
         return None
     spent = int(trace.metrics["samples"][0, -1])
-    longer = f": {typed('run', problem, solver, '--samples', 10 * spent)}" if spent else ""
+    longer = f": {typed('run', *words, '--samples', 10 * spent)}" if spent else ""
     return (
         "every run ends at the x that it began with, which a solver holds until its followers have caught up, or which "
         f"no step could improve. Take more samples{longer}"
     )
 
 
-def basin_note(trace: Trace, best: float | None, problem: str, solver: str, starts: bool) -> str | None:
+def basin_note(trace: Trace, best: float | None, *words: str, starts: bool) -> str | None:
     """A sentence where most runs have come to rest away from the best known value; None where they have not.
 
     Args:
         best: the best known value.
-        problem, solver: their names, for a command.
+        words: problem, solver and their options, for a command.
         starts: whether the solver can begin at several points by itself.
 
     Example:
         >>> from types import SimpleNamespace
         >>> record = {"objective": np.array([[-0.1, -0.2, -0.2, -0.2]]), "samples": np.full((1, 4), 900)}
         >>> seen = SimpleNamespace(metrics=record, x=np.array([[[0.1], [0.05], [0.01], [0.01]]]))
-        >>> basin_note(seen, -1.0, "mine.py", "coupled_penalty", True).rpartition(": ")[2]
+        >>> basin_note(seen, -1.0, "mine.py", "coupled_penalty", starts=True).rpartition(": ")[2]
         'bilevel-rl run mine.py coupled_penalty --solver.starts 8 --samples 900'
     """
     values = trace.metrics.get("objective")
@@ -203,7 +209,7 @@ def basin_note(trace: Trace, best: float | None, problem: str, solver: str, star
         return None
     spent = int(trace.metrics["samples"][0, -1])
     budget = ("--samples", spent) if spent else ("--iterations", STARTS * int(trace.metrics["iteration"][0, -1]))
-    verb = ("run", problem, solver, "--solver.starts") if starts and spent else ("search", problem, solver, "--starts")
+    verb = ("run", *words, "--solver.starts") if starts and spent else ("search", *words, "--starts")
     begin = typed(*verb, STARTS, *budget)
     return (
         f"{rests} of {len(last)} runs rest more than 5 % from the best known value: a local optimum, it seems. Begin at "

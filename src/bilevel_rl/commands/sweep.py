@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         records.write_json(place, found.to_json() | {"problem": asked.problem.name, "seed": s.seed,
                                                      "provenance": records.provenance()})  # fmt: skip
         print(f"written: {place}")
-    screen.say(verdict(found, asked.problem.name, axes, s))
+    screen.say(verdict(found, asked, axes, s))
     return int(not np.isfinite(found.scores[found.best]))
 
 
@@ -133,12 +133,12 @@ def fill(folder: Path) -> None:
     )  # fmt: skip
 
 
-def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str:
+def verdict(found, asked: words.Read, axes: dict[str, list[Any]], s: Settings) -> str:
     """One sentence on the choice, and a command: wider where the choice lies at an edge of its grid."""
     chosen = found.settings[found.best]
     if not np.isfinite(found.scores[found.best]):
         smaller = {name: [v / 10 if _number(v) else v for v in values] for name, values in axes.items()}
-        again = f"{typed('sweep', problem, found.solver.name)} {_flags(smaller)}"
+        again = f"{asked.again('sweep')} {_flags(smaller)}"
         return f"verdict: no setting kept its runs finite. Take smaller steps: {again}"
     wider = {name: beyond for name, values in axes.items() if (beyond := edge(values, chosen[name])) is not None}
     if wider:
@@ -146,11 +146,11 @@ def verdict(found, problem: str, axes: dict[str, list[Any]], s: Settings) -> str
         axes = {name: wider.get(name, [chosen[name]]) for name in axes}
         return (
             f"verdict: the choice lies at the edge of its grid ({where}), so a better one may lie beyond. Widen it: "
-            f"{typed('sweep', problem, found.solver.name)} {_flags(axes)}"
+            f"{asked.again('sweep')} {_flags(axes)}"
         )
-    length = f"--iterations {s.iterations}" if found.budget is None else f"--samples {s.samples}"
-    flags = " ".join(f"--solver.{name.replace('_', '-')} {value}" for name, value in chosen.items())
-    command = f"{typed('run', problem, found.solver.name)} {length} {flags}"
+    length = ("--iterations", s.iterations) if found.budget is None else ("--samples", s.samples)
+    flags = [word for name, value in chosen.items() for word in (f"--solver.{name.replace('_', '-')}", value)]
+    command = asked.again("run", *length, *flags, but=[f"solver.{name}" for name in chosen])
     return f"verdict: {_words(chosen)} is the best, inside its grid. Run it: {command}"
 
 

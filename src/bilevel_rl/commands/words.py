@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from bilevel_rl.commands import heads
-from bilevel_rl.errors import InvalidConfig, message
+from bilevel_rl.errors import InvalidConfig, message, typed
 from bilevel_rl.launch import limits, options
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Read:
         settings: the verb's own options.
         problem, solver: what was named; solver may be None.
         given_problem, given_solver: their options, nested plain values.
+        argv: the words of the command after its verb.
     """
 
     settings: Any
@@ -55,6 +56,17 @@ class Read:
     solver: load.Target | None
     given_problem: dict[str, Any]
     given_solver: dict[str, Any]
+    argv: tuple[str, ...] = ()
+
+    def again(self, verb: str, *words: object, but: Sequence[str] = ()) -> str:
+        """A command on the same problem and solver under the same options.
+
+        Args:
+            words: what follows.
+            but: dotted names that these words give anew.
+        """
+        names = [self.problem.name, *([] if self.solver is None else [self.solver.name])]
+        return typed(verb, *names, *options.kept(self.argv, but), *words)
 
     def make_problem(self) -> Any:
         """The problem under its options."""
@@ -106,6 +118,7 @@ def read(verb: str, kind: type, argv: Sequence[str], usage: str, solver: str | N
         given.settings, problem, chosen,
         options.values(given.problem) if problem.options else {},
         options.values(given.solver) if chosen is not None and chosen.options else {},
+        tuple(argv),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -321,14 +322,14 @@ def iterations_of(ask: RunAsk, problem: Any, solver: Any) -> int:
 def _proposal(ask: RunAsk, problem: Any, solver: Any) -> str:
     """A length to start with, as a command; and the command that looks at the problem before it proposes constants."""
     words = ask.problem.name, ask.solver.name
-    asked = ask.command or typed("run", *words)
+    asked, given = ask.command or typed("run", *words), options.kept(shlex.split(ask.command))
     each = samples_per_iteration(problem, solver)
     if not each:
         return f"Start with `{asked} --iterations {EXACT_LENGTH}`: {solver.name} uses the model and no samples"
     iterations = max(LENGTH // each, LEAST_LENGTH)
     return (
         f"Start with `{asked} --samples {iterations * each}`, {iterations:,} iterations of {each}; "
-        f"`{typed('plan', *words, '--iterations', iterations)}` measures which steps suit a run of that length"
+        f"`{typed('plan', *words, *given, '--iterations', iterations)}` measures which steps suit a run of that length"
     )
 
 

@@ -307,6 +307,29 @@ def flat_names(kind: type, prefix: str = "") -> list[str]:
 # -- values ---------------------------------------------------------------------------------------------------------
 
 
+def kept(argv: Sequence[str], but: Sequence[str] = ()) -> tuple[str, ...]:
+    """The options of problem and solver in a command, as they were typed: what a command that is proposed must repeat.
+
+    Args:
+        but: dotted names that are given anew, `solver.leader.zeta.initial`.
+
+    Example:
+        >>> kept(["mine.py", "--problem.gamma", "0.6", "--samples", "900", "--solver.chains=8", "--problem.x0", "-1", "2"])
+        ('--problem.gamma', '0.6', '--solver.chains=8', '--problem.x0', '-1', '2')
+        >>> kept(["mine.py", "--solver.top-k", "3"], but=("solver.top_k",))
+        ()
+    """
+    found: list[str] = []
+    taken = False
+    for word in argv:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            taken = name.startswith(("problem.", "solver.")) and name not in but
+        if taken:
+            found.append(word)
+    return tuple(found)
+
+
 def values(parsed: Any) -> dict[str, Any]:
     """A parsed dataclass as nested plain values."""
     return {

@@ -71,6 +71,7 @@ class AILBoost(SAC):
         penalty: weight of the discriminator's gradient penalty.
         width: units of each of two hidden layers.
         critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
+        unit: value that an output of 1 of a critic's network stands for; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         kept: n, actors that are kept.
         every: updates of a learner.

@@ -26,6 +26,7 @@ class PMOE(SAC):
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
         width: units of each of two hidden layers.
         critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
+        unit: value that an output of 1 of a critic's network stands for; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         experts: K.
 

@@ -49,6 +49,9 @@ class SAC(Follower):
         width: units of each of two hidden layers.
         critics: 1, or 2 whose smaller value counts; 0 for 2 where actions have more than two coordinates or the follower
             discounts by .95 or more, else 1. Elsewhere runs with one critic differed in whether they learnt at all.
+        unit: value that an output of 1 of a critic's network stands for; 0 for the horizon, 1 / (1 - gamma), where the
+            follower discounts by .95 or more, else 1. In units of the horizon a network says what a step is worth in the
+            mean, and steps of Adam, which know no scale, come to values of any horizon equally soon.
         tuned: whether the temperature is tuned, towards `entropy`; else it is the solver's tau. The leader's estimators
             divide by the temperature in use.
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
@@ -65,6 +68,7 @@ class SAC(Follower):
     entropy: float = -1.0
     width: int = eqx.field(static=True, default=64)
     critics: int = eqx.field(static=True, default=0)
+    unit: float = eqx.field(static=True, default=0.0)
     tuned: bool = eqx.field(static=True, default=False)
     squashed: bool = eqx.field(static=True, default=True)
 
@@ -75,7 +79,11 @@ class SAC(Follower):
     def check(self, environment: Environment) -> None:
         super().check(environment)
         known = self.critics in (0, 1, 2)
-        check_fields(f"follower {self.name}", ("critics", self.critics, known, "it must be 1 or 2, or 0 for the usual one"))
+        check_fields(
+            f"follower {self.name}",
+            ("critics", self.critics, known, "it must be 1 or 2, or 0 for the usual one"),
+            ("unit", self.unit, self.unit >= 0, "it must be above 0, or 0 for the usual one"),
+        )
 
     def init(self, environment: Environment, key: Array) -> Learnt:
         k_pi, k_q = jax.random.split(key)
@@ -88,9 +96,11 @@ class SAC(Follower):
         return self.critics or (1 if environment.action.size <= FEW else 2)
 
     def prepared(self, problem: Any) -> Self:
-        """With two critics where the problem's follower plans far ahead and nothing else was asked for."""
-        far = not self.critics and float(problem.discount_lower()) >= LONG
-        return dataclasses.replace(self, critics=2) if far else self
+        """With two critics in units of the horizon where the follower plans far ahead, unless others were asked for."""
+        gamma = float(problem.discount_lower())
+        if gamma < LONG:
+            return self
+        return dataclasses.replace(self, critics=self.critics or 2, unit=self.unit or 1 / (1 - gamma))
 
     def law(self, environment: Environment) -> Policy:
         bounded = environment.action.bounded
@@ -104,9 +114,9 @@ class SAC(Follower):
         return nets.MLP.make((o, w, w, self.law(environment).outputs), key, last=0.1)
 
     def critic(self, environment: Environment, key: Array) -> nets.MLP:
-        """One critic, new."""
+        """One critic, new; its first values are of the size of 1 whatever its unit."""
         o, m, w = environment.observation.size, environment.action.size, self.width
-        return nets.MLP.make((o + m, w, w, 1), key)
+        return nets.MLP.make((o + m, w, w, 1), key, last=1 / (self.unit or 1.0))
 
     def outputs(self, environment: Environment, actor: Any, obs: Float[Array, "*B o"]) -> Float[Array, "*B q"]:
         """What a policy's network says of observations."""
@@ -118,7 +128,8 @@ class SAC(Follower):
 
     def values(self, Q: Any, obs: Float[Array, "B o"], action: Float[Array, "B m"]) -> Float[Array, "c B"]:
         """What each critic says of encoded actions."""
-        return jax.vmap(lambda q: q(jnp.concatenate([obs, action], 1))[:, 0])(Q)
+        found = jax.vmap(lambda q: q(jnp.concatenate([obs, action], 1))[:, 0])(Q)
+        return found * jnp.float32(self.unit or 1.0)
 
     def worth(self, values: Float[Array, "c B"]) -> Float[Array, " B"]:
         """What counts of several critics' values: the smallest."""

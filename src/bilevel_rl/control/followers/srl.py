@@ -66,6 +66,7 @@ class SRL(SAC):
         entropy: what a tuned temperature aims at, in nats a coordinate of the action.
         width: units of each hidden layer, and of the memory.
         critics: 1, or 2 whose smaller value counts; 0 as SAC has it.
+        unit: value that an output of 1 of a critic's network stands for; 0 as SAC has it.
         tuned: whether the temperature is tuned.
         length: j, actions that it learns to plan; with 1 the actor's loss is SAC's.
 
@@ -100,7 +101,7 @@ class SRL(SAC):
 
     def critic(self, environment, key):
         o, m, w = _inner(environment).observation.size, environment.action.size, self.width
-        return nets.MLP.make((o + m, w, w, 1), key)
+        return nets.MLP.make((o + m, w, w, 1), key, last=1 / (self.unit or 1.0))
 
     # -- acting: the sequence up to its place, from what was seen -------------------------------------------------------
 

@@ -47,6 +47,7 @@ class STAC(SAC):
         beta: pessimism, in standard deviations of the value; negative values make it bold.
         width: units of each of two hidden layers.
         critics: 1.
+        unit: 1, of its values.
         tuned: whether the temperature is tuned.
         dropout: share of hidden units that are left out while it learns, in actor and critic.
         learnt_spread: whether sigma is learnt; else it is 1 and counts nowhere.
@@ -58,6 +59,7 @@ class STAC(SAC):
 
     beta: float = 0.5
     critics: int = eqx.field(static=True, default=1)
+    unit: float = eqx.field(static=True, default=1.0)
     dropout: float = eqx.field(static=True, default=0.0)
     learnt_spread: bool = eqx.field(static=True, default=True)
 
@@ -69,6 +71,7 @@ class STAC(SAC):
         check_fields(
             "follower stac",
             ("critics", self.critics, self.critics == 1, "it has one"),
+            ("unit", self.unit, self.unit == 1, "it is 1"),
             ("dropout", self.dropout, 0 <= self.dropout < 1, "it must be in [0, 1)"),
         )
 

@@ -70,6 +70,7 @@ class Symphony(SAC):
         stall: price of standing still: `stall * log10(1 / clip(mean |s' - s|, .1, 10))` is taken off the reward.
         width: units of each of two hidden layers.
         critics: 1 to 3, whose smallest value counts.
+        unit: 1, of its values.
         tuned: whether the temperature is tuned.
         calibrated: ReHE as the critics' loss, else squares.
         advantage: the actor follows ReHaE of its soft value over that of the last batch, and of the variance's; else values.
@@ -85,6 +86,7 @@ class Symphony(SAC):
 
     stall: float = 0.03
     critics: int = eqx.field(static=True, default=3)
+    unit: float = eqx.field(static=True, default=1.0)
     calibrated: bool = eqx.field(static=True, default=True)
     advantage: bool = eqx.field(static=True, default=True)
     variance: bool = eqx.field(static=True, default=True)
@@ -101,6 +103,7 @@ class Symphony(SAC):
             ("polyak", self.polyak, 0 < self.polyak <= 1, "it must be in (0, 1]"),
             ("width", self.width, self.width >= 1, "it must be at least 1"),
             ("critics", self.critics, self.critics in (1, 2, 3), "it must be 1, 2 or 3"),
+            ("unit", self.unit, self.unit == 1, "it is 1"),
             ("environment", environment.name, not hasattr(environment.action, "n"), "this follower takes vectors"),
         )
 

@@ -14,6 +14,7 @@ from finite_instances import assert_mean, thinned
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import BilevelProblem, FiniteMDP, estimators, oracles, solve
+from bilevel_rl.finite.coupled import pieces
 from bilevel_rl.finite.estimators import Lesson, Passage
 from bilevel_rl.finite.learn import exploring
 from bilevel_rl.finite.learn.coupled_critics import Pair, level_error
@@ -196,7 +197,7 @@ def test_levels_of_any_size_leave_the_fixed_points_where_they_are():
     pair = Pair(state.Q, state.D, (1 - mdp.discount) * w, tau)
     # every successor of every pair, weighed by its probability: the exact mean of the errors
     s, a, k = (v.ravel() for v in jnp.meshgrid(*map(jnp.arange, mdp.successors.shape), indexing="ij"))
-    errors = jax.jit(lambda seen: solver._errors(problem, x, state, pair, None, seen))(
+    errors = jax.jit(lambda seen: pieces.errors(problem, x, state, pair, None, seen))(
         jnp.stack([s, a, mdp.successors[s, a, k]])
     )
     for error in (errors.Q, errors.D):
@@ -252,7 +253,7 @@ def test_a_level_that_is_off_is_seen_as_off_by_that_much_whatever_the_share_of_e
 def test_followers_do_not_differ_at_an_end():
     solver, mdp = CoupledPenalty(), FarHome(0.99).mdp
     s, a = jnp.array([2, 6]), jnp.array([1, 1])
-    log_q = solver._likelier(mdp, s, a, jnp.array([[0.5, 0.5]] * 2), jnp.array([[0.25, 0.75]] * 2))
+    log_q = pieces.likelier(mdp, s, a, jnp.array([[0.5, 0.5]] * 2), jnp.array([[0.25, 0.75]] * 2), solver.clip)
     np.testing.assert_allclose(log_q, [np.log(1.5), 0.0])
 
 

@@ -9,27 +9,27 @@ w falls. Here one stream of transitions teaches Q and D together, and one chain,
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from bilevel_rl.errors import InvalidConfig, message
 from bilevel_rl.finite import estimators
-from bilevel_rl.finite.estimators import Estimate, Estimator, Lesson, Passage
-from bilevel_rl.finite.estimators.estimator import mean
+from bilevel_rl.finite.coupled import pieces, several_starts
+from bilevel_rl.finite.coupled.several_starts import RacingState
+from bilevel_rl.finite.coupled.state import CoupledState, Crowd
+from bilevel_rl.finite.estimators import Estimator, Lesson, Passage
 from bilevel_rl.finite.learn import exploring, rollouts
-from bilevel_rl.finite.learn.coupled_critics import Pair, less, level_error, valued
+from bilevel_rl.finite.learn.coupled_critics import Pair
 from bilevel_rl.finite.learn.followers import check_chains, check_fields
-from bilevel_rl.finite.learn.race import Race
 from bilevel_rl.finite.learn.replay import Replay, remembered, weight_now
 from bilevel_rl.finite.mean_field import MeanFieldProblem
-from bilevel_rl.finite.model import sampling, small
-from bilevel_rl.finite.model.mdp import FiniteMDP
-from bilevel_rl.finite.problem import BilevelProblem, ObjectiveSample
-from bilevel_rl.finite.solver import Solver, State
+from bilevel_rl.finite.model import sampling
+from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.finite.solver import Solver
 from bilevel_rl.loop import leader, starts
 from bilevel_rl.loop import noise as numbers
 from bilevel_rl.schedules import TEMPERATURE, PowerDecay, TimeScales
@@ -43,120 +43,6 @@ SCALES = TimeScales(
     zeta=PowerDecay(0.2, 1 / 2), alpha=PowerDecay(0.05, 3 / 10), beta=PowerDecay(1.0, 3 / 10),
     w=PowerDecay(1.0, 1 / 2), tau=PowerDecay(TEMPERATURE, 0.0),
 )  # fmt: skip
-SETTLED = 100.0  # ours: iterations after which levels that ends tie down come to rest, as the square of its share in k
-FIRST_JUDGED = 150.0  # ours: iterations after which several starts are judged for the first time, if x is not held longer
-
-
-class Crowd(NamedTuple):
-    r"""What the chains say of the population, where rewards depend on it.
-
-    Attributes:
-        mu: [S, A] running mean of its flow.
-        kappa: [S, A] running mean of $c\,1(s,a)$: how the flow answers to the leader's wishes, $(\mu - \mu^L)/\bar w$.
-    """
-
-    mu: Float[Array, "S A"]
-    kappa: Float[Array, "S A"]
-
-    def after(self, seen: Passage, c: Float[Array, " N"], rate) -> Crowd:
-        """With what one passage says."""
-        N = seen.s.shape[0]
-        here = jnp.zeros_like(self.mu).at[seen.s, seen.a]
-        return Crowd(
-            self.mu + rate * (here.add(1 / N) - self.mu), self.kappa + rate * (here.add(c / N) - self.kappa)
-        )
-
-
-class CoupledState(State):
-    r"""Coupled critics, the chains of $\pi$, and what the estimator carries.
-
-    Attributes:
-        Q: [S, A] value of the follower, entropy-regularised; centred, less its level over $1-\gamma$.
-        D: [S, A] what the upper objective adds to it: $Q^L = Q + \bar w D$; centred alike.
-        levels: [2] running means of the errors of Q and D; None where they are not centred.
-        direct: [S, A] running mean of $g_\theta$; None when f is linear in the visitation.
-        visits: [S] running mean of the chains' law; None when f is linear.
-        estimate: what the estimator carries.
-        s: [N] where the chains are.
-        wanderers: [N] where the exploring chains are; None without them.
-        replay: past transitions; None without replay.
-        direction: [d] running mean of x's direction.
-        crowd: the population's flow; None where one follower is all there is.
-    """
-
-    Q: Float[Array, "S A"]
-    D: Float[Array, "S A"]
-    levels: Float[Array, " 2"] | None
-    direct: Float[Array, "S A"] | None
-    visits: Float[Array, " S"] | None
-    estimate: Any
-    s: Int[Array, " N"]
-    wanderers: Int[Array, " N"] | None
-    replay: Replay | None
-    direction: Float[Array, " d"]
-    crowd: Crowd | None = None
-
-
-class RacingState(State):
-    """Several starts that share every transition.
-
-    Attributes:
-        each: what every start has learnt, stacked; its chains `s` are those of all.
-        wanderers, replay: shared, as in `CoupledState`.
-        race: which starts go on, and which chain walks for which.
-    """
-
-    each: CoupledState
-    wanderers: Int[Array, " N"] | None
-    replay: Replay | None
-    race: Race
-
-
-class Direct(NamedTuple):
-    r"""What an objective that is not linear in the visitation adds at one step.
-
-    Attributes:
-        b: [S, A] what it adds to the logits of $\pi^L$ over $\bar w/\tau$; None where f is linear, as is the rest.
-        xi: the sample of f.
-        mean: [S, A] running mean of $g_\theta$.
-        visits: [S] running mean of the chains' law.
-    """
-
-    b: Float[Array, "S A"] | None = None
-    xi: ObjectiveSample | None = None
-    mean: Float[Array, "S A"] | None = None
-    visits: Float[Array, " S"] | None = None
-
-
-class Stream(NamedTuple):
-    """What all starts see in one iteration.
-
-    Attributes:
-        moves: [3, N] the transition along each chain; onward, restart: as in `Passage`.
-        pi, pi_l: [M, N, A] every start's policies in the chains' states.
-        batch: [3, B] all transitions, replayed ones last; drawn: [B] how likely each was, None where x does not matter.
-        used: how many of them are new.
-        wanderers, replay: what goes on.
-    """
-
-    moves: Int[Array, "3 N"]
-    onward: Int[Array, " N"]
-    restart: Bool[Array, " N"]
-    pi: Float[Array, "M N A"]
-    pi_l: Float[Array, "M N A"]
-    batch: Int[Array, "3 B"]
-    drawn: Float[Array, " B"] | None
-    used: Int[Array, ""] | int
-    wanderers: Int[Array, " N"] | None
-    replay: Replay | None
-
-
-class Errors(NamedTuple):
-    """Temporal-difference errors of Q and D on a batch of B transitions, and pi in their next states [B, A]."""
-
-    Q: Float[Array, " B"]
-    D: Float[Array, " B"]
-    pi_next: Float[Array, "B A"]
 
 
 class CoupledPenalty(Solver):
@@ -284,11 +170,7 @@ class CoupledPenalty(Solver):
         # the same chains for all, x of each its own
         x = starts.points(problem, self.starts, jax.random.fold_in(key, 2), first=x0)
         each = jax.vmap(lambda x: self._begun(problem, x, key, None))(x)
-        wanderers = each.wanderers if each.wanderers is None else each.wanderers[0]
-        begun = each.s[0] if wanderers is None else jnp.concatenate([each.s[0], wanderers])
-        each = eqx.tree_at(lambda e: e.wanderers, each, None, is_leaf=lambda leaf: leaf is None)
-        race = Race.begin(self.starts, self.chains, begun)
-        return RacingState(x0, jnp.zeros((), int), each, wanderers, self._memory(problem, x0), race)
+        return several_starts.begin(x0, each, self._memory(problem, x0), self.chains)
 
     def _memory(self, problem: BilevelProblem, x0) -> Replay | None:
         """Room for what is replayed."""
@@ -319,16 +201,16 @@ class CoupledPenalty(Solver):
 
     def step(self, problem: BilevelProblem, state, k, noise) -> CoupledState | RacingState:
         if isinstance(state, RacingState):
-            return self._raced(problem, state, k, noise)
+            return several_starts.step(self, problem, state, k, noise)
         if state.crowd is not None:  # one follower in a population that is held, for this iteration
             problem = problem.held(state.x, *state.crowd)
         now, x, mdp = self.scales.at(k), state.x, problem.sampled(state.x)
         w, tau = (1 - mdp.discount) * now.w, now.tau
-        direct = self._upper(problem, state, w, now, noise["upper"])
-        pair = Pair(state.Q, _added(state.D, direct.b), w, tau)
+        direct = pieces.upper(problem, state, w, now, noise["upper"], self.clip)
+        pair = Pair(state.Q, pieces.added(state.D, direct.b), w, tau)
 
         # One transition along each chain of pi, what explores beside them, and the past again
-        seen = self._walk(mdp, state.s, pair, noise["chains"])
+        seen = pieces.walk(mdp, state.s, pair, noise["chains"], self.clip)
         policy = lambda s: pair.at(s).pi  # noqa: E731
         explored, wanderers = self.exploration.step(mdp, state.s, state.wanderers, policy, noise["exploring"])
         batch = _joined(seen, explored)
@@ -340,14 +222,14 @@ class CoupledPenalty(Solver):
         weight = weight_now(mdp, batch, likelihood, used_now=batch.shape[1] - self.replay)
 
         # Q and D, and what the estimator knows, from the same transitions
-        errors = self._errors(problem, x, state, pair, direct.b, batch)
-        Q, D, levels = self._taught(mdp, k, state, batch, errors, weight, now.beta, seen.log_q)
+        errors = pieces.errors(problem, x, state, pair, direct.b, batch)
+        Q, D, levels = pieces.taught(mdp, k, state, batch, errors, weight, now.beta, seen.log_q)
         lesson = Lesson(*batch, errors.pi_next, errors.Q, weight)
         carry, says = self.estimator_for(problem).step(problem, x, state.estimate, seen, lesson, w, now.beta)
         crowd = None if state.crowd is None else state.crowd.after(seen, says.after, now.alpha)
 
         # x <- x - zeta (g_x + penalty)
-        D_x = self._direction(problem, x, state, pair, direct, seen, errors, says)
+        D_x = pieces.direction(problem, x, state, pair, direct, seen, errors, says)
         direction = self.momentum * state.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
         moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
         return CoupledState(
@@ -357,248 +239,17 @@ class CoupledPenalty(Solver):
 
     def policies(self, problem, state, k):
         if isinstance(state, RacingState):
-            state = jax.tree.map(lambda v: v[state.race.best], state.each)
+            state = several_starts.best(state)
         now = self.scales.at(k)
         w = (1 - problem.mdp.discount) * now.w
-        b = None if state.direct is None else self._logits(state, w, now.tau)
-        pair = Pair(state.Q, _added(state.D, b), w, now.tau)
+        b = None if state.direct is None else pieces.logits(state, w, now.tau, self.clip)
+        pair = Pair(state.Q, pieces.added(state.D, b), w, now.tau)
         return pair.pi, pair.pi_l
-
-    def _raced(self, problem: BilevelProblem, state: RacingState, k, noise) -> RacingState:
-        """One iteration of several starts: that of one, but for every start, on one stream of transitions."""
-        now, race, each = self.scales.at(k), state.race, state.each
-        w, tau = (1 - problem.mdp.discount) * now.w, now.tau
-
-        # A sample of f for each start that goes on; what was dropped repeats the best one's
-        upper = lambda one, mine: self._upper(problem, one, w, now, noise["upper"], mine)  # noqa: E731
-        direct = jax.vmap(upper)(each, race.mine)
-        source = jnp.where(race.alive, jnp.arange(self.starts), race.best)
-        direct = direct._replace(xi=jax.tree.map(lambda v: v[source], direct.xi))
-        pair = jax.vmap(lambda one, b: Pair(one.Q, _added(one.D, b), w, tau))(each, direct.b)
-        stream = self._stream(problem, state, pair, direct.xi, source, noise)
-        (s, a, s_next), firsts = stream.moves, race.some_firsts(noise["firsts"])
-
-        # Every start learns from all of it, and moves by what its own chains say
-        def learn(one: CoupledState, pair: Pair, direct: Direct, pi, pi_l, mine, share):
-            x, mdp = one.x, problem.sampled(one.x)
-            # other starts' chains may do what this one never would
-            log_q = jnp.where(mine, self._likelier(mdp, s, a, pi, pi_l), 0.0)
-            seen = Passage(s, a, s_next, stream.onward, stream.restart, pi, pi_l, log_q, mine)
-            weight = weight_now(mdp, stream.batch, stream.drawn)
-            errors = self._errors(problem, x, one, pair, direct.b, stream.batch)
-            Q, D, levels = self._taught(mdp, k, one, stream.batch, errors, weight, now.beta, seen.log_q)
-            lesson = Lesson(*stream.batch, errors.pi_next, errors.Q, weight)
-            carry, says = self.estimator_for(problem).step(problem, x, one.estimate, seen, lesson, w, now.beta)
-            D_x = share * self._direction(problem, x, one, pair, direct, seen, errors, says)
-            direction = self.momentum * one.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
-            moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
-            f = self._learnt_value(problem, one, mdp, pair, direct, firsts)
-            off = self._off(problem, one, mdp, pair, seen)
-            return CoupledState(
-                x=moved, samples=one.samples, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
-                estimate=carry, s=stream.onward, wanderers=None, replay=None, direction=direction,
-            ), (f, off)  # fmt: skip
-
-        each, (f, off) = jax.vmap(learn)(each, pair, direct, stream.pi, stream.pi_l, race.mine, race.share)
-        race = race.heard(f, k, off).judged(each.x, _span(problem), k, jnp.maximum(self.hold, FIRST_JUDGED))
-        race = race.dealt(stream.restart, stream.onward)
-        best, used = each.x[race.best], state.samples + stream.used
-        return RacingState(best, used, each, stream.wanderers, stream.replay, race)
-
-    def _stream(self, problem: BilevelProblem, state: RacingState, pair: Pair, xi, source, noise) -> Stream:
-        """One transition along each chain, as its owner would go, what explores beside them, and the past again."""
-        race, X, s, N = state.race, state.each.x, state.each.s[0], self.chains
-
-        def owners(v: Shaped[Array, "M N ..."]) -> Shaped[Array, "N ..."]:
-            return v[race.owner, jnp.arange(N)]
-
-        walks = jax.vmap(lambda x, pair: self._walk(problem.sampled(x), s, pair, noise["chains"]))(X, pair)
-        a, s_next, onward, restart = (owners(v) for v in (walks.a, walks.s_next, walks.onward, walks.restart))
-        best = jax.tree.map(lambda v: v[race.best] if v.ndim else v, pair)
-
-        def explore(x):
-            policy = lambda s: best.at(s).pi  # noqa: E731
-            return self.exploration.step(problem.sampled(x), s, state.wanderers, policy, noise["exploring"])
-
-        if problem.moves_transitions or problem.moves_start:  # under the owner's kernel, too
-            explored, wanderers = jax.vmap(explore)(X)
-            explored = None if explored is None else owners(jnp.moveaxis(explored, 1, 2)).T
-            wanderers = None if wanderers is None else owners(wanderers)
-        else:
-            explored, wanderers = explore(X[0])
-        batch = jnp.stack([s, a, s_next])
-        batch = batch if explored is None else jnp.concatenate([batch, explored.astype(batch.dtype)], axis=1)
-        used = batch.shape[1]
-        whose = jnp.tile(race.owner, used // N)
-        if xi is not None:
-            used = used + jnp.sum(jnp.where(race.alive, xi.transitions, 0))
-            if xi.seen is not None:
-                rows = jnp.moveaxis(xi.seen, 1, 0).reshape(3, -1).astype(batch.dtype)
-                batch = jnp.concatenate([batch, rows], axis=1)
-                whose = jnp.concatenate([whose, jnp.repeat(source, xi.seen.shape[2])])
-        drawn = None
-        if problem.moves_transitions:
-            under = jax.vmap(lambda x: sampling.transition_probability(problem.sampled(x), *batch))(X)
-            drawn = under[whose, jnp.arange(batch.shape[1])]
-        batch, drawn, replay = remembered(batch, drawn, state.replay, noise["replay"])
-        moves = jnp.stack([s, a, s_next])
-        return Stream(moves, onward, restart, walks.pi, walks.pi_l, batch, drawn, used, wanderers, replay)
-
-    def _learnt_value(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, direct: Direct, firsts):
-        r"""f of a start: a sample where it is not linear, else $c(x) - (1-\gamma) E_\rho \Delta - m_D$ from its critic."""
-        if direct.xi is not None:
-            return direct.xi.value
-        level = None if one.levels is None else one.levels[1]
-        if problem.moves_start:
-            mean_first = jnp.dot(mdp.start, valued(mdp, pair.values()[1], None, level))
-        else:
-            mean_first = jnp.mean(valued(mdp, pair.at(firsts).values()[1], firsts, level))
-        level = 0.0 if level is None else level
-        return problem.objective.cost(one.x) - (1 - mdp.discount) * mean_first - level
-
-    def _off(self, problem: BilevelProblem, one: CoupledState, mdp, pair: Pair, seen: Passage) -> Float[Array, ""]:
-        r"""How far the learnt value is from what a start's own chains gain: $-E_d[u - m_D + \gamma \Delta(s') - \Delta(s)]$.
-
-        Added to it, the sum is f of the policy that walks whatever $\Delta$ is.
-        """
-        if not problem.objective.linear:
-            return jnp.zeros(())
-        level = None if one.levels is None else one.levels[1]
-        here = valued(mdp, pair.at(seen.s).values()[1], seen.s, level)
-        ahead = valued(mdp, pair.at(seen.s_next).values()[1], seen.s_next, level)
-        gain = less(problem.objective.bonus_at(one.x, seen.s, seen.a), level) + mdp.discount * ahead - here
-        return -mean(mdp.ongoing(gain, seen.s), seen.mine)
-
-    # -- the pieces of a step, in its order ---------------------------------------------------------------------------
-
-    def _upper(self, problem: BilevelProblem, state: CoupledState, w, now, u, mine=None) -> Direct:
-        r"""A sample of f where it is not linear; b = $-g_\theta/(d\,\pi^L)$ acts on the logits of $\pi^L$ directly."""
-        if problem.objective.linear:
-            return Direct()
-        b = self._logits(state, w, now.tau)
-        pi_l = Pair(state.Q, state.D + b, w, now.tau).pi_l
-        xi = problem.objective.sample(state.x, pi_l, problem, u)
-        mean = state.direct + now.beta * (xi.grad_theta - state.direct)
-        one = 1 / self.chains if mine is None else mine / jnp.maximum(jnp.sum(mine), 1)
-        here = jnp.zeros(problem.mdp.n_states).at[state.s].add(one)
-        return Direct(b, xi, mean, state.visits + now.beta * (here - state.visits))
-
-    def _logits(self, state: CoupledState, w, tau) -> Float[Array, "S A"]:
-        r"""$b = -g_\theta/(d\,\pi^L)$ with $|\bar w b| \le$ clip times tau (ours: derived from stationarity in theta)."""
-        pi_l = Pair(state.Q, state.D, w, tau).pi_l
-        assert state.direct is not None, "kept where f is not linear"
-        assert state.visits is not None, "kept where f is not linear"
-        b = -state.direct / jnp.maximum(state.visits[:, None] * pi_l, 1e-6)
-        return jnp.clip(b, -self.clip * tau / w, self.clip * tau / w)
-
-    def _walk(self, mdp: FiniteMDP, s: Int[Array, " N"], pair: Pair, u: Float[Array, "3 N"]) -> Passage:
-        here = pair.at(s)
-        pi, pi_l = here.pi, here.pi_l
-        a = sampling.choose(pi, u[0])
-        s_next = sampling.next_state(mdp, s, a, u[1])
-        onward, restart = sampling.continue_chain(mdp, s_next, u[2])
-        return Passage(s, a, s_next, onward, restart, pi, pi_l, self._likelier(mdp, s, a, pi, pi_l))
-
-    def _likelier(
-        self, mdp: FiniteMDP, s: Int[Array, " N"], a: Int[Array, " N"], pi: Float[Array, "N A"], pi_l: Float[Array, "N A"]
-    ) -> Float[Array, " N"]:
-        r"""$\log \pi^L/\pi(a|s)$, clipped; 0 at an end, where nothing is left to choose."""
-        chosen = jnp.arange(pi.shape[1]) == a[:, None]
-        log_q = jnp.log(small.total(chosen * pi_l) / small.total(chosen * pi))
-        return mdp.ongoing(jnp.clip(log_q, -self.clip, self.clip), s)
-
-    def _errors(self, problem: BilevelProblem, x, state: CoupledState, pair: Pair, b, batch) -> Errors:
-        mdp, (s, a, s_next) = problem.transitions(x), batch
-        at, ahead = s * mdp.n_actions + a, pair.at(s_next)
-        m_Q, m_D = (None, None) if state.levels is None else state.levels
-        V, delta = ahead.values(None if b is None else b[s_next])
-        V, delta = valued(mdp, V, s_next, m_Q), valued(mdp, delta, s_next, m_D)
-        utility = problem.objective.bonus_at(x, s, a) if problem.objective.linear else 0.0
-        gamma, flat_Q, flat_D = mdp.discount, state.Q.ravel(), state.D.ravel()
-        return Errors(
-            less(problem.reward_at(x, s, a), m_Q) + gamma * V - small.rows(flat_Q, at),
-            less(utility, m_D) + gamma * delta - small.rows(flat_D, at), ahead.pi,
-        )  # fmt: skip
-
-    def _taught(self, mdp: FiniteMDP, k, state: CoupledState, batch, errors: Errors, weight, beta, *reads):
-        """Q, D and their levels after a batch; samples of the same pair are averaged."""
-        S, A = state.Q.shape
-        pair = batch[0] * A + batch[1]
-        both = jnp.stack([errors.Q, errors.D], axis=1)
-        if weight is not None:
-            both = both * weight[:, None]
-        levels = state.levels
-        if levels is not None:
-            rate = beta if mdp.ends is None else beta * jnp.minimum(1.0, SETTLED / (k + 1)) ** 2
-            levels = levels + rate * level_error(mdp, batch[0], batch[2], both)
-        each = sampling.visit_mean(pair, S * A, small.after(both, *reads))
-        Q = small.add_rows(state.Q.ravel(), pair, beta * each[:, 0]).reshape(S, A)
-        D = small.add_rows(state.D.ravel(), pair, beta * each[:, 1]).reshape(S, A)
-        return Q, D, levels
-
-    def _direction(
-        self, problem, x, state, pair: Pair, direct: Direct, seen: Passage, errors: Errors, says: Estimate
-    ):
-        """The hyper-gradient's estimate."""
-
-        def lagrangian(x):
-            """Its gradient at the present x is what derivatives of the problem contribute."""
-            total = 0.0
-            if problem.objective.linear:
-                total = problem.objective.linear_value(
-                    x, seen.s, seen.a, lambda u: mean(says.rho * problem.mdp.ongoing(u, seen.s), seen.mine)
-                )
-            if says.weights is not None:
-                r = problem.mdp.ongoing(problem.reward_at(x, seen.s, seen.a), seen.s)
-                total = total + mean(says.weights * r, seen.mine)
-            if problem.moves_transitions:
-                total = total + _kernel_part(problem, x, seen, errors, says)
-            if problem.moves_start:
-                total = total - _start_part(problem, x, state, pair, direct.b)
-            return total
-
-        D_x = jax.grad(lagrangian)(x)
-        if direct.xi is not None:
-            D_x = D_x + direct.xi.grad_x
-        return sum(says.terms, D_x)
-
-
-# -- what several pieces share ------------------------------------------------------------------------------------------
-
-
-def _added(D: Float[Array, "S A"], b: Float[Array, "S A"] | None) -> Float[Array, "S A"]:
-    return D if b is None else D + b
-
-
-def _span(problem: BilevelProblem) -> Float[Array, " d"]:
-    """The size of x's set in each coordinate; twice that of x0 and at least 2 where x is free."""
-    part = problem.bounded_part()
-    return 2 * jnp.maximum(1.0, jnp.abs(problem.x0)) if part is None else part[1] - part[0]
 
 
 def _joined(seen: Passage, explored: Int[Array, "3 M"] | None) -> Int[Array, "3 B"]:
     batch = jnp.stack([seen.s, seen.a, seen.s_next])
     return batch if explored is None else jnp.concatenate([batch, explored], axis=1)
-
-
-def _kernel_part(
-    problem: BilevelProblem, x, seen: Passage, errors: Errors, says: Estimate
-) -> Float[Array, ""]:
-    r"""Its gradient is $E[\nabla\log P_x(s'|s,a)\,(c\,\delta_Q - \rho\,\delta_D)]$, the first where c weighs rewards too."""
-    N = seen.s.shape[0]
-    p = sampling.transition_probability(problem.sampled(x), seen.s, seen.a, seen.s_next)
-    # TD errors in place of the values ahead: what depends on (s, a) alone has no part in the gradient
-    score = p / jax.lax.stop_gradient(p)
-    follower = 0.0 if says.weights is None else says.after * errors.Q[:N]
-    return mean(score * (follower - says.rho * errors.D[:N]), seen.mine)
-
-
-def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) -> Float[Array, ""]:
-    r"""$(V^L - V)/w$ where chains start."""
-    mdp = problem.transitions(x)
-    _, first = pair.values(b)
-    level = None if state.levels is None else state.levels[1]
-    return (1 - mdp.discount) * jnp.dot(mdp.start, valued(mdp, first, None, level))
 
 
 def _seen(problem: BilevelProblem, x: Float[Array, " d"]) -> int:

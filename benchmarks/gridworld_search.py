@@ -7,7 +7,8 @@ seeds each, graded by the plain mean of the unregularised objective after 300,00
 from the start to 1,000,000 transitions, whose plain mean chooses. (Two stages, the same for all: what is not among the
 best sixth at 300,000 cannot be chosen.) The ranges are those of an earlier search with 102 settings, widened for every
 method wherever a choice of any had been at an edge. Where a choice still is at one, `--searches 2` widens the range there
-and does the whole search again. The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets
+and does the whole search again (`--again`: so where it is at none; on the subsidy, where a search has 51 settings, every row
+has two). The chosen setting then runs on 30 fresh seeds, recorded at 20 fixed log-spaced budgets
 from 100,000 to 10,000,000 transitions as far as `--until` says, and graded with and without regularisation.
 
 Everything is written to `results/gridworld_search.json` as it comes: ranges, settings, scores, choices, curves. A second
@@ -120,6 +121,9 @@ METHODS = {
     "+ common random numbers, conditions kept": Method(COMMON, KEPT_RATIO, SHAPES),
     "as published, one chain": Method(PUBLISHED, PENALTY, {"chains": [1]}),
     "+ common random numbers": Method(COMMON, PENALTY, SHAPES),
+    "+ hold": Method(COMMON, PENALTY | {"hold": AIDS["hold"]}, SHAPES),
+    "+ momentum": Method(COMMON, PENALTY | {"momentum": AIDS["momentum"]}, SHAPES),
+    "+ averaging": Method(COMMON, PENALTY | {"average": AIDS["average"]}, SHAPES),
     "+ hold, momentum, averaging": Method(COMMON, PENALTY | AIDS, SHAPES),
     "+ steady followers": Method(STEADY, PENALTY | AIDS, SHAPES),
     "+ steady followers and w": Method(STEADY_W, PENALTY | AIDS, SHAPES),
@@ -359,7 +363,7 @@ def widened(ranges: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
     wider = dict(ranges)
     for name, end in found.items():
         if name in LISTS:
-            wider[name] = [*ranges[name], _further(name, end, ranges[name])]
+            wider[name] = [*ranges[name], further(name, end, ranges[name])]
             continue
         low, high = ranges[name]
         low, high = (low / WIDEN, high) if end == "low" else (low, high * WIDEN)
@@ -367,7 +371,7 @@ def widened(ranges: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
     return wider
 
 
-def _further(name: str, end: str, values: list[Any]) -> Any:
+def further(name: str, end: str, values: list[Any]) -> Any:
     """The next value of a list beyond one of its ends."""
     if name == "momentum":
         return 1 - (1 - max(values)) / WIDEN
@@ -394,6 +398,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=list(problems()), choices=list(problems()))
     parser.add_argument("--methods", nargs="*", default=None, choices=list(ALL))
     parser.add_argument("--searches", type=int, default=1, help="at most so many: 2 widens ranges at edges")
+    parser.add_argument("--again", action="store_true", help="with --searches 2: rows whose choice is at no edge too")
     parser.add_argument("--until", type=float, default=3e6, help="transitions of the final runs")
     parser.add_argument("--stage", choices=("search", "final", "both", "settings"), default="both")
     options = parser.parse_args()
@@ -408,7 +413,7 @@ def main() -> None:
             ranges = ranges_of(method, name)
             while ranges and options.stage != "final" and len(cell["searches"]) < options.searches:
                 if cell["searches"]:
-                    if not cell["searches"][0]["edges"]:
+                    if not cell["searches"][0]["edges"] and not options.again:
                         break
                     ranges = widened(ranges, cell["searches"][0]["edges"])
                 cell["searches"].append(search(problem, name, label, ranges, len(cell["searches"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,18 @@ from result_pages.paper import (
     closer_table,
     curvature,
     differences,
-    first_search_table,
+    edges_table,
     forms_table,
     gridworld_claims,
     leaving_table,
     limits_tables,
+    longer_table,
     population_line,
     subsidy_table,
     targets_table,
 )
 from result_pages.tweets import claim_rows
 from result_pages.words import table
-
-PARTS = (
-    "aids", "claims", "closer", "first_search", "forms", "leaving", "limits", "population", "temperature",
-)  # fmt: skip
 
 
 def verdicts(root: Path) -> str:
@@ -121,24 +119,26 @@ def ends_against(differences: list[dict[str, Any]], of: str, less: str) -> dict[
     return some[-1] if some else None
 
 
+# name between its marks -> (file of results, its writer)
+BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "broken": ("gridworld", broken_conditions), "differences": ("gridworld", differences),
+    "aids": ("gridworld_aids", aids_table), "forms": ("gridworld_forms", forms_table),
+    "leaving": ("gridworld_leaving", leaving_table), "limits": ("gridworld_limits", limits_tables),
+    "closer": ("gridworld_closer", closer_table), "longer": ("gridworld_longer", longer_table),
+    "subsidy": ("gridworld_temperature", subsidy_table), "later": ("gridworld_temperature_longer", subsidy_table),
+    "searched": ("gridworld", subsidy_table), "edges": ("gridworld_edges", edges_table),
+    "claims": ("gridworld_claims", gridworld_claims), "population": ("gridworld_population", population_line),
+}  # fmt: skip
+
+
 def claims(root: Path) -> str:
-    """The page of the paper's claims, its figures brought up to date."""
+    """The page of the paper's claims, its figures brought up to date; a table whose file is not there yet stays as it is."""
     page, folder = (root / "docs/claims.md").read_text(), root / "benchmarks/results"
-    facts = {
-        name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("gridworld", *(f"gridworld_{part}" for part in PARTS))
-    }
-    blocks = {
-        "verdicts": verdicts(root), "broken": broken_conditions(facts["gridworld"]),
-        "differences": differences(facts["gridworld"]),
-        "aids": aids_table(facts["gridworld_aids"]), "forms": forms_table(facts["gridworld_forms"]),
-        "targets": targets_table(*(facts[f"gridworld{name}"] for name in ("", "_closer", "_population"))),
-        "leaving": leaving_table(facts["gridworld_leaving"]), "limits": limits_tables(facts["gridworld_limits"]),
-        "closer": closer_table(facts["gridworld_closer"]), "first": first_search_table(facts["gridworld_first_search"]),
-        "subsidy": subsidy_table(facts["gridworld_temperature"]),
-        "searched": subsidy_table(facts["gridworld"]),
-        "claims": gridworld_claims(facts["gridworld_claims"]), "population": population_line(facts["gridworld_population"]),
-    }  # fmt: skip
+    files = {stem: folder / f"{stem}.json" for stem, _ in BLOCKS.values()}
+    facts = {stem: json.loads(file.read_text()) for stem, file in files.items() if file.exists()}
+    blocks = {name: writer(facts[stem]) for name, (stem, writer) in BLOCKS.items() if stem in facts}
+    blocks["verdicts"] = verdicts(root)
+    blocks["targets"] = targets_table(*(facts[f"gridworld{name}"] for name in ("", "_closer", "_population")))
     for name, words in blocks.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         page = page[: page.index(start) + len(start)] + words.strip() + "\n" + page[page.index(end) :]

@@ -10,26 +10,26 @@ from result_pages.words import table
 
 GRIDWORLD_SHOWN = (0.4e6, 1.2e6, 3e6)  # budgets of the table: the last record within each
 
-# README rows: label of the search -> words
+# README rows, label of the search -> words; all rows are on the page of results
 FIRST_SCREEN = {
     "as published": "**the paper's algorithm, as published**",
     "+ common random numbers": "**+ common random numbers (ours)**",
-    "as published, conditions kept": "as published, alpha/beta within its conditions",
     "as published, one chain": "as published, one chain",
-    "+ hold, momentum, averaging": "+ common numbers, hold, momentum, averaging (ours)",
     "+ steady followers and w": "the same, steady critics, actors and w (ours)",
     "+ its exponents": "the same, exponents searched too (ours)",
     "nested_penalty, as published": "nested loop, as published",
     "nested_penalty": "nested loop + common numbers, hold, momentum, averaging (ours)",
-    "nested_penalty, + its exponents": "the same, exponents searched too (ours)",
     "finite_difference": "finite differences, common numbers",
     "finite_difference, independent numbers": "finite differences",
     "partial_sgd": "partial SGD",
     "constant entropy": "the paper's, constant entropy, our aids",
-    "coupled_penalty": "**`coupled_penalty` (ours)**, as shipped (position: with its earlier schedule of w)",
+    "coupled_penalty": "**`coupled_penalty` (ours)**, as shipped",
 }
 
-TARGETED = ("as published", "+ common random numbers", "+ steady followers", "+ steady followers and w", "+ its exponents")
+TARGETED = (
+    "as published", "as published, one chain", "+ common random numbers", "+ hold, momentum, averaging",
+    "+ steady followers", "+ steady followers and w", "+ its exponents",
+)  # fmt: skip
 
 
 def gridworld_table(facts: dict[str, Any], labels: dict[str, str] | None = None) -> str:
@@ -305,6 +305,25 @@ def longer_table(facts: dict[str, Any]) -> str:
     worst = max(r["differs from the search's records"] for r in facts["cells"].values())
     same = f"Largest difference of the records that the search has too: {worst:.0e}."
     return table({"heads": heads, "rows": rows}) + "\n\n" + same
+
+
+def edges_table(facts: dict[str, Any]) -> str:
+    """What lies beyond each edge at which a choice stands, and the rows that are to be searched again."""
+    rows = []
+    for key, r in facts["rows"].items():
+        part, label = key.split(" | ")
+        for name, edge in r["edges"].items():
+            tried = ", ".join(f"{value:g}: {'diverged' if score is None else format(score, '.3f')}"
+                              for value, score in edge["beyond"])  # fmt: skip
+            rows.append([f"goal as a {part}", label, f"{name}, {edge['end']}", f"{edge['value']:g}: {r['score']:.3f}",
+                         tried or "none: the step would not be stable"])  # fmt: skip
+    again = [f"{key.replace(' | ', ', *')}* ({100 * r['gain']:.1f} %)" for key, r in facts["rows"].items()
+             if r["search again"]]  # fmt: skip
+    heads = ["problem", "row", "constant, end of its range", "chosen: score", "beyond: score"]
+    words = (f"Scores: mean of {facts['tuning runs']} tuning seeds at {facts['transitions']:,} transitions. Beyond an edge "
+             f"better by more than {100 * facts['gain']:g} % of the best known value, so searched again in wider ranges: "
+             f"{'; '.join(again) or 'no row'}.")  # fmt: skip
+    return table({"heads": heads, "rows": rows}) + "\n\n" + words
 
 
 def targets_table(grid: dict[str, Any], closer: dict[str, Any], population: dict[str, Any]) -> str:

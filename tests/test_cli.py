@@ -6,7 +6,9 @@ import dataclasses
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 from bilevel_rl import cli, records
 from bilevel_rl.cli import VERBS, main
-from bilevel_rl.commands import screen
+from bilevel_rl.commands import screen, sweep, words
 from bilevel_rl.launch import execute, index, load, options
 from bilevel_rl.report import collect
 
@@ -442,6 +444,17 @@ def test_diagnose_says_what_it_found(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: ")
 
 
+def test_a_sweep_whose_settings_tie_to_the_last_digit_says_that_x_was_held():
+    asked = words.Read(sweep.Settings(grid=("zeta=0.1,1",), samples=400), SimpleNamespace(name="mine.py"),
+                       SimpleNamespace(name="covariance"), {}, {}, ("mine.py", "--solver.chains", "8"))  # fmt: skip
+    found = SimpleNamespace(scores=[0.5, 0.5], settings=[{"zeta": 0.1}, {"zeta": 1.0}], best=0, budget=400)
+    said = sweep.verdict(found, asked, {"zeta": [0.1, 1.0]}, asked.settings)
+    assert "x has not moved yet" in said
+    assert said.endswith("bilevel-rl sweep mine.py covariance --solver.chains 8 --samples 4000 --grid zeta=0.1,1.0")
+    found.scores = [0.5, 0.4]
+    assert "edge of its grid" in sweep.verdict(found, asked, {"zeta": [0.1, 1.0]}, asked.settings)
+
+
 def test_a_sweep_that_was_stopped_goes_on(tmp_path, capsys):
     """The folder of a finished sweep loses its result and one program's last records: the same choice and scores."""
     out = tmp_path / "sweep"
@@ -480,3 +493,17 @@ def test_tensorboard_events_hold_the_metrics(tmp_path):
     measured = records.Run.read(folder).trace["objective"][0, 1:]
     got = [v.tensor.float_val[0] if v.HasField("tensor") else v.simple_value for v in values]
     np.testing.assert_allclose(got, measured, rtol=1e-6)
+
+
+def test_warnings_are_notes_in_a_program_of_its_own(capsys, monkeypatch):
+    cli.noted("new episodes begin", UserWarning, "here.py", 3)
+    cli.noted("renamed", DeprecationWarning, "here.py", 3)
+    assert capsys.readouterr().err == "note: new episodes begin\nnote: renamed (DeprecationWarning, here.py:3)\n"
+    shown = []
+    monkeypatch.setattr(cli, "answered", lambda work: shown.append(warnings.showwarning) or 0)
+    monkeypatch.setattr(warnings, "showwarning", None)
+    assert main(["--version"]) == 0  # called from Python: the caller's stay
+    assert shown == [None]
+    monkeypatch.setattr("sys.argv", ["bilevel-rl", "--version"])
+    assert main() == 0
+    assert shown[1] is cli.noted

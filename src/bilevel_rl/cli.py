@@ -6,7 +6,9 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bilevel_rl import __version__, compiled, signals
 from bilevel_rl.commands import VERBS, heads
@@ -25,8 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         bilevel-rl 0.2.0
         0
     """
+    if argv is None:  # a program of its own, not a call from Python, where warnings belong to the caller
+        warnings.showwarning = noted
     argv = list(sys.argv[1:] if argv is None else argv)
     return answered(lambda: _dispatch(argv))
+
+
+def noted(text: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None):
+    """A warning as a note on standard error; those that are about code, not about what was asked, with their place."""
+    about_code = not issubclass(category, UserWarning)
+    print(f"note: {text}" + (f" ({category.__name__}, {filename}:{lineno})" if about_code else ""), file=file or sys.stderr)
 
 
 def answered(work: Callable[[], int]) -> int:

@@ -140,6 +140,11 @@ def verdict(found, asked: words.Read, axes: dict[str, list[Any]], s: Settings) -
         smaller = {name: [v / 10 if _number(v) else v for v in values] for name, values in axes.items()}
         again = f"{asked.again('sweep')} {_flags(smaller)}"
         return f"verdict: no setting kept its runs finite. Take smaller steps: {again}"
+    if len(axes) and len(found.scores) > 1 and len(set(found.scores)) == 1:
+        return (
+            "verdict: every setting scores the same to the last digit: x has not moved yet, which a solver holds until its "
+            f"followers have caught up, or the grid does not matter. Take more samples: {_longer(asked, axes, s, found)}"
+        )
     wider = {name: beyond for name, values in axes.items() if (beyond := edge(values, chosen[name])) is not None}
     if wider:
         where = " and ".join(f"{name}={chosen[name]}" for name in wider)
@@ -152,6 +157,12 @@ def verdict(found, asked: words.Read, axes: dict[str, list[Any]], s: Settings) -
     flags = [word for name, value in chosen.items() for word in (f"--solver.{name.replace('_', '-')}", value)]
     command = asked.again("run", *length, *flags, but=[f"solver.{name}" for name in chosen])
     return f"verdict: {_words(chosen)} is the best, inside its grid. Run it: {command}"
+
+
+def _longer(asked: words.Read, axes: dict[str, list[Any]], s: Settings, found: Any) -> str:
+    """The sweep again, ten times as long."""
+    length = ("--iterations", 10 * s.iterations) if found.budget is None else ("--samples", 10 * s.samples)
+    return f"{asked.again('sweep', *length)} {_flags(axes)}"
 
 
 def edge(values: list[Any], chosen: Any) -> list[float] | None:

@@ -128,16 +128,18 @@ def newest(ring: Float[Array, "C W"], steps: Int[Array, ""], count: int, chains:
     return ring[(i // chains * stride + i % chains) % ring.shape[0]]
 
 
-def newest_paid(
+def newest_worth(
     problem: ControlProblem, ring: Float[Array, "C W"], x: Float[Array, " d"], steps: Int[Array, ""], count: int,
     chains: int, stride: int,
-) -> Float[Array, ""]:  # fmt: skip
-    """What the present x pays a step, over the last rows; 0 before there are any.
+) -> tuple[Float[Array, ""], Float[Array, ""]]:  # fmt: skip
+    """What the present x pays a step, and what a step is worth to the leader, over the last rows; 0 before there are any.
 
     Args:
         steps, count, chains, stride: as for `newest`; steps may be 0.
     """
-    p = nets.narrow(problem)
+    p, x = nets.narrow(problem), jnp.asarray(x, jnp.float32)
     rows = Layout(p).unpack(newest(ring, jnp.maximum(steps, 1), count, chains, stride))
-    each = jax.vmap(lambda features: p.reward(jnp.asarray(x, jnp.float32), features))(rows.features)
-    return jnp.where(steps > 0, jnp.mean(each), 0.0).astype(float)
+    paid = jax.vmap(lambda features: p.reward(x, features))(rows.features)
+    gained = jax.vmap(lambda t: p.utility(x, t))(rows.t)
+    mean = lambda each: jnp.where(steps > 0, jnp.mean(each), 0.0).astype(float)  # noqa: E731
+    return mean(paid), mean(gained)

@@ -204,7 +204,7 @@ class SPSA(Solver):
     def said(self, problem: ControlProblem, state: AroundState, k) -> dict[str, Array]:
         """What the leader knows of its own progress, for records."""
         rows, half = self._rows(problem), (self.inner - self.inner // 2) * self._rows(problem)
-        paid = replay.newest_paid(problem, state.ring, state.x, k * self.inner, half, rows, rows)
+        paid, _ = replay.newest_worth(problem, state.ring, state.x, k * self.inner, half, rows, rows)
         return {M.OUTCOME.key: state.gained, M.FOLLOWER_OUTCOME.key: paid}
 
     def tracked(self, problem: ControlProblem, state: AroundState, k) -> Any:

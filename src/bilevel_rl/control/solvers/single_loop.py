@@ -279,11 +279,11 @@ class SingleLoop(Solver):
         motion = state.motion
         held = jnp.sum(jnp.where(jnp.arange(motion.blocks.shape[0]) < motion.filled, motion.blocks, 0.0))
         count = jnp.clip(motion.filled, 1, motion.blocks.shape[0])
-        # before the first block is full: what there is of it
-        now = jnp.where(motion.filled > 0, held / count, motion.gathered / jnp.maximum(k % self.leader.block, 1))
-        best = jnp.where(motion.best > -1e29, motion.best, now)
         block = min(self.leader.block, self._ring() // self.rows_each()) * self.chains
-        paid = replay.newest_paid(problem, state.ring, state.x, k, block, self.chains, self.rows_each())
+        paid, gained = replay.newest_worth(problem, state.ring, state.x, k, block, self.chains, self.rows_each())
+        # while no block counts, x being held for instance: the newest steps
+        now = jnp.where(motion.filled > 0, held / count, gained - jnp.asarray(problem.cost(state.x), float))
+        best = jnp.where(motion.best > -1e29, motion.best, now)
         return {
             M.OUTCOME.key: now, M.BEST_OUTCOME.key: best, M.FOLLOWER_OUTCOME.key: paid, M.GATE.key: motion.gate,
             M.SPEED.key: motion.speed, M.RESTARTS.key: motion.restarts,

@@ -236,7 +236,7 @@ def test_a_child_ends_saved_when_its_parent_is_killed(tmp_path):
     until((tmp_path / "began").exists)
     parent.kill()
     parent.wait()
-    until((tmp_path / "saved").exists)
+    until(lambda: (saved := tmp_path / "saved").exists() and saved.read_text())  # made first, written to then
     assert (tmp_path / "saved").read_text() == "stopped by SIGTERM"
     until(lambda: not (tmp_path / "scratch").exists())
 

@@ -303,6 +303,7 @@ class LogitPricing(BilevelProblem):
         return jnp.zeros(1), jnp.ones(1)
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_penalty_falls_to_less_than_two_per_cent_of_a_price_known_in_closed_form():
     tau = 0.05
     exact = tau * (1 + scipy.special.lambertw(np.exp(0.5 / tau - 1)).real)  # .4024

@@ -182,7 +182,7 @@ def test_theta_l_on_shared_rows_ascends_the_pairs_own_bonus(objective, rows):
 EIGHT = [("tilted", "win_rate"), ("shared", "preference"), ("tilted", "preference"), ("shared", "win_rate")]
 
 
-@pytest.mark.parametrize("case", cut(EIGHT, EIGHT[:2].__contains__), ids=" ".join)
+@pytest.mark.parametrize("case", cut(EIGHT, EIGHT[:1].__contains__), ids=" ".join)
 def test_bonuses_of_pairs_have_no_bias_in_groups_of_eight(case):
     """Two completions and eight rows: 256 batches. A baseline that knew one row of a pair would be off by 1/7."""
     estimator, objective = case

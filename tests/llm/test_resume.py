@@ -34,7 +34,7 @@ def same(one, two):
 
 
 # a cut in which most kinds of state are kept; `test_recipes` and `test_trainer` resume others, the rest is slow
-QUICK = ("shared", "paired lora")
+QUICK = ("paired lora",)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])

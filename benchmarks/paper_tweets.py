@@ -5,7 +5,8 @@
     python benchmarks/paper_tweets.py run --out FOLDER --data DATA    real tweets
     python benchmarks/paper_tweets.py run --out FOLDER --trap         the grammar of `llm happy-tweets`, sarcasm and all
     python benchmarks/paper_tweets.py noise --out FOLDER              noise of the bracket (paper_tweets_reasons.py)
-    python benchmarks/paper_tweets.py write --out FOLDER              benchmarks/results/paper_tweets.json from the rows
+    python benchmarks/paper_tweets.py write --out FOLDER              benchmarks/results/paper_tweets.json from the rows,
+                                                                      docs/assets/paper-tweets.svg
     python benchmarks/paper_tweets.py restore --out FOLDER            rows of the search from that file, to go on with it
 
 A row is appended to `FOLDER/TASK.jsonl` when its run is done, and a call goes on where the last one stopped.
@@ -13,8 +14,9 @@ A row is appended to `FOLDER/TASK.jsonl` when its run is done, and a call goes o
 
 Every method gets the same number of settings, drawn by one Latin hypercube over its own constants (`RANGES`), then the same
 number around the best of these (so that a choice at the edge of the first ranges is searched beyond), on four tuning
-seeds, by the plain mean of the gold score on held-out prompts. Fresh seeds were never used before. On the grammar with the
-trap, whose runs cost four times as much, nothing is searched: its settings were found by hand on seeds 0 to 3 (`WORLDS`).
+seeds, by the plain mean of the gold score on held-out prompts. Fresh seeds were never used before. On real tweets
+the candidates are two of each method, the grammar's best with Adam for x and its best with plain steps. On the grammar with
+the trap, whose runs cost four times as much, nothing is searched: its settings were found by hand on seeds 0 to 3.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import paper_tweets_figure
 import paper_tweets_reasons as reasons
 import paper_tweets_tables
 import torch
@@ -39,6 +42,7 @@ from scipy.stats import qmc
 from bilevel_rl.experiments import happy_tweets
 from bilevel_rl.experiments.paper_tweets import (
     BATCH,
+    CHOSEN,
     COMMON,
     ENTRIES,
     LABELS,
@@ -138,14 +142,14 @@ class World:
         labels: pairs that the judge labels.
         sharpness: slope of the judge's law.
         common: keys of all configurations, in place of the experiment's.
-        fixed: settings by entry, where none are searched.
+        given: candidates by entry, in place of settings that are drawn; a single one is taken as it is.
     """
 
     updates: int = UPDATES
     labels: int = LABELS
     sharpness: float = SHARPNESS
     common: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fixed: dict[str, Setting] = dataclasses.field(default_factory=dict)
+    given: dict[str, tuple[Setting, ...]] = dataclasses.field(default_factory=dict)
 
     def configuration(self, entry: str, setting: Setting, task: Any, seed: int) -> Config:
         """The trainer's configuration of a run."""
@@ -157,12 +161,18 @@ class World:
 # `llm happy-tweets` as it is: 32 completions a batch, a Bradley-Terry judge of slope 8 in a classifier's score
 TRAP = {name: happy_tweets.COMMON[name] for name in ("prompts_per_step", "group", "replay_pairs", "tau")}
 PLAIN = Setting(5e-4, 0.05, "sgd_x")
+# the grammar's best with Adam for x, and its best with plain steps
+CARRIED = {
+    "paired": (Setting(2.24e-3, 4.66e-3, "adam", 0.691, 0.549, 0.522), CHOSEN["paired"]),
+    "partial_sgd": (CHOSEN["partial_sgd"], Setting(3.44e-3, 0.116, "sgd_x")),
+    "partial_sgd_twice": (Setting(6.93e-3, 7.91e-4), CHOSEN["partial_sgd_twice"]),
+}  # fmt: skip
 WORLDS = {
     "paper_grammar": World(),
-    "paper_tweets": World(),
+    "paper_tweets": World(given=CARRIED),
     "grammar": World(75, 300, 8.0, TRAP, {
-        "paired": Setting(1e-3, 0.05, "sgd_x", w=1.0, win_rate=3.0, coupling=0.7),
-        "partial_sgd": PLAIN, "partial_sgd_twice": PLAIN,
+        "paired": (Setting(1e-3, 0.05, "sgd_x", w=1.0, win_rate=3.0, coupling=0.7),),
+        "partial_sgd": (PLAIN,), "partial_sgd_twice": (PLAIN,),
     }),
 }  # fmt: skip
 
@@ -303,9 +313,10 @@ def score(bench: Bench, entry: str, setting: Setting) -> float:
 
 
 def searched(bench: Bench, entry: str) -> tuple[list[Setting], Setting]:
-    """All settings tried, and the best; where none are tried, the one that is given."""
-    if bench.world.fixed:
-        return [], bench.world.fixed[entry]
+    """All settings tried, and the best; where one is given, that."""
+    given = bench.world.given.get(entry, ())
+    if given:
+        return list(given), given[0] if len(given) == 1 else max(given, key=lambda s: score(bench, entry, s))
     method = ENTRIES[entry]
     tried = drawn(method, FIRST, seed=1)
     best = max(tried, key=lambda s: score(bench, entry, s))
@@ -323,7 +334,7 @@ def plan(bench: Bench, entries: Sequence[str], stages: Sequence[str] = STAGES) -
     What a later stage asks of an earlier one is made on the way.
     """
     if "search" in stages:
-        for entry in () if bench.world.fixed else entries:
+        for entry in entries:
             yield from _search(bench, entry)
     off = [entry for entry in entries if entry in reasons.bi_level()]
     for stage, among in (("fresh", entries), ("off", off)):
@@ -347,6 +358,10 @@ def _there(bench: Bench, entry: str, setting: Setting, seed: int, off: bool = Fa
 
 
 def _search(bench: Bench, entry: str) -> Iterator[bool]:
+    given = bench.world.given.get(entry, ())
+    if given:
+        yield from _tuned(bench, entry, given if len(given) > 1 else ())
+        return
     method = ENTRIES[entry]
     tried = drawn(method, FIRST, seed=1)
     yield from _tuned(bench, entry, tried)
@@ -372,14 +387,14 @@ def _tuned(bench: Bench, entry: str, settings: Sequence[Setting]) -> Iterator[bo
             raise Elsewhere
 
 
-def written(out: Path) -> dict[str, Any]:
-    """The results of every task that has rows."""
+def written(out: Path, again: Path | None = None) -> dict[str, Any]:
+    """The results of every task that has rows; `again` is a folder with the same runs made a second time."""
     tasks = {}
     for name, world in WORLDS.items():
         if (out / f"{name}.jsonl").exists():
             about = json.loads((out / f"{name}-about.json").read_text())
             rows = paper_tweets_tables.read(out / f"{name}.jsonl")
-            fixed = {entry: dataclasses.asdict(setting) for entry, setting in world.fixed.items()}
+            fixed = {entry: dataclasses.asdict(some[0]) for entry, some in world.given.items() if len(some) == 1}
             tasks[name] = about | paper_tweets_tables.task_results(rows, tuple(ENTRIES), TUNING, FRESH, fixed)
             tasks[name] |= {"updates": world.updates, "labels": world.labels, "fixed": sorted(fixed)}
             choices = {entry: Setting(**setting) for entry, setting in tasks[name]["chosen"].items()}
@@ -388,12 +403,16 @@ def written(out: Path) -> dict[str, Any]:
                 for title, (entry, setting, off) in reasons.swaps(choices).items()
             }
             tasks[name] |= {"swaps": paper_tweets_tables.swapped(rows, exchanged, choices, reasons.SEEDS)}
+            if again is not None and (again / f"{name}.jsonl").exists():
+                others = paper_tweets_tables.read(again / f"{name}.jsonl")
+                tasks[name]["again"] = paper_tweets_tables.again(rows, others, FRESH)
             if (out / f"{name}-noise.json").exists():
                 tasks[name]["noise"] = json.loads((out / f"{name}-noise.json").read_text())
             for entry, lines in tasks[name]["search"].items():
                 tried = [Setting(**line["setting"]) for line in lines]
                 chosen = tasks[name]["chosen"].get(entry)
-                edges = at_edge(ENTRIES[entry], tried, Setting(**chosen)) if chosen and tried else []
+                drawn_here = chosen and tried and entry not in world.given
+                edges = at_edge(ENTRIES[entry], tried, Setting(**chosen)) if drawn_here else []
                 tasks[name].setdefault("edges", {})[entry] = edges
     protocol = {
         "updates": UPDATES, "labels": LABELS, "tau": COMMON["tau"], "judge": "noise-free", "ties": "skip", "batch": BATCH,
@@ -410,8 +429,9 @@ def carried(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         lost = {title: gap for title, gap in old["differences"].items() if title not in task["differences"]}
         if lost:
             task["earlier"] = {"chosen": old["chosen"], "summary": old["summary"], "differences": lost}
-        elif "earlier" in old:
-            task["earlier"] = old["earlier"]
+        for part in ("earlier", "again", "noise"):
+            if part in old:
+                task.setdefault(part, old[part])
     return after
 
 
@@ -454,6 +474,9 @@ def main() -> None:
         "--rounds", type=int, choices=(1, 2), default=2, help="of the search; one leaves the second out"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what of the plan")
+    parser.add_argument(
+        "--again", type=Path, default=None, help="write: a folder with the same runs of another machine"
+    )
     parser.add_argument("--minutes", type=float, default=12.0, help="of processor time, then the call ends")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -463,9 +486,10 @@ def main() -> None:
         print(restore(json.loads(path.read_text()), options.out), "rows restored")
         return
     if options.what == "write":
-        results = written(options.out)
+        results = written(options.out, options.again)
         results = carried(json.loads(path.read_text()), results) if path.exists() else results
         path.write_text(json.dumps(results, indent=1) + "\n")
+        (Path(__file__).parents[1] / "docs/assets/paper-tweets.svg").write_text(paper_tweets_figure.drawn(results["tasks"]))
         return
     bench = Bench(options.out, made(options.data, options.trap, options.out / "models"), options.rounds)
     bench.about()

@@ -20,13 +20,15 @@ from bilevel_rl.levels.methods import Paired, Shared, Tilted
 from bilevel_rl.llm.sampling.sampler import inverse_cdf, race
 from bilevel_rl.llm.trainer import BilevelTrainer
 
-SEEDS = range(100, 115)  # of the exchanged steps
-# name -> entry, whose alpha, zeta and optimiser of x, bracket left out
+SEEDS = range(100, 108)  # of the exchanged steps
+# name -> entry, whose alpha, zeta and optimiser of x, bracket left out, theta^L's incentive left out
 SWAPS = {
-    "partial_sgd with the steps of paired": ("partial_sgd", "paired", False),
-    "paired with the steps of partial_sgd": ("paired", "partial_sgd", False),
-    "paired with the steps of partial_sgd, no bracket": ("paired", "partial_sgd", True),
+    "partial_sgd with the steps of paired": ("partial_sgd", "paired", False, False),
+    "paired with the steps of partial_sgd": ("paired", "partial_sgd", False, False),
+    "paired with the steps of partial_sgd, no bracket": ("paired", "partial_sgd", True, False),
+    "paired with the steps of partial_sgd, no bracket, no incentive": ("paired", "partial_sgd", True, True),
 }
+NOTHING = 1e-9  # a weight of the win rate that pays theta^L nothing
 BEFORE, DRAWS, STATES = UPDATES // 2, 24, (100, 101, 102)  # updates before the state is frozen; draws there; seeds
 
 
@@ -70,9 +72,10 @@ def exchanged(own: Setting, other: Setting) -> Setting:
 def swaps(chosen: dict[str, Setting]) -> dict[str, tuple[str, Setting, bool]]:
     """The exchanged runs, by name: entry, setting, bracket left out; none while a choice is missing."""
     return {
-        name: (entry, exchanged(chosen[entry], chosen[other]), off)
-        for name, (entry, other, off) in SWAPS.items()
+        name: (entry, dataclasses.replace(setting, win_rate=NOTHING) if unpaid else setting, off)
+        for name, (entry, other, off, unpaid) in SWAPS.items()
         if entry in chosen and other in chosen
+        for setting in [exchanged(chosen[entry], chosen[other])]
     }
 
 

@@ -18,6 +18,7 @@ from bilevel_rl import statistics
 
 NEAR = 0.10  # the target: the lower end of the 95 % interval lies above -NEAR; a half-width above NEAR decides nothing
 KL_BINS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+FEWEST = 3  # seeds that make an interval at all
 LEAST = 5  # seeds that make an interval at equal KL
 # what is compared with what: as many policy updates (40), or as many batches written (80)
 COMPARED = {
@@ -88,7 +89,7 @@ def summary(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def difference(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
     """Gold score of ours less theirs on the same seeds, with two intervals, and what it says of the target."""
     seeds = sorted(set(ours) & set(theirs))
-    if len(seeds) < 3:
+    if len(seeds) < FEWEST:
         return None
     a, b = (np.array([rows[s]["gold"] for s in seeds]) for rows in (ours, theirs))
     student, bootstrap = statistics.mean_interval(a - b), statistics.studentised(a - b)
@@ -146,10 +147,18 @@ def task_results(
     everything = found | {f"{entry}_off": by for entry, by in off.items()}
     return {
         "search": tried, "chosen": chosen,
-        "summary": {name: summary(by) for name, by in everything.items() if by}, "differences": differences,
+        "summary": {name: summary(by) for name, by in everything.items() if len(by) >= FEWEST},
+        "differences": differences,
         "at_equal_kl": {
             f"{ours} - {theirs}": at_equal_kl(found[ours], found[theirs])
             for ours in BI_LEVEL for theirs in ("partial_sgd", "partial_sgd_twice") if found[ours] and found[theirs]
+        } | {
+            title: at_equal_kl(a, b)
+            for entry, by in off.items() if by
+            for title, a, b in (
+                (f"{entry} - {entry} without the bracket", found[entry], by),
+                (f"{entry} without the bracket - partial_sgd", by, found["partial_sgd"]),
+            )
         },
         "gold_by_seed": {name: {seed: row["gold"] for seed, row in sorted(by.items())} for name, by in everything.items()},
         "runs": len(rows), "restored": sum(row.get("restored", False) for row in rows),
@@ -161,7 +170,8 @@ def swapped(
     rows: list[dict[str, Any]], exchanged: dict[str, tuple[str, dict[str, Any], bool]], chosen: dict[str, Any],
     seeds: Sequence[int],
 ) -> dict[str, Any]:  # fmt: skip
-    """The runs with another method's steps: a summary each, and its difference from every other one.
+    """The runs with another method's steps: a summary each, its difference from partial SGD, and what each thing left
+    out of `paired` changes.
 
     Args:
         rows: of the task.
@@ -177,10 +187,40 @@ def swapped(
     everything = {name: by for name, by in (own | found).items() if by}
     if not any(found.values()):
         return {}
+    ladder = [name for name, (entry, _, _) in exchanged.items() if entry == "paired" and name in everything]
+    against = [(name, "partial_sgd") for name in everything if name != "partial_sgd" and "partial_sgd" in everything]
     gaps = {
-        f"{a} - {b}": difference(everything[a], everything[b]) for a, b in itertools.combinations(everything, 2)
+        f"{a} - {b}": difference(everything[a], everything[b]) for a, b in [*against, *itertools.pairwise(ladder)]
     }
     return {
         "summary": {name: summary(by) for name, by in everything.items()},
         "differences": {title: gap for title, gap in gaps.items() if gap is not None},
     }
+
+
+def again(rows: list[dict[str, Any]], others: list[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """The same runs made a second time, on another machine or with other arithmetic: by entry, means over the seeds of both.
+
+    Args:
+        rows: of the task.
+        others: its rows of the second time; only those with a run of the same key count.
+        seeds: fresh ones.
+    """
+    first = {json.dumps(row["key"]): row for row in rows if row["key"][2] in seeds}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for row in others:
+        here = first.get(json.dumps(row["key"]))
+        if here is not None:
+            entry = row["key"][0] + ("_off" if row["key"][3] else "")
+            pairs.setdefault(entry, []).append((here["gold"], row["gold"]))
+    found = {}
+    for entry, golds in pairs.items():
+        a, b = np.array(golds).T
+        if len(a) < FEWEST:
+            continue
+        intervals = {"first": statistics.mean_interval(a), "again": statistics.mean_interval(b),
+                     "difference": statistics.mean_interval(b - a)}  # fmt: skip
+        found[entry] = {name: [round(float(v), 4) for v in some] for name, some in intervals.items()} | {
+            "seeds": len(a), "alike": int((a == b).sum()), "largest": round(float(np.abs(a - b).max()), 4),
+        }  # fmt: skip
+    return found

@@ -18,6 +18,7 @@ RESULTS = ROOT / "benchmarks/results/paper_tweets.json"
 sys.path.insert(0, str(ROOT / "benchmarks"))  # the study's files import each other, as a script's do
 sys.path.insert(0, str(ROOT / "docs/hooks"))
 import paper_tweets as study  # noqa: E402
+import paper_tweets_figure  # noqa: E402
 import paper_tweets_reasons as reasons  # noqa: E402
 import paper_tweets_tables as tables  # noqa: E402
 
@@ -157,6 +158,8 @@ def test_a_task_has_two_countings_and_a_bracket_for_each_method_that_was_run_wit
     worth = found["differences"]["shared - shared without the bracket"]["difference"][0]
     assert worth == pytest.approx(0.3 + 0.31 + 0.005, abs=1e-3)
     assert found["differences"]["shared - partial_sgd"]["difference"][0] == pytest.approx(0.2)
+    assert {f"{m} - {m} without the bracket" for m in ("paired", "shared")} < set(found["at_equal_kl"])
+    assert "tilted - tilted without the bracket" not in found["at_equal_kl"]
 
 
 def test_given_settings_are_said_to_be_given():
@@ -173,18 +176,23 @@ def test_exchanged_steps_leave_what_is_a_methods_own():
     assert (entry, off) == ("paired", True)
     assert (setting.alpha, setting.zeta, setting.optimizer) == (partial.alpha, partial.zeta, partial.optimizer)
     assert (setting.w, setting.win_rate, setting.coupling) == (paired.w, paired.win_rate, paired.coupling)
+    unpaid = found["paired with the steps of partial_sgd, no bracket, no incentive"][1]
+    assert unpaid == dataclasses.replace(setting, win_rate=reasons.NOTHING)
     assert reasons.swaps({"paired": paired}) == {}  # nothing to exchange with
 
 
 def test_exchanged_runs_are_compared_with_one_another_and_with_the_choices():
     paired, partial = paper_tweets.CHOSEN["paired"], paper_tweets.CHOSEN["partial_sgd"]
-    exchanged = {"new": ("paired", {"alpha": 7.0}, True)}
-    rows = [row("paired", s, 0.2 + 0.01 * s, setting=dataclasses.asdict(paired)) for s in range(5)]
+    exchanged = {"less": ("paired", {"alpha": 7.0}, False), "least": ("paired", {"alpha": 7.0}, True)}
+    rows = [row("partial_sgd", s, 0.2 + 0.01 * s, setting=dataclasses.asdict(partial)) for s in range(5)]
     assert tables.swapped(rows, exchanged, {"paired": paired}, range(5)) == {}  # not run
-    rows += [row("paired", s, 0.5 + 0.02 * s, off=True, setting={"alpha": 7.0}) for s in range(5)]
+    for off, level in ((False, 0.5), (True, 0.4)):
+        rows += [row("paired", s, level + 0.02 * s, off=off, setting={"alpha": 7.0}) for s in range(5)]
     found = tables.swapped(rows, exchanged, {"paired": paired, "partial_sgd": partial}, range(5))
-    assert list(found["summary"]) == ["paired", "new"]
-    assert found["differences"]["paired - new"]["difference"][0] == pytest.approx(-0.32)
+    assert list(found["summary"]) == ["partial_sgd", "less", "least"]
+    assert list(found["differences"]) == ["less - partial_sgd", "least - partial_sgd", "less - least"]
+    assert found["differences"]["least - partial_sgd"]["difference"][0] == pytest.approx(0.22)
+    assert found["differences"]["less - least"]["difference"][0] == pytest.approx(0.1)
 
 
 class Counting:
@@ -214,6 +222,7 @@ def test_the_plan_runs_every_control_of_a_bracket_and_the_target_on_thirty_seeds
     assert len(fresh["paired", True]) == 30
     steps = {setting.alpha for entry, setting, seed, off in bench.asked if off and entry == "paired"}
     assert len(steps) == 2  # its own, and those of partial SGD
+    assert {entry for entry, setting, _, _ in bench.asked if setting.win_rate == reasons.NOTHING} == {"paired"}
 
 
 def test_a_world_with_given_settings_searches_nothing():
@@ -221,15 +230,26 @@ def test_a_world_with_given_settings_searches_nothing():
     assert all(study.plan(bench, study.MAIN, ("search", "fresh")))
     assert {seed for _, _, seed, _ in bench.asked} == set(study.FRESH)
     assert {entry: setting for entry, setting, _, _ in bench.asked} == {
-        entry: bench.world.fixed[entry] for entry in study.MAIN
+        entry: bench.world.given[entry][0] for entry in study.MAIN
     }
+
+
+def test_candidates_carried_from_another_world_are_as_many_for_each_entry_and_have_both_steps_of_x():
+    bench = Counting(study.WORLDS["paper_tweets"])
+    assert all(study.plan(bench, study.MAIN, ("search", "fresh")))
+    for entry, some in bench.world.given.items():
+        assert [setting.optimizer for setting in some] == ["adam", "sgd_x"]
+        tuned = {(s, seed) for e, s, seed, _ in bench.asked if e == entry and seed in study.TUNING}
+        assert len(tuned) == (8 if entry in study.MAIN else 0)
+    fresh = {setting for entry, setting, seed, _ in bench.asked if entry == "paired" and seed in study.FRESH}
+    assert fresh == {max(bench.world.given["paired"], key=lambda s: s.alpha)}  # what scores best here
 
 
 def test_every_world_has_equal_labels_and_the_budget_of_its_command(tmp_path):
     task = SimpleNamespace(model="m", longest=28)
     world, shipped = study.WORLDS["grammar"], study.happy_tweets.Settings().filled()
     assert (2 * world.updates, world.labels, world.sharpness) == (shipped.rollouts, shipped.labels, shipped.sharpness)
-    for entry, setting in world.fixed.items():
+    for entry, (setting,) in world.given.items():
         config = world.configuration(entry, setting, task, 0)
         assert config.label_budget <= config.steps * config.pairs_per_step
         assert (config.batch, config.tau, config.replay_pairs) == (32, 0.2, 16)
@@ -281,3 +301,24 @@ def test_pages_have_a_table_for_what_was_run_and_none_for_what_was_not():
     assert pages.swaps(task, p) == pages.noise(task, p) == ""
     rows = [line.count("|") for line in pages.at_equal_kl(task, p).strip().splitlines()]
     assert len(set(rows)) == 1  # every row as wide as its heads
+
+
+def test_runs_made_a_second_time_are_compared_seed_by_seed():
+    first = [row("paired", s, 0.1 * s) for s in range(5)] + [row("paired", s, 0.0, off=True) for s in range(4)]
+    second = [row("paired", s, 0.1 * s + (0.3 if s == 4 else 0.0)) for s in range(1, 5)]
+    second += [row("paired", 9, 5.0), row("paired", 0, 5.0, off=True)]  # no partner; too few
+    found = tables.again(first, second, range(10))
+    assert list(found) == ["paired"]
+    assert (found["paired"]["seeds"], found["paired"]["alike"], found["paired"]["largest"]) == (4, 3, 0.3)
+    assert found["paired"]["difference"][0] == pytest.approx(0.075)
+
+
+def test_the_picture_has_a_curve_for_each_entry_that_was_run_and_is_the_same_file_again():
+    pytest.importorskip("matplotlib")
+    task = tables.task_results(rows_of_a_task(), ENTRIES, (0, 1), range(100, 130)) | {"before": {"gold": 0.0}}
+    del task["summary"]["partial_sgd_twice"]
+    words = paper_tweets_figure.drawn({"paper_grammar": task, "grammar": task | {"summary": {}}})
+    assert words == paper_tweets_figure.drawn({"paper_grammar": task})
+    assert "<!-- paired (6 seeds) -->" in words
+    assert "partial_sgd_twice" not in words
+    assert "<!-- KL to the reference (nats) -->" in words

@@ -9,7 +9,7 @@ from typing import Any
 
 from result_pages.gpu import iteration, tables, writing
 from result_pages.restricted import control, fresh, tuning, world
-from result_pages.tweets import at_equal_kl, brackets, countings, curves, inside, noise, swaps
+from result_pages.tweets import again, at_equal_kl, brackets, countings, curves, inside, noise, swaps
 
 # page -> name between its marks -> (file of results, its writer)
 PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
@@ -25,7 +25,7 @@ PAGES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         f"tweets {name}": ("paper_tweets", inside(writer))
         for name, writer in (
             ("countings", countings), ("brackets", brackets), ("swaps", swaps), ("noise", noise), ("kl", at_equal_kl),
-            ("curves", curves),
+            ("curves", curves), ("again", again),
         )
     },
 }  # fmt: skip

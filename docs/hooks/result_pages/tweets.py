@@ -59,6 +59,7 @@ def paper_tweets(facts: Task) -> str:
     for title, writer in (
         ("Two countings", countings), ("What the bracket is worth", brackets), ("Steps exchanged", swaps),
         ("Noise of the bracket", noise), ("At equal KL", at_equal_kl), ("Along the runs", curves),
+        ("The same runs with other arithmetic", again),
     ):  # fmt: skip
         if words := by_task(facts, writer):
             parts += [f"### {title}", words]
@@ -200,10 +201,21 @@ def curves(task: Task, p: Task) -> str:
     lines = []
     for entry, line in task["summary"].items():
         curve = line["curve"]
-        lines.append([entry, *(
+        lines.append([entry.replace("_off", " without the bracket"), *(
             f"{curve['gold'][i]:.2f} ({curve['labels'][i]:.0f}, {curve['samples'][i]:,.0f}, {curve['kl'][i]:.1f})"
             for i in MARKS if i < len(curve["gold"])
         )])  # fmt: skip
+    return "\n\n" + rows_of(heads, lines) if lines else ""
+
+
+def again(task: Task, p: Task) -> str:
+    """Seeds that were run a second time."""
+    lines = [
+        [f"`{entry}`", line["seeds"], interval(line["first"]), interval(line["again"]), interval(line["difference"]),
+         f"{line['alike']} of {line['seeds']}", f"{line['largest']:.2f}"]
+        for entry, line in task.get("again", {}).items()
+    ]  # fmt: skip
+    heads = ["Entry", "Seeds", "First", "Again", "Difference", "Seeds alike to four digits", "Largest change of a seed"]
     return "\n\n" + rows_of(heads, lines) if lines else ""
 
 

@@ -101,6 +101,7 @@ WRONG = {
     "compare-twice": ["compare", "goal_placement", "--solvers", "exact_descent", "exact_descent"],
     "compare-nan": ["compare", "goal_placement", "--problem.x0", "nan", "0"],
     "diagnose-x0-nan": ["diagnose", "goal_placement", "--problem.x0", "nan", "0"],
+    "compare-solver-option": ["compare", "goal_placement", "--solvers", "exact_descent", "--solver.step-size", "3"],
     "compare-setting": ["compare", "goal_placement", "--solvers", "penalty_actor_critic:chans=3"],
     "list": ["list", "solver"],
     "cite": ["cite", "exact_descend"],

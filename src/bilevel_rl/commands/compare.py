@@ -62,6 +62,13 @@ def main(argv: Sequence[str]) -> int:
         raise InvalidConfig(
             message("bilevel-rl compare", f"the words {words}", "one PROBLEM comes first", USAGE)
         )
+    for word in rest:
+        if word.startswith("--solver."):
+            field = word.removeprefix("--solver.").partition("=")[0].replace("-", "_")
+            raise InvalidConfig(
+                message("bilevel-rl compare", f"{word}, which is of one solver", "here each has its own, after its name",
+                        f"Write --solvers A:{field}=VALUE B:{field}=VALUE; several are parted by commas")
+            )  # fmt: skip
     from bilevel_rl.launch import load
 
     problem = load.find_problem(words[0])

@@ -74,8 +74,8 @@ def _pendulum(facts: dict[str, Any]) -> list[str]:
         best = max(rivals, key=rivals.__getitem__)
         said.append(
             f"at {gamma} {ours:.0f} against {of['its own (no shaping)']:.0f} without shaping, the aim of {aim} "
-            f"{'met' if ours >= aim else 'missed'}; the best rival, {best}, {rivals[best]:.0f}; ours at the step chosen by hand "
-            f"at .8 {chosen:.0f}"
+            f"{'met' if ours >= aim else 'missed'}; the best rival, {best}, {rivals[best]:.0f}; "
+            f"ours at the step chosen by hand at .8 {chosen:.0f}"
         )
     start = "**Pendulum, a follower that plans too short**, medians of fresh followers, x at the step that `plan` proposes: "
     return [f"{start}{'. Then '.join(said)}."]

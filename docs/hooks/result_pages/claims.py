@@ -97,20 +97,28 @@ def verdicts(root: Path) -> str:
         "consistent" if all(d["low"] <= 0 for d in found.values())
         else "consistent, with a constant that shrinks as the gap closes",
     ])  # fmt: skip
-    paired = json.loads((folder / "gridworld_temperature.json").read_text())
+    for name, words in (("gridworld_temperature", "30 seeds"), ("gridworld_temperature_longer", "10 seeds")):
+        rows.append(fading_row(folder / f"{name}.json", words))
+    rows += claim_rows(json.loads((folder / "paper_tweets.json").read_text()))
+    return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
+
+
+def fading_row(file: Path, seeds: str) -> list[str]:
+    """The row of fading against constant temperatures, to the budget at which a file's runs end."""
+    paired = json.loads(file.read_text())
     fading = [x for x in paired["differences"] if x["of"].startswith("fading")]
     figure = "; ".join(
         f"from {x['of'].split()[-1]}: {x['difference']:+.4f} [{x['low']:+.4f}, {x['high']:+.4f}]" for x in fading
     )
     better, worse = sum(x["high"] < 0 for x in fading), sum(x["low"] > 0 for x in fading)
-    rows.append([
+    end = next(iter(paired["rows"].values()))["budgets"][-1] / 1e6
+    return [
         "fading regularisation reaches the unregularised problem, constant regularisation ends elsewhere",
         "abstract; summary",
-        "fading less constant from the same temperature, all else the same, on the subsidy", figure,
+        f"fading less constant from the same temperature, all else the same, on the subsidy, {seeds} to {end:g} million",
+        figure,
         "mixed" if worse and better else "contradicted here" if worse else "consistent" if better else "undecided",
-    ])  # fmt: skip
-    rows += claim_rows(json.loads((folder / "paper_tweets.json").read_text()))
-    return table({"heads": ["Claim", "Read in", "Test", "Figure", "Verdict"], "rows": rows})
+    ]  # fmt: skip
 
 
 def ends_against(differences: list[dict[str, Any]], of: str, less: str) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.control import evaluate
-from bilevel_rl.control.followers import SAC, Usual
+from bilevel_rl.control.followers import Usual
 from bilevel_rl.control.leader import Leader
 from bilevel_rl.control.problems import ArmImitation, PendulumImitation, experts
 from bilevel_rl.control.solvers import PartialSGD
@@ -28,7 +28,7 @@ from bilevel_rl.schedules import PowerDecay
 
 ITERATIONS, CHAINS, TAU = 5000, 16, 0.05
 SETTING = Leader(zeta=PowerDecay(1.0, 0.5))
-FOLLOWER = Usual(sac=SAC(critics=1, unit=1.0))  # as it was measured; SAC chooses others
+FOLLOWER = Usual()
 HEADS = ["Environment", "Random", "Expert", "Fresh follower, median [worst]", "Share of the expert", "Seeds at 90 %"]
 
 

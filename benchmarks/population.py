@@ -52,6 +52,7 @@ LONG = (0.9, 0.98, 0.99, 0.999)  # discounts of tolls: cheap to be right about, 
 VARIANTS = {
     "coupled_penalty": CoupledPenalty(),
     "coupled_penalty, 8 starts": CoupledPenalty(starts=8),
+    "coupled_penalty, steps of any length": CoupledPenalty(reach=1e9),
     "coupled_penalty, ladder": CoupledPenalty(explore="ladder"),
     "coupled_penalty, extra": CoupledPenalty(explore="extra"),
     "coupled_penalty, not centred": CoupledPenalty(centre=False),

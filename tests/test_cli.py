@@ -420,6 +420,8 @@ def test_a_plan_says_what_it_found(capsys):
     text = capsys.readouterr().out
     assert "zeta_0" in text
     assert "--solver.scales.zeta.initial" in text
+    # nine states are counted sooner than learnt
+    assert f"bilevel-rl run goal_placement certainty_equivalence {' '.join(SMALL)} --samples 20480" in " ".join(text.split())
     # the command that it proposes is about the problem that was planned
     assert f"bilevel-rl run goal_placement penalty_actor_critic {' '.join(SMALL)} --iterations 200" in text.splitlines()[-1]
 
@@ -435,6 +437,11 @@ def test_a_sweep_says_that_its_choice_lies_at_the_edge(tmp_path, capsys):
     verdict = capsys.readouterr().out.splitlines()[-1]
     assert verdict.startswith("verdict: the choice lies at the edge of its grid (scales.zeta.initial=")
     assert f"bilevel-rl sweep goal_placement penalty_actor_critic {' '.join(SMALL)} --grid scales.zeta.initial=" in verdict
+
+
+def test_an_option_by_the_last_part_of_its_name_is_found(capsys):
+    assert main(["run", "goal_placement", "coupled_penalty", *SMALL, "--solver.tau", "0.3"]) == 2
+    assert "the nearest known are --solver.scales.tau.initial" in capsys.readouterr().err
 
 
 @pytest.mark.slow

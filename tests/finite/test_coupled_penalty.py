@@ -431,7 +431,7 @@ def test_the_direction_is_no_longer_than_the_bound():
     ("options", "word"),
     [
         ({"chains": 0}, "chains"), ({"momentum": 1.0}, "momentum"), ({"hold": -1.0}, "hold"), ({"clip": 0.0}, "clip"),
-        ({"bound": 0.0}, "bound"),
+        ({"bound": 0.0}, "bound"), ({"reach": 0.0}, "reach"),
         ({"replay": -1}, "replay"),
         ({"scales": TimeScales(w=PowerDecay(0.0))}, "w.initial"),
     ],

@@ -10,7 +10,11 @@ import pytest
 
 from bilevel_rl.errors import InvalidConfig
 from bilevel_rl.finite import oracles, solve
+from bilevel_rl.finite.coupled import judging, several_starts
+from bilevel_rl.finite.coupled.judging import Judge
+from bilevel_rl.finite.coupled.state import Direct
 from bilevel_rl.finite.learn import exploring
+from bilevel_rl.finite.learn.coupled_critics import Pair
 from bilevel_rl.finite.learn.race import FIRSTS, Race
 from bilevel_rl.finite.problems import GoalPlacement, LeaderToy, PreferenceLearning, RandomMDP
 from bilevel_rl.finite.solvers import CoupledPenalty
@@ -81,6 +85,44 @@ def test_what_the_chains_gain_corrects_a_value_as_surely_as_their_number():
     assert wild.alive.all()
 
 
+def counted(it) -> Judge:
+    """A judge that has seen a million tries of each pair, in the shares that are true."""
+    judge = Judge.begin(it, it.x0, jnp.arange(it.mdp.n_states), 32)
+    return eqx.tree_at(lambda j: (j.seen, j.begins), judge, (1e6 * it.mdp.dense().ravel(), it.mdp.start))
+
+
+def test_starts_are_worth_what_planning_on_the_counts_says():
+    x = jnp.array([[0.3, 0.35], [0.9, 0.2]])
+    worth = eqx.filter_jit(lambda judge, x: judge.values(SMALL, x, 0.05))(counted(SMALL), x)
+    exact = jax.jit(jax.vmap(lambda x: oracles.hyper_objective(SMALL, x, 0.05)))(x)
+    np.testing.assert_allclose(worth, exact, atol=1e-10)
+    blind = eqx.filter_jit(lambda judge, x: judge.values(SMALL, x, 0.05))(
+        Judge.begin(SMALL, SMALL.x0, jnp.arange(16), 32), x
+    )
+    np.testing.assert_allclose(blind, 0.05 * jnp.sum(x**2, axis=1))  # nothing seen, nobody goes anywhere: what x costs
+
+
+def test_plans_are_made_while_iterations_double_and_the_best_x_of_all_is_kept():
+    judge, now = counted(SMALL), jnp.array([5.0, 6.0])
+    heard = eqx.filter_jit(lambda judge, x, alive, k: judge.heard(SMALL, x, alive, now, k, 0.05, 150.0))
+    x, both = jnp.array([[0.3, 0.35], [0.9, 0.2]]), jnp.array([True, True])
+    for k in (100, 150, 200, 298, 300):
+        assert (heard(judge, x, both, jnp.array(k))[1] == now).all()
+    for k in (149, 177, 211, 251, 299, 599):
+        judge, f = heard(judge, x, both, jnp.array(k))
+        np.testing.assert_allclose(judge.x, x[int(jnp.argmin(f))])
+    assert f[1] < f[0] < 0
+    judge, f = heard(judge, jnp.array([[0.3, 0.35], [0.0, 1.0]]), jnp.array([True, False]), jnp.array(599))
+    np.testing.assert_allclose(judge.x, x[1])  # where the start that was dropped had been
+
+
+def test_what_cannot_be_counted_is_judged_by_critics():
+    assert judging.suits(SMALL)
+    assert not judging.suits(MOVING)
+    assert not judging.suits(PreferenceLearning())  # f is no mean over visits
+    assert not judging.suits(GoalPlacement(rows=30, columns=30))  # 900 squared times 4 counts
+
+
 def test_chains_are_shared_out_and_change_hands_at_restarts_or_when_their_start_is_dropped():
     race = Race.begin(3, 6, jnp.arange(4))
     assert race.owner.tolist() == [0, 1, 2, 0, 1, 2]
@@ -112,19 +154,28 @@ def test_one_stream_serves_all_starts_whatever_the_problem(it):
         assert trace["samples"][0, -1] == 6 * 12
     state = jax.tree.map(lambda v: v[0], trace.state)
     assert state.each.x.shape == (3, it.x0.shape[0])
-    assert bool(jnp.any(jnp.all(state.each.x == state.x, axis=1)))
+    if state.judge is None:
+        assert bool(jnp.any(jnp.all(state.each.x == state.x, axis=1)))
+    else:  # nothing is planned in six iterations
+        assert (state.x == it.x0).all()
+        assert state.judge.seen.sum() == 6 * 12
     assert len(np.unique(np.asarray(state.each.x), axis=0)) == 3
 
 
 @pytest.mark.slow
 def test_a_start_learns_as_one_alone_would_from_the_same_transitions():
-    """Values of f that are learnt along agree with the oracle's at the x they stand for."""
+    """f by the counts, and by every start's critic, agrees with the oracle's at the x they stand for."""
     solver = CoupledPenalty(starts=4, hold=1e9)  # x held: critics arrive
     trace = solve(SMALL, solver, iterations=2400, record_every=2400, evaluate=False)
     state = jax.tree.map(lambda v: v[0], trace.state)
     exact = jax.jit(jax.vmap(lambda x: oracles.hyper_objective(SMALL, x, 0.05)))(state.each.x)
-    np.testing.assert_allclose(state.race.value, exact, atol=0.03)
-    np.testing.assert_allclose(state.race.f, exact, atol=0.06)
+    np.testing.assert_allclose(state.race.value, exact, atol=0.01)
+    # and so do their critics, which judge where nothing can be counted
+    w, every = 0.05 * solver.scales.at(2400).w, jnp.arange(16)  # the start's law is uniform
+    critic = lambda one: several_starts.learnt_value(  # noqa: E731
+        SMALL, one, SMALL.mdp, Pair(one.Q, one.D, w, 0.05), Direct(), every
+    )
+    np.testing.assert_allclose(jax.jit(jax.vmap(critic))(state.each), exact, atol=0.06)
 
 
 @pytest.mark.slow

@@ -97,3 +97,29 @@ def test_finite_differences_with_numbers_of_their_own_have_more_noise():
         return float(moved.std(0).mean())
 
     assert spread(True) < 0.7 * spread(False)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_noise_of_any_size_makes_steps_of_the_same_root_mean_square(size):
+    """Directions that are noise alone, far too long for x's set: what is left is its share over the root of k + 1."""
+    span, reach, squares = jnp.array([0.3, 3.0]), 0.1, jnp.zeros(2)
+    D = size * np.random.default_rng(0).normal(size=(400, 2))
+
+    def step(squares, d):
+        k, D = d
+        zeta = 5.0 / (k + 1) ** 0.3
+        moved, squares = leader.within_reach(D, squares, span, k, zeta, reach)
+        return squares, zeta * moved * jnp.sqrt(k + 1)
+
+    _, steps = jax.lax.scan(step, squares, (jnp.arange(400.0), jnp.asarray(D)))
+    # the first coordinate is the one that would leave its set
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(steps[50:, 0] ** 2)), reach * 0.3, rtol=0.05)
+    np.testing.assert_allclose(steps[:, 1] * D[:, 0], steps[:, 0] * D[:, 1], rtol=1e-9)  # not turned
+
+
+def test_steps_that_are_short_for_the_set_keep_their_bits():
+    D, squares = jnp.array([0.01, -0.02]), jnp.zeros(2)
+    for k in range(5):
+        moved, squares = leader.within_reach(D, squares, jnp.ones(2), k, 0.2, 0.1)
+        assert (moved == D).all()
+    np.testing.assert_allclose(squares, D**2)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from bilevel_rl.commands import screen, words
-from bilevel_rl.launch import RECOMMENDED
+from bilevel_rl.errors import typed
+from bilevel_rl.launch import RECOMMENDED, options
 
 USAGE = "usage: bilevel-rl plan PROBLEM [SOLVER] [--iterations N] [--problem.* --solver.*]"
 
@@ -44,10 +45,16 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {sentence}")
     print(f"the pilot used {found.samples:,} transitions at x0")
     assert asked.solver is not None
+    if (note := counted_note(problem, asked, round(found.samples / s.pilot * s.iterations))) is not None:
+        screen.say(f"note: {note}")
     names = [f"solver.scales.{name}.initial" for name in ("zeta", "alpha", "beta", "w", "tau")]
     scales = getattr(found, "scales", None)
-    ordered = "its sequences are in the order that the theory asks for" if not found.broken else (
-        f"its sequences break {len(found.broken)} of the theory's conditions (the notes above)")  # fmt: skip
+    if not getattr(solver, "ordered", True):
+        ordered = "the theory's order of the sequences is for estimators that divide by w, and is not asked of this one"
+    elif found.broken:
+        ordered = f"its sequences break {len(found.broken)} of the theory's conditions (the notes above)"
+    else:
+        ordered = "its sequences are in the order that the theory asks for"
     reach = {
         "travel": "x can cross its set twice at the pilot's gradient",
         "noise": "noise, not the gradient, limits the step of x: more chains allow a larger one",
@@ -57,6 +64,37 @@ def main(argv: Sequence[str]) -> int:
     flags = [word for name in names for word in (f"--{name}", f"{getattr(scales, name.split('.')[2]).initial:.4g}")]
     screen.say(f"verdict: {reach}; {ordered}. Run it: {asked.again('run', '--iterations', s.iterations, *flags, but=names)}")
     return 0
+
+
+def counted_note(problem: Any, asked: words.Read, samples: int) -> str | None:
+    """A sentence where counting transitions does it in fewer samples: small tables whose transitions x does not move.
+
+    Args:
+        samples: transitions of the run that is planned.
+    """
+    from bilevel_rl.errors import BilevelError
+    from bilevel_rl.finite.model.planning import DENSE_LIMIT
+    from bilevel_rl.finite.solvers import CertaintyEquivalence
+    from bilevel_rl.loop.solver import check_fits
+
+    assert asked.solver is not None
+    if (
+        problem.mdp.n_states > DENSE_LIMIT or problem.moves_transitions or problem.moves_start
+        or asked.solver.name == CertaintyEquivalence.name
+    ):  # fmt: skip
+        return None
+    counting = CertaintyEquivalence()
+    try:
+        check_fits(counting, problem)
+    except BilevelError:
+        return None
+    own = options.kept(asked.argv, of=("problem",))
+    samples = max(samples, 10 * counting.chains * counting.length)  # ten plans at least
+    again = typed("run", asked.problem.name, CertaintyEquivalence.name, *own, "--samples", samples)
+    return (
+        f"{problem.mdp.n_states} states whose transitions x does not move can be counted: {CertaintyEquivalence.name} needs "
+        f"the fewest samples there, with --solver.starts 12 where basins decide: {again}"
+    )
 
 
 def _neural(asked: words.Read, problem: Any, solver: Any) -> int:

@@ -45,7 +45,7 @@ class Proposal:
         smoothness: $L_V$, largest curvature of $J_\\tau$ in the logits seen at the pilot's policies.
         smoothness_theory: the bound $(8 r_{max} + \\tau(4 + 8 \\log A))/(1-\\gamma)^3$.
         bound_by: which of travel, noise and step sets zeta.
-        broken: sentences on constraints that the proposal still breaks.
+        broken: sentences on constraints that the proposal still breaks; none where the solver asks for no order.
         samples: transitions the pilot used.
     """
 
@@ -159,7 +159,7 @@ def plan(
     proposal = dataclasses.replace(base.scales, zeta=PowerDecay(float(limits[bound_by]), scales.zeta.power))
     return Proposal(
         proposal, float(np.linalg.norm(mean)), noise, correlation, width, curvature, theory, bound_by,
-        proposal.broken_constraints(gamma, curvature), int(samples),
+        proposal.broken_constraints(gamma, curvature) if getattr(solver, "ordered", True) else [], int(samples),
     )  # fmt: skip
 
 

@@ -269,7 +269,7 @@ def parse(label: str, kind: type, argv: Sequence[str], describe: str = "") -> An
         word = next((w for w in unknown if w.startswith("-")), unknown[0])
         known = [f"--{name}".replace("_", "-") for name in flat_names(kind)]
         what = "option" if word.startswith("-") else "argument"
-        near = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), known, n=3, cutoff=0.5)
+        near = nearest(word.split("=")[0].replace("_", "-"), known)
         hint = (
             f"the nearest known are {', '.join(near)}"
             if near
@@ -290,6 +290,20 @@ _cli: Any = tyro.cli  # its overloads do not know classes made at run time
 _suppressed: Any = tyro.conf.Suppress
 
 
+def nearest(word: str, known: Sequence[str]) -> list[str]:
+    """Up to three options that a word may have meant: those of which it names a part, then those spelt alike.
+
+    Example:
+        >>> nearest("--solver.tau", ["--tau", "--solver.starts", "--solver.scales.tau.initial"])
+        ['--solver.scales.tau.initial', '--tau', '--solver.starts']
+    """
+    parts = word.lstrip("-").split(".")
+    within = [name for name in known if parts[-1] in name.lstrip("-").split(".")]
+    within.sort(key=lambda name: -len({*parts} & {*name.lstrip("-").split(".")}))
+    alike = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return list(dict.fromkeys([*within, *alike]))[:3]
+
+
 def flat_names(kind: type, prefix: str = "") -> list[str]:
     """Dotted names of every option of a (nested) dataclass."""
     names = []
@@ -307,11 +321,14 @@ def flat_names(kind: type, prefix: str = "") -> list[str]:
 # -- values ---------------------------------------------------------------------------------------------------------
 
 
-def kept(argv: Sequence[str], but: Sequence[str] = ()) -> tuple[str, ...]:
+def kept(
+    argv: Sequence[str], but: Sequence[str] = (), of: Sequence[str] = ("problem", "solver")
+) -> tuple[str, ...]:
     """The options of problem and solver in a command, as they were typed: what a command that is proposed must repeat.
 
     Args:
         but: dotted names that are given anew, `solver.leader.zeta.initial`.
+        of: whose options.
 
     Example:
         >>> kept(["mine.py", "--problem.gamma", "0.6", "--samples", "900", "--solver.chains=8", "--problem.x0", "-1", "2"])
@@ -324,7 +341,7 @@ def kept(argv: Sequence[str], but: Sequence[str] = ()) -> tuple[str, ...]:
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
-            taken = name.startswith(("problem.", "solver.")) and name not in but
+            taken = name.partition(".")[0] in of and "." in name and name not in but
         if taken:
             found.append(word)
     return tuple(found)

@@ -19,6 +19,8 @@ from bilevel_rl.loop.problem import Problem
 from bilevel_rl.loop.settings import check_fields
 from bilevel_rl.loop.solver import State
 
+RECENT = 8.0  # ours: squares are averaged over the last eighth of the run, roughly
+
 
 class MovingState(State):
     """A state whose x moves as above.
@@ -69,6 +71,31 @@ def move(
     share = average / jnp.maximum(jnp.maximum(k - hold, 0) + average, 1e-12)
     x = jnp.where(average > 0, state.x + share * (y - state.x), y)
     return {"x": x, "direction": direction, "ahead": y - x}
+
+
+def within_reach(
+    D: Float[Array, " d"], squares: Float[Array, " d"], span: Float[Array, " d"], k, zeta, reach
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    r"""D, shortened where its typical step would be long for x's set, and the running mean of its squares.
+
+    $$D \min\Big(1, \min_j \frac{R\, L_j}{\zeta_k \sqrt{(k+1)\, s_j}}\Big), \qquad
+    s_j \leftarrow s_j + \tfrac{8}{k+8}\,(D_j^2 - s_j)$$
+
+    So steps have a root mean square of at most $R L_j/\sqrt{k+1}$: noise alone carries x through less than R of its set
+    while the run doubles, and what does not average out through all of it.
+
+    Args:
+        D: a direction of descent, before means are taken.
+        squares: [d] s.
+        span: [d] L, the size of x's set in each coordinate.
+        zeta: step size at iteration k.
+        reach: R.
+    """
+    rate = RECENT / (k + RECENT)
+    squares = squares + rate * (D**2 - squares)
+    longest = zeta * jnp.sqrt((k + 1.0) * squares)
+    share = jnp.min(reach * span / jnp.maximum(longest, 1e-300))
+    return D * jnp.minimum(1.0, share), squares
 
 
 def held(hold) -> tuple[str, Any, bool, str]:

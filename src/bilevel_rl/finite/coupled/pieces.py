@@ -13,6 +13,7 @@ from bilevel_rl.finite.learn.coupled_critics import Pair, less, level_error, val
 from bilevel_rl.finite.model import sampling, small
 from bilevel_rl.finite.model.mdp import FiniteMDP
 from bilevel_rl.finite.problem import BilevelProblem
+from bilevel_rl.loop import leader
 
 SETTLED = 100.0  # ours: iterations after which levels that ends tie down come to rest, as the square of its share in k
 
@@ -141,3 +142,16 @@ def _start_part(problem: BilevelProblem, x, state: CoupledState, pair: Pair, b) 
     _, first = pair.values(b)
     level = None if state.levels is None else state.levels[1]
     return (1 - mdp.discount) * jnp.dot(mdp.start, valued(mdp, first, None, level))
+
+
+def span(problem: BilevelProblem) -> Float[Array, " d"]:
+    """The size of x's set in each coordinate; twice that of x0 and at least 2 where x is free."""
+    part = problem.bounded_part()
+    return 2 * jnp.maximum(1.0, jnp.abs(problem.x0)) if part is None else part[1] - part[0]
+
+
+def in_reach(
+    problem: BilevelProblem, D: Float[Array, " d"], squares: Float[Array, " d"] | None, k, zeta, reach
+) -> tuple[Float[Array, " d"], Float[Array, " d"] | None]:
+    """`leader.within_reach` where x has a set."""
+    return (D, None) if squares is None else leader.within_reach(D, squares, span(problem), k, zeta, reach)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from bilevel_rl.finite.coupled import pieces
+from bilevel_rl.finite.coupled import judging, pieces
+from bilevel_rl.finite.coupled.judging import Judge
 from bilevel_rl.finite.coupled.state import CoupledState, Direct
 from bilevel_rl.finite.estimators import Estimator, Lesson, Passage
 from bilevel_rl.finite.estimators.estimator import mean
@@ -32,7 +33,7 @@ FIRST_JUDGED = 150.0  # ours: iterations after which starts are judged for the f
 
 
 @runtime_checkable
-class Method(Protocol):
+class Racer(Protocol):
     """What a step asks of the method whose starts race: its numbers, as `solvers.coupled_penalty` explains them."""
 
     @property
@@ -45,6 +46,8 @@ class Method(Protocol):
     def clip(self) -> float: ...
     @property
     def bound(self) -> float: ...
+    @property
+    def reach(self) -> float: ...
     @property
     def exploration(self) -> exploring.Exploration: ...
 
@@ -60,12 +63,14 @@ class RacingState(State):
         each: what every start has learnt, stacked; its chains `s` are those of all.
         wanderers, replay: shared, as in `CoupledState`.
         race: which starts go on, and which chain walks for which.
+        judge: what they are worth by a model of all transitions; None where their critics tell.
     """
 
     each: CoupledState
     wanderers: Int[Array, " N"] | None
     replay: Replay | None
     race: Race
+    judge: Judge | None
 
 
 class Stream(NamedTuple):
@@ -91,7 +96,9 @@ class Stream(NamedTuple):
     replay: Replay | None
 
 
-def begin(x0: Float[Array, " d"], each: CoupledState, memory: Replay | None, chains: int) -> RacingState:
+def begin(
+    problem: BilevelProblem, x0: Float[Array, " d"], each: CoupledState, memory: Replay | None, chains: int
+) -> RacingState:
     """All starts at once, before any step.
 
     Args:
@@ -104,15 +111,16 @@ def begin(x0: Float[Array, " d"], each: CoupledState, memory: Replay | None, cha
     begun = each.s[0] if wanderers is None else jnp.concatenate([each.s[0], wanderers])
     each = eqx.tree_at(lambda e: e.wanderers, each, None, is_leaf=lambda leaf: leaf is None)
     race = Race.begin(each.x.shape[0], chains, begun)
-    return RacingState(x0, jnp.zeros((), int), each, wanderers, memory, race)
+    judge = Judge.begin(problem, x0, each.s[0], begun.shape[0]) if judging.suits(problem) else None
+    return RacingState(x0, jnp.zeros((), int), each, wanderers, memory, race, judge)
 
 
-def best(state: RacingState) -> CoupledState:
+def in_front(state: RacingState) -> CoupledState:
     """What the start of lowest learnt value has learnt."""
     return jax.tree.map(lambda v: v[state.race.best], state.each)
 
 
-def step(method: Method, problem: BilevelProblem, state: RacingState, k, noise) -> RacingState:
+def step(method: Racer, problem: BilevelProblem, state: RacingState, k, noise) -> RacingState:
     """One iteration of several starts: that of one, but for every start, on one stream of transitions."""
     now, race, each = method.scales.at(k), state.race, state.each
     w, tau = (1 - problem.mdp.discount) * now.w, now.tau
@@ -138,24 +146,34 @@ def step(method: Method, problem: BilevelProblem, state: RacingState, k, noise) 
         lesson = Lesson(*stream.batch, errors.pi_next, errors.Q, weight)
         carry, says = method.estimator_for(problem).step(problem, x, one.estimate, seen, lesson, w, now.beta)
         D_x = share * pieces.direction(problem, x, one, pair, direct, seen, errors, says)
+        D_x, squares = pieces.in_reach(problem, D_x, one.squares, k, now.zeta, method.reach)
         direction = method.momentum * one.direction + (1 - method.momentum) * rollouts.clipped(D_x, method.bound)
         moved = leader.descend(problem, x, direction, k, now.zeta, method.hold)
         f = learnt_value(problem, one, mdp, pair, direct, firsts)
         off = off_by(problem, one, mdp, pair, seen)
         return CoupledState(
             x=moved, samples=one.samples, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
-            estimate=carry, s=stream.onward, wanderers=None, replay=None, direction=direction,
+            estimate=carry, s=stream.onward, wanderers=None, replay=None, direction=direction, squares=squares,
         ), (f, off)  # fmt: skip
 
     each, (f, off) = jax.vmap(learn)(each, pair, direct, stream.pi, stream.pi_l, race.mine, race.share)
-    race = race.heard(f, k, off).judged(each.x, _span(problem), k, jnp.maximum(method.hold, FIRST_JUDGED))
+    # judged at 1, 2, 4, ... times the first of 150, 300, 600, ... iterations after which x moves
+    first = FIRST_JUDGED * 2.0 ** jnp.ceil(jnp.log2(jnp.maximum(1.0, method.hold / FIRST_JUDGED)))
+    judge = state.judge
+    if judge is None:
+        race = race.heard(f, k, off)
+    else:
+        judge = judge.saw(stream.batch[:, : stream.used], stream.restart, stream.onward)
+        judge, worth = judge.heard(problem, each.x, race.alive, race.value, k, tau, FIRST_JUDGED)
+        race = race.told(worth)
+    race = race.judged(each.x, pieces.span(problem), k, first)
     race = race.dealt(stream.restart, stream.onward)
-    best, used = each.x[race.best], state.samples + stream.used
-    return RacingState(best, used, each, stream.wanderers, stream.replay, race)
+    best, used = each.x[race.best] if judge is None else judge.x, state.samples + stream.used
+    return RacingState(best, used, each, stream.wanderers, stream.replay, race, judge)
 
 
 def _stream(
-    method: Method, problem: BilevelProblem, state: RacingState, pair: Pair, xi, source, noise
+    method: Racer, problem: BilevelProblem, state: RacingState, pair: Pair, xi, source, noise
 ) -> Stream:
     """One transition along each chain, as its owner would go, what explores beside them, and the past again."""
     race, X, s, N = state.race, state.each.x, state.each.s[0], state.race.owner.shape[0]
@@ -223,9 +241,3 @@ def off_by(problem: BilevelProblem, one: CoupledState, mdp: FiniteMDP, pair: Pai
     ahead = valued(mdp, pair.at(seen.s_next).values()[1], seen.s_next, level)
     gain = less(problem.objective.bonus_at(one.x, seen.s, seen.a), level) + mdp.discount * ahead - here
     return -mean(mdp.ongoing(gain, seen.s), seen.mine)
-
-
-def _span(problem: BilevelProblem) -> Float[Array, " d"]:
-    """The size of x's set in each coordinate; twice that of x0 and at least 2 where x is free."""
-    part = problem.bounded_part()
-    return 2 * jnp.maximum(1.0, jnp.abs(problem.x0)) if part is None else part[1] - part[0]

@@ -48,6 +48,7 @@ class CoupledState(State):
         replay: past transitions; None without replay.
         direction: [d] running mean of x's direction.
         crowd: the population's flow; None where one follower is all there is.
+        squares: [d] running mean of the squares of x's direction, before it is averaged; None where x is free.
     """
 
     Q: Float[Array, "S A"]
@@ -61,6 +62,7 @@ class CoupledState(State):
     replay: Replay | None
     direction: Float[Array, " d"]
     crowd: Crowd | None = None
+    squares: Float[Array, " d"] | None = None
 
 
 class Direct(NamedTuple):

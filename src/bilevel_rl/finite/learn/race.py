@@ -97,6 +97,10 @@ class Race(eqx.Module):
         now = self.value + rate * away, spread, self.off + rate * wrong, noise
         return eqx.tree_at(lambda r: (r.value, r.spread, r.off, r.noise), self, now)
 
+    def told(self, worth: Float[Array, " M"]) -> Race:
+        """With values that are no estimates of the critics, and are sure."""
+        return eqx.tree_at(lambda r: r.value, self, worth)
+
     def judged(self, x: Float[Array, "M d"], span: Float[Array, " d"], k, first) -> Race:
         """After iteration k, with what is dropped where k + 1 is a time to judge.
 

@@ -66,6 +66,9 @@ class CoupledPenalty(Solver):
         hold: iterations for which x stays while the critics catch up.
         clip: bound on $|\log \rho|$ and on the logits' change by a non-linear f.
         bound: on the length of the direction in which x moves; as it stands, none in practice.
+        reach: bound on the root mean square of a step of x, as a share of its set's size over $\sqrt{k+1}$: noise alone
+            carries x through less than that share while a run doubles (`loop.leader.within_reach`). Nothing is shortened
+            where steps are shorter than that anyway, nor where x has no box.
         optimism: initial value of Q; above 0 it makes the follower try everything.
         chains: N. One transition along each chain an iteration.
         explore: what teaches the critics beside the chains. `"chains"`: as many chains again, under uniformly random
@@ -103,6 +106,7 @@ class CoupledPenalty(Solver):
     hold: float = 150.0
     clip: float = 3.0
     bound: float = 1e6
+    reach: float = 0.1
     optimism: float = 0.0
     chains: int = eqx.field(static=True, default=16)
     explore: Literal["chains", "ladder", "extra", "none"] = eqx.field(static=True, default="chains")
@@ -128,6 +132,7 @@ class CoupledPenalty(Solver):
             leader.held(self.hold),
             ("clip", self.clip, self.clip > 0, "it must be above 0"),
             ("bound", self.bound, self.bound > 0, "it must be above 0"),
+            ("reach", self.reach, self.reach > 0, "it must be above 0"),
             ("explore", self.explore, self.explore in ways, f"it must be one of {ways}"),
             ("estimator", self.estimator, self.estimator in names, f"it must be one of {names}"),
             ("replay", self.replay, self.replay >= 0, "it must be at least 0"),
@@ -170,7 +175,7 @@ class CoupledPenalty(Solver):
         # the same chains for all, x of each its own
         x = starts.points(problem, self.starts, jax.random.fold_in(key, 2), first=x0)
         each = jax.vmap(lambda x: self._begun(problem, x, key, None))(x)
-        return several_starts.begin(x0, each, self._memory(problem, x0), self.chains)
+        return several_starts.begin(problem, x0, each, self._memory(problem, x0), self.chains)
 
     def _memory(self, problem: BilevelProblem, x0) -> Replay | None:
         """Room for what is replayed."""
@@ -197,6 +202,7 @@ class CoupledPenalty(Solver):
             wanderers=self.exploration.init(problem.mdp, other),
             replay=replay,
             direction=jnp.zeros(x0.shape[0]), crowd=crowd,
+            squares=None if problem.box() is None else jnp.zeros(x0.shape[0]),
         )  # fmt: skip
 
     def step(self, problem: BilevelProblem, state, k, noise) -> CoupledState | RacingState:
@@ -230,16 +236,18 @@ class CoupledPenalty(Solver):
 
         # x <- x - zeta (g_x + penalty)
         D_x = pieces.direction(problem, x, state, pair, direct, seen, errors, says)
+        D_x, squares = pieces.in_reach(problem, D_x, state.squares, k, now.zeta, self.reach)
         direction = self.momentum * state.direction + (1 - self.momentum) * rollouts.clipped(D_x, self.bound)
         moved = leader.descend(problem, x, direction, k, now.zeta, self.hold)
         return CoupledState(
             x=moved, samples=state.samples + used, Q=Q, D=D, levels=levels, direct=direct.mean, visits=direct.visits,
             estimate=carry, s=seen.onward, wanderers=wanderers, replay=replay, direction=direction, crowd=crowd,
+            squares=squares,
         )  # fmt: skip
 
     def policies(self, problem, state, k):
         if isinstance(state, RacingState):
-            state = several_starts.best(state)
+            state = several_starts.in_front(state)
         now = self.scales.at(k)
         w = (1 - problem.mdp.discount) * now.w
         b = None if state.direct is None else pieces.logits(state, w, now.tau, self.clip)

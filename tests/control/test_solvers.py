@@ -105,6 +105,11 @@ def test_a_run_reports_what_the_leader_got_and_the_exact_objective(whole):
     rows = replay.Layout(Pay()).unpack(jnp.asarray(whole.state.ring[0]))  # at gamma = 0 and 64 rows: the last 16 iterations
     newest = np.roll(np.asarray(rows.features[:, 0]).astype(int), -(24 * 4) % 64)[-2 * 4 :]  # of a block
     np.testing.assert_allclose(whole["follower_outcome"][0, -1], whole.x[0, -1][newest].mean(), rtol=1e-5)
+    x, ring = whole.x[0, -1], jnp.asarray(whole.state.ring[0])
+    paid, gained = replay.newest_worth(Pay(), ring, x, jnp.array(24), 2 * 4, 4, 4)
+    np.testing.assert_allclose(paid, whole["follower_outcome"][0, -1], rtol=1e-6)
+    np.testing.assert_allclose(gained, np.array([0.0, 0.5, 1.0])[newest].mean(), rtol=1e-6)
+    assert (whole["outcome"][:, 1] > -0.05 * np.sum(whole.x[:, 1] ** 2, -1)).all()  # of the newest steps while x is held
     assert (whole["samples"][:, -1] == 24 * 4).all()
     assert (whole.x[:, 1] == whole.x[:, 0]).all()  # held
     assert (whole.x[:, -1] != whole.x[:, 0]).any()

@@ -50,6 +50,15 @@ def test_a_start_that_gains_as_much_as_it_lacks_goes_on():
     assert race.alive.all()
 
 
+def test_planned_values_drop_nothing_before_starts_are_halved():
+    race, x, span = Race.begin(4, 4, jnp.arange(4)), jnp.arange(4.0)[:, None], jnp.ones(1)
+    alive = []
+    for k in (99, 199, 399):
+        race = race.told(jnp.array([3.0, 0.0, 1.0, 2.0])).judged(x, span, jnp.array(float(k)), 100.0, forecasts=False)
+        alive.append(race.alive.tolist())
+    assert alive == [[True] * 4, [True] * 4, [False, True, True, False]]
+
+
 def test_of_two_in_one_place_the_better_one_goes_on():
     race = after(Race.begin(3, 6, jnp.arange(4)), [0.0, -0.1, -0.2], 99, 99, x=[[0.5], [0.5], [0.9]])
     race = eqx.tree_at(lambda r: r.spread, race, jnp.full(3, 100.0))  # their values can't be told apart

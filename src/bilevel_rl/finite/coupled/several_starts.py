@@ -166,7 +166,8 @@ def step(method: Racer, problem: BilevelProblem, state: RacingState, k, noise) -
         judge = judge.saw(stream.batch[:, : stream.used], stream.restart, stream.onward)
         judge, worth = judge.heard(problem, each.x, race.alive, race.value, k, tau, FIRST_JUDGED)
         race = race.told(worth)
-    race = race.judged(each.x, pieces.span(problem), k, first)
+    # what x is worth by a plan says nothing of where it goes: no forecast from it, but halves
+    race = race.judged(each.x, pieces.span(problem), k, first, forecasts=judge is None)
     race = race.dealt(stream.restart, stream.onward)
     best, used = each.x[race.best] if judge is None else judge.x, state.samples + stream.used
     return RacingState(best, used, each, stream.wanderers, stream.replay, race, judge)

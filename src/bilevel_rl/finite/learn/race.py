@@ -9,6 +9,9 @@ with $\sigma$ how sure a value is, or when a better one has come to the same pla
 of the starts go on, at each later one half of those: starts that can't be told apart share chains for no longer.
 Iterations at which one judges double, so no horizon has to be known. Chains of what is dropped go over to the others.
 
+Where all transitions can be counted a start is worth what planning says (`coupled.judging`): sure of what x is worth, and
+silent on where it goes, so nothing is forecast and starts have until they are halved. Elsewhere critics tell.
+
 A critic may be wrong about its own policy. So what a start's own chains gain, less what its critic foretold, is added to
 the learnt value: the sum is right on average whatever the critic says.
 """
@@ -101,13 +104,16 @@ class Race(eqx.Module):
         """With values that are no estimates of the critics, and are sure."""
         return eqx.tree_at(lambda r: r.value, self, worth)
 
-    def judged(self, x: Float[Array, "M d"], span: Float[Array, " d"], k, first) -> Race:
+    def judged(
+        self, x: Float[Array, "M d"], span: Float[Array, " d"], k, first, forecasts: bool = True
+    ) -> Race:
         """After iteration k, with what is dropped where k + 1 is a time to judge.
 
         Args:
             x: where each start is.
             span: the size of x's set in each coordinate.
             first: h.
+            forecasts: whether a start is dropped for what its progress says of its end; else it has until they are halved.
         """
         doublings = jnp.round(jnp.log2((k + 1) / first))
         now = (doublings >= 0) & (k + 1 == jnp.round(first * 2.0**doublings))
@@ -122,7 +128,8 @@ class Race(eqx.Module):
         doubled = jnp.any(near & (order[None, :] < order[:, None]), axis=1)
         known = self.times > 0  # nothing is dropped before progress was measured once
         late = order >= M * 2.0 ** jnp.minimum(0, WHOLE_FIELD - self.times)
-        alive = self.alive & ~(now & known & (behind | doubled | late) & (jnp.arange(M) != best))
+        dropped = (behind | doubled | late) if forecasts else (doubled | late)
+        alive = self.alive & ~(now & known & dropped & (jnp.arange(M) != best))
         before = jnp.where(now, f, self.before)
         return eqx.tree_at(lambda r: (r.alive, r.before, r.times), self, (alive, before, self.times + now))
 

@@ -91,8 +91,9 @@ class CoupledPenalty(Solver):
             lose their batch mean. Where episodes end for good m soon rests, and G and C are not centred.
         starts: M points from which x begins at once: x0, then the problem's `structured_starts` if it has any, then points
             drawn as a search draws them. Every transition teaches the critics of all; the chains are shared out, and
-            starts that fall behind are dropped (`learn.race`). x is that of the lowest learnt value. The samples are
-            those of one start, the arithmetic M times as much.
+            starts that fall behind are dropped (`learn.race`). x is the best so far by planning on what all have seen,
+            where that can be counted (`coupled.judging`), else that of the start of lowest learnt value. The samples
+            are those of one start, the arithmetic M times as much, and the plans.
 
     References:
         Ours, on the penalty formulation of arXiv 2601.16399. The ratio critic is backward TD in the spirit of

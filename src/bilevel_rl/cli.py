@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TextIO
 
 from bilevel_rl import __version__, compiled, signals
 from bilevel_rl.commands import VERBS, heads
@@ -33,10 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answered(lambda: _dispatch(argv))
 
 
-def noted(text: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None):
+def noted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
     """A warning as a note on standard error; those that are about code, not about what was asked, with their place."""
-    about_code = not issubclass(category, UserWarning)
-    print(f"note: {text}" + (f" ({category.__name__}, {filename}:{lineno})" if about_code else ""), file=file or sys.stderr)
+    place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
+    print(f"note: {message}{place}", file=file or sys.stderr)
 
 
 def answered(work: Callable[[], int]) -> int:

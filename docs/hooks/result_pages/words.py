@@ -75,7 +75,10 @@ def aged(facts: dict[str, Any], folder: str = "") -> str:
     if "coupled_penalty" in facts.get("again", {}):
         part = facts["again"]["coupled_penalty"]
         made = f"version {part['versions']['bilevel-rl']}, {part['time'][:10]}, `{part['command']}`"
-        return f"\nRows of `coupled_penalty` are made again with today's defaults ({made}); the others are of version 0.1.\n"
+        return (
+            f"\nRows of `coupled_penalty` are made again with the defaults of that day ({made}), before steps were bounded "
+            "in units of x's box (`reach`; x has none on four rooms and in synthetic); the others are of version 0.1.\n"
+        )
     versions = facts.get("provenance", {}).get("versions", {})
     old = versions.get("bilevel-rl", "").startswith("0.1")
     return EARLIER.replace("FOLDER", folder) if old and "coupled_penalty" in json.dumps(facts) else ""

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 sys.path.insert(0, str(ROOT / "benchmarks"))  # the studies' files import each other, as a script's do
 import gridworld_aids as aids  # noqa: E402
+import gridworld_edges as edges  # noqa: E402
 import gridworld_forms as forms  # noqa: E402
 import gridworld_search as search  # noqa: E402
+from gridworld import tolerance  # noqa: E402
 
 from bilevel_rl.experiments.gridworld import problems  # noqa: E402
 from bilevel_rl.finite.tuning import samples_per_iteration  # noqa: E402
@@ -71,3 +73,39 @@ def test_a_form_of_finite_differences_has_the_best_of_its_own_settings():
             settings = [dict(zip(found["columns"], values, strict=True)) for values in found["settings"]]
             of_form = [v for i, v in found["second"].items() if settings[int(i)]["perturbation"] == form.replace("-", "_")]
             assert row["score"] == min(of_form)
+
+
+def test_what_is_tried_beyond_an_edge_changes_that_constant_alone_and_lies_outside_its_range():
+    ranges = {"zeta": (0.1, 10.0), "alpha": (0.01, 1.0), "beta": (0.05, 1.9), "hold": [0, 100], "chains": [16, 64],
+              "momentum": [0.0, 0.9]}  # fmt: skip
+    setting = {"zeta": 9.9, "alpha": 0.1, "beta": 0.051, "hold": 100, "chains": 16, "momentum": 0.9}
+    found = edges.beyond(ranges, setting)
+    assert set(found) == {"zeta", "beta", "hold", "chains", "momentum"}
+    for name, settings in found.items():
+        assert settings
+        for other in settings:
+            assert [key for key in setting if other[key] != setting[key]] == [name]
+            assert not min(ranges[name]) <= other[name] <= max(ranges[name])
+    assert edges.beyond(ranges, setting | {"beta": 1.89})["beta"] == []  # a critic's step of 2 and more is not stable
+
+
+def test_an_edge_is_examined_from_the_setting_that_the_search_chose_and_its_rule_decides():
+    found, optima = read("gridworld_edges"), read("gridworld_optima")["optima"]
+    for key, row in found["rows"].items():
+        chosen = SEARCH[key]["searches"][0]
+        assert {name: edge["end"] for name, edge in row["edges"].items()} == chosen["edges"]
+        assert row["score"] == pytest.approx(chosen["score"], abs=1e-4)
+        beyond = [score for edge in row["edges"].values() for _, score in edge["beyond"] if score is not None]
+        gain = max([row["score"] - score for score in beyond], default=0)
+        assert row["search again"] == (gain > found["gain"] * abs(optima[key.split(" | ")[0]]["value"]))
+        assert not row["search again"] or len(SEARCH[key]["searches"]) > 1, f"{key}: search it again in wider ranges"
+
+
+def test_longer_runs_begin_as_the_searchs_own():
+    optima = read("gridworld_optima")["optima"]
+    for key, row in read("gridworld_longer")["cells"].items():
+        optimum = optima[key.split(" | ")[0]]
+        known = np.array(SEARCH[key]["final"]["unregularised"])[: row["runs"]]
+        within = (known <= optimum["value"] + tolerance(optimum)).sum(0)
+        assert row["within"][: len(within)] == within.tolist()
+        assert row["setting"] == SEARCH[key]["final"]["setting"]

@@ -15,10 +15,11 @@ FIRST_SCREEN = {
     "as published": "**the paper's algorithm, as published**",
     "+ common random numbers": "**+ common random numbers (ours)**",
     "as published, one chain": "as published, one chain",
-    "+ steady followers and w": "the same, steady critics, actors and w (ours)",
-    "+ its exponents": "the same, exponents searched too (ours)",
+    "+ steady followers and w": "+ common numbers, aids, steady critics, actors and w (ours)",
+    "+ its exponents": "+ common numbers, aids, exponents searched too (ours)",
     "nested_penalty, as published": "nested loop, as published",
     "nested_penalty": "nested loop + common numbers, hold, momentum, averaging (ours)",
+    "nested_penalty, + its exponents": "nested loop + common numbers, aids, exponents searched too (ours)",
     "finite_difference": "finite differences, common numbers",
     "finite_difference, independent numbers": "finite differences",
     "partial_sgd": "partial SGD",
@@ -321,8 +322,8 @@ def edges_table(facts: dict[str, Any]) -> str:
              if r["search again"]]  # fmt: skip
     heads = ["problem", "row", "constant, end of its range", "chosen: score", "beyond: score"]
     words = (f"Scores: mean of {facts['tuning runs']} tuning seeds at {facts['transitions']:,} transitions. Beyond an edge "
-             f"better by more than {100 * facts['gain']:g} % of the best known value, so searched again in wider ranges: "
-             f"{'; '.join(again) or 'no row'}.")  # fmt: skip
+             f"better by more than {100 * facts['gain']:g} % of the best known value, so searched again in wider ranges "
+             f"(153 more settings; the better of both choices is kept): {'; '.join(again) or 'no row'}.")  # fmt: skip
     return table({"heads": heads, "rows": rows}) + "\n\n" + words
 
 

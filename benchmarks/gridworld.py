@@ -4,7 +4,7 @@
 
 Reads `results/gridworld_search.json`, `results/gridworld_optima.json` and, for the curves beyond 3 million transitions,
 `results/gridworld_longer.json`; writes `results/gridworld.json` (counts, means with intervals, differences between methods
-corrected for their number) and `docs/assets/gridworld.svg`. A quarter of a minute of processor time, 1 core.
+corrected for their number) and `docs/assets/gridworld.svg`. Three quarters of a minute of processor time, 1 core.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     python benchmarks/gridworld_temperature.py            30 seeds to 1.2 million transitions, three temperatures
     python benchmarks/gridworld_temperature.py --longer   10 of them to 10 million, constant and fading as in the paper
 
-The constants that the search chose for the row that fades from .5 (`gridworld_search.py`: of the rows on the subsidy the
-best on its tuning seeds), from each starting temperature: constant, fading as in the paper (exponent 1/20) and faster (1/4,
-ours), 30 fresh seeds, the same random numbers. The search's own comparison, in which each row has constants of its own, says
-as much about those constants as about temperatures. Beside each row what exact oracles say: the x that its temperature and
-its penalty alone would lead to. Writes `results/gridworld_temperature.json`, with `--longer` `..._longer.json`. Two minutes
-of one core, four with `--longer`.
+The constants that the first search chose for the row that fades from .5 (`gridworld_search.py`: of the rows on the subsidy
+the best on its tuning seeds then), from each starting temperature: constant, fading as in the paper (exponent 1/20) and
+faster (1/4, ours), 30 fresh seeds, the same random numbers. The search's own comparison, in which each row has constants of
+its own, says as much about those constants as about temperatures. Beside each row what exact oracles say: the x that its
+temperature and its penalty alone would lead to. Writes `results/gridworld_temperature.json`, with `--longer`
+`..._longer.json`. Two minutes of one core, four with `--longer`.
 """
 
 from __future__ import annotations

@@ -58,11 +58,11 @@ PAIRED = Setting(3.74e-3, 0.072, "sgd_x", w=0.811, win_rate=5.24, coupling=0.261
 PARTIAL, PARTIAL_TWICE = Setting(6.93e-3, 7.91e-4), Setting(3.95e-3, 0.0799, "sgd_x")
 SHARED = Setting(4.09e-3, 0.14, "sgd_x", w=1.1, win_rate=5.42, coupling=0.2422)
 TILTED = Setting(6.49e-3, 0.0357, "sgd_x", win_rate=0.0544)
+FIXED_REWARD = Setting(6.49e-3, 0.0357, "sgd_x", fit=54)
 CHOSEN: dict[str, Setting] = {
     "paired": PAIRED, "partial_sgd": PARTIAL, "partial_sgd_twice": PARTIAL_TWICE, "shared": SHARED, "tilted": TILTED,
+    "fixed_reward": FIXED_REWARD,
 }  # fmt: skip
-# Its search is not finished: the nearest searched method's setting.
-BORROWED: dict[str, Setting] = {"fixed_reward": PARTIAL}
 # What is compared -> its method. As `paired`, `partial_sgd` makes as many updates, `partial_sgd_twice` as many completions.
 ENTRIES = {
     "paired": "paired", "partial_sgd": "partial_sgd", "partial_sgd_twice": "partial_sgd", "shared": "shared",
@@ -126,9 +126,9 @@ def configuration(
 
 
 def chosen(entry: str) -> Setting:
-    """The setting of an entry: what the search chose, or what is borrowed where there was none yet.
+    """The setting of an entry, as the search chose it.
 
     Args:
         entry: a key of `ENTRIES`.
     """
-    return (CHOSEN | BORROWED)[entry]
+    return CHOSEN[entry]

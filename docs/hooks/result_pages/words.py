@@ -77,8 +77,8 @@ def aged(facts: dict[str, Any], folder: str = "") -> str:
         made = f"version {part['versions']['bilevel-rl']}, {part['time'][:10]}, `{part['command']}`"
         return (
             f"\nRows of `coupled_penalty` are made again with the defaults of that day ({made}); those from several starts "
-            "before steps were bounded in units of x's box (`reach`), which changes nothing on four rooms, where x has none. "
-            "The others are of version 0.1.\n"
+            "before steps were bounded in units of x's box (`reach`); four rooms have no box, nothing changes there; "
+            "the others are of version 0.1.\n"
         )
     versions = facts.get("provenance", {}).get("versions", {})
     old = versions.get("bilevel-rl", "").startswith("0.1")

@@ -16,7 +16,8 @@ Every method gets the same number of settings, drawn by one Latin hypercube over
 number around the best of these (so that a choice at the edge of the first ranges is searched beyond), on four tuning
 seeds, by the plain mean of the gold score on held-out prompts. Fresh seeds were never used before. On real tweets
 the candidates are two of each method, the grammar's best with Adam for x and its best with plain steps. On the grammar with
-the trap, whose runs cost four times as much, nothing is searched: its settings were found by hand on seeds 0 to 3.
+the trap, whose runs cost four times as much, nothing is searched: the settings of `paired` and `partial_sgd` were found by
+hand on seeds 0 to 3; `shared` and `tilted` have two candidates, Adam for x as in `llm happy-tweets`, and plain steps.
 """
 
 from __future__ import annotations
@@ -173,6 +174,8 @@ WORLDS = {
     "grammar": World(75, 300, 8.0, TRAP, {
         "paired": (Setting(1e-3, 0.05, "sgd_x", w=1.0, win_rate=3.0, coupling=0.7),),
         "partial_sgd": (PLAIN,), "partial_sgd_twice": (PLAIN,),
+        "shared": (Setting(5e-4, 1e-3, "adam", 0.3, 3.0, 0.7), Setting(5e-4, 0.05, "sgd_x", 0.3, 3.0, 0.7)),
+        "tilted": (Setting(5e-4, 1e-3, "adam", win_rate=0.05), Setting(5e-4, 0.05, "sgd_x", win_rate=0.05)),
     }),
 }  # fmt: skip
 

@@ -249,7 +249,7 @@ def test_every_world_has_equal_labels_and_the_budget_of_its_command(tmp_path):
     task = SimpleNamespace(model="m", longest=28)
     world, shipped = study.WORLDS["grammar"], study.happy_tweets.Settings().filled()
     assert (2 * world.updates, world.labels, world.sharpness) == (shipped.rollouts, shipped.labels, shipped.sharpness)
-    for entry, (setting,) in world.given.items():
+    for entry, setting in ((entry, setting) for entry, some in world.given.items() for setting in some):
         config = world.configuration(entry, setting, task, 0)
         assert config.label_budget <= config.steps * config.pairs_per_step
         assert (config.batch, config.tau, config.replay_pairs) == (32, 0.2, 16)

@@ -87,7 +87,7 @@ def test_every_entry_spends_the_same_labels_and_what_it_says_of_completions(gram
     for entry, method in paper_tweets.ENTRIES.items():
         count = paper_tweets.updates_of(entry)
         config = paper_tweets.configuration(
-            method, paper_tweets.chosen(entry), grammar, 0, count, labels
+            method, paper_tweets.CHOSEN[entry], grammar, 0, count, labels
         )
         asked = config.steps if method != "fixed_reward" else config.reward_steps
         assert config.label_budget == labels <= asked * config.pairs_per_step

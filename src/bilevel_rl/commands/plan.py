@@ -47,8 +47,7 @@ def main(argv: Sequence[str]) -> int:
     assert asked.solver is not None
     if (note := counted_note(problem, asked, round(found.samples / s.pilot * s.iterations))) is not None:
         screen.say(f"note: {note}")
-    names = [f"solver.scales.{name}.initial" for name in ("zeta", "alpha", "beta", "w", "tau")]
-    scales = getattr(found, "scales", None)
+    given = {f"solver.scales.{name}.initial": getattr(found.scales, name) for name in ("zeta", "alpha", "beta", "w", "tau")}
     if not getattr(solver, "ordered", True):
         ordered = "the theory's order of the sequences is for estimators that divide by w, and is not asked of this one"
     elif found.broken:
@@ -60,9 +59,9 @@ def main(argv: Sequence[str]) -> int:
         "noise": "noise, not the gradient, limits the step of x: more chains allow a larger one",
         "step": "single steps of x are as large as allowed: x will arrive early",
     }[found.bound_by]
-    assert scales is not None
-    flags = [word for name in names for word in (f"--{name}", f"{getattr(scales, name.split('.')[2]).initial:.4g}")]
-    screen.say(f"verdict: {reach}; {ordered}. Run it: {asked.again('run', '--iterations', s.iterations, *flags, but=names)}")
+    flags = [word for name, decay in given.items() for word in (f"--{name}", f"{decay.initial:.4g}")]
+    again = asked.again("run", "--iterations", s.iterations, *flags, but=tuple(given))
+    screen.say(f"verdict: {reach}; {ordered}. Run it: {again}")
     return 0
 
 

@@ -176,7 +176,7 @@ def configuration(settings: Settings, label: str, seed: int, task: Any) -> Any:
     out = str(settings.out / f"{label}-{seed}")
     if settings.paper:
         config = paper_tweets.configuration(
-            paper_tweets.ENTRIES[label], paper_tweets.chosen(label), task, seed,
+            paper_tweets.ENTRIES[label], paper_tweets.CHOSEN[label], task, seed,
             paper_tweets.updates_of(label, settings.rollouts // 2, settings.labels), settings.labels, out,
         )  # fmt: skip
         assert settings.tau is not None

@@ -123,12 +123,3 @@ def configuration(
             "steps": asking + setting.fit + updates,
         }
     return Config(**values)
-
-
-def chosen(entry: str) -> Setting:
-    """The setting of an entry, as the search chose it.
-
-    Args:
-        entry: a key of `ENTRIES`.
-    """
-    return CHOSEN[entry]
